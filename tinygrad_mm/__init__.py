@@ -1,0 +1,1 @@
+from tinygrad_mm.tensor import *

@@ -1,0 +1,334 @@
+"""The graph: what a computation leaves behind, and the table that says how to differentiate it.
+
+Floor 0. Nothing here knows what a Tensor is. A `Vertex` is any value that can stand in a graph; a `Node` is the
+record of the one call that made it; a `Rule` says how to send a gradient back through such a call.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+
+__all__ = [
+    "Node",
+    "RULES",
+    "Rule",
+    "Scope",
+    "Vertex",
+    "defcomposite",
+    "defmetadata",
+    "defstopped",
+    "defvjp",
+    "defvjp_each",
+    "entered",
+    "name_of",
+    "primitive",
+    "select",
+    "state",
+    "tick",
+    "topological",
+]
+
+NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
+
+# One clock for the whole process. Every result is stamped when it is made, every leaf when it is written:
+# a result's stamp is larger than that of everything it was made from, unless something was changed since.
+tick = itertools.count(1).__next__
+
+
+class Node:
+    """The record of one call: `fun(*args, **kwargs)`.
+
+    It holds no reference to its output, so a graph is a chain of references from results to arguments, without
+    cycles, freed by reference counting alone. `args` is None once a backward pass has released the graph.
+    """
+
+    __slots__ = ("args", "fun", "kwargs", "line", "scope")
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        args: tuple[Any, ...] | None,
+        kwargs: Mapping[str, Any],
+        scope: Scope | None = None,
+        line: tuple[str, int] | None = None,
+    ) -> None:
+        self.fun = fun
+        self.args = args
+        self.kwargs = kwargs
+        self.scope = scope
+        self.line = line
+
+    def __repr__(self) -> str:
+        return f"<Node {name_of(self.fun)}{' (released)' if self.args is None else ''}>"
+
+
+class Vertex:
+    """A value in a graph: `value` is the array (or a tuple of arrays), `node` the call that made it or None.
+
+    `version` is the tick of the clock at which the value was last written.
+    """
+
+    __slots__ = ("__weakref__", "extra", "grad", "node", "requires_grad", "value", "version")
+
+    value: Any
+    node: Node | None
+    requires_grad: bool
+    grad: Any
+    version: int
+    extra: dict[str, Any] | None
+
+
+class Scope:
+    """Where a call was made: one entry of a module's `__call__`, inside another one.
+
+    `token` identifies the module without holding it (a graph must not keep a model alive); `label` is its class name.
+    """
+
+    __slots__ = ("label", "parent", "token")
+
+    def __init__(self, token: object, label: str, parent: Scope | None) -> None:
+        self.token = token
+        self.label = label
+        self.parent = parent
+
+    def __repr__(self) -> str:
+        return f"{self.parent!r}.{self.label}" if self.parent else self.label
+
+
+class State(threading.local):
+    """What the current thread is doing: the class attributes are the defaults of a new thread.
+
+    `recording`: results that need a gradient remember how they were made (`no_grad` turns it off).
+    `tracing`: every call is recorded, and no value may leave the graph.
+    `scope`: the innermost module being called. `lines`: record source lines too. `monitor`: told of every result.
+    `replaying`: inside a `checkpoint` replay, where side effects must not happen twice.
+    `generators`: the random generators drawn from so far, with their states before, where someone asks.
+    """
+
+    recording: bool = True
+    tracing: bool = False
+    scope: Scope | None = None
+    lines: bool = False
+    monitor: Any = None
+    replaying: bool = False
+    generators: dict[int, tuple[Any, Any]] | None = None
+
+
+state = State()
+
+
+@contextmanager
+def entered(**changes: Any) -> Iterator[None]:
+    """Change attributes of the thread's state for the length of a `with` block (or of a decorated function)."""
+    before = {name: getattr(state, name) for name in changes}
+    try:
+        for name, value in changes.items():
+            setattr(state, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(state, name, value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The rule table
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Rule:
+    """What is known about one function.
+
+    `forward`: what to call on plain arrays. `vjps`: one function per array argument, called as
+    `vjp(g, y, *args, **kwargs)`. `each`: one function for any number of arguments, called as
+    `each(i, g, y, *args, **kwargs)`. `composite`: an expression in functions that have rules. `names`: the parameters
+    a rule understands, in order. A rule with none of the three stops the gradient.
+    """
+
+    __slots__ = ("composite", "differentiable", "each", "forward", "fun", "law", "metadata", "names", "vjps")
+
+    def __init__(self, fun: Callable[..., Any]) -> None:
+        self.fun = fun
+        self.forward: Callable[..., Any] = getattr(fun, "forward", fun)
+        self.vjps: tuple[Callable[..., Any] | None, ...] = ()
+        self.each: Callable[..., Any] | None = None
+        self.composite: Callable[..., Any] | None = None
+        self.differentiable = False
+        self.metadata = False
+        self.names: tuple[str, ...] = ()
+        self.law = ""
+
+
+RULES: dict[Callable[..., Any], Rule] = {}
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _rule(fun: Callable[..., Any]) -> Rule:
+    return RULES.setdefault(fun, Rule(fun))
+
+
+def _parameters(fun: Callable[..., Any], skip: int) -> tuple[str, ...]:
+    code = fun.__code__
+    return tuple(code.co_varnames[skip : code.co_argcount + code.co_kwonlyargcount])
+
+
+def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, law: str = "") -> None:
+    """Give `fun` its derivative: one function per array argument, `vjp(g, y, *args, **kwargs)`.
+
+    Each returns the gradient of that argument, given the gradient `g` of the output `y` and the call's own arguments.
+    It may be left at the shape that broadcasting gave it, and must be written in NumPy functions that have rules
+    themselves; None stops the gradient of that argument. `law` is the shape law shown in the catalogue.
+
+    >>> cube = primitive(lambda x: x * x * x)
+    >>> defvjp(cube, lambda g, y, x: g * 3 * x * x, law="(...) -> (...)")
+    >>> RULES[cube].vjps[0](1.0, 8.0, 2.0)
+    12.0
+    """
+    rule = _rule(fun)
+    rule.vjps = vjps
+    rule.differentiable = True
+    rule.names = next((_parameters(vjp, 2) for vjp in vjps if vjp is not None), ())
+    rule.law = law or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
+
+
+def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], law: str = "") -> None:
+    """Give `fun`, a function of any number of arrays, its derivative: `each(i, g, y, *args, **kwargs)`.
+
+    >>> total = primitive(lambda *xs: sum(xs))
+    >>> defvjp_each(total, lambda i, g, y, *xs: g, law="(...), ... -> (...)")
+    >>> RULES[total].each(1, 5.0, 3.0, 1.0, 2.0)
+    5.0
+    """
+    rule = _rule(fun)
+    rule.each = each
+    rule.differentiable = True
+    rule.names = _parameters(each, 3)
+    rule.law = law
+
+
+def defcomposite(fun: Callable[..., Any], expression: Callable[..., Any], law: str = "") -> None:
+    """Say what `fun` is in terms of functions that have rules; `expression` has the signature of `fun`.
+
+    Where `fun` also has a rule of its own, the expression serves the keywords which that rule does not know.
+
+    >>> def double(x): return 2 * x
+    >>> defcomposite(double, lambda x: x + x)
+    >>> RULES[double].composite(3)
+    6
+    """
+    rule = _rule(fun)
+    rule.composite = expression
+    rule.differentiable = True
+    rule.law = rule.law or law
+
+
+def defstopped(*funs: Callable[..., Any]) -> None:
+    """Register functions whose derivative is zero or undefined: recorded, and the gradient stops there.
+
+    >>> defstopped(np.heaviside)
+    >>> RULES[np.heaviside].differentiable
+    False
+    """
+    for fun in funs:
+        _rule(fun).law = "gradient stops"
+
+
+def defmetadata(*funs: Callable[..., Any]) -> None:
+    """Register functions that look at shapes and dtypes only, such as `np.ndim`: called on the arrays, not recorded."""
+    for fun in funs:
+        _rule(fun).metadata = True
+        _rule(fun).law = "shape or dtype only"
+
+
+def primitive(fun: Function) -> Function:
+    """Make a function of arrays an operation of the graph; give it a rule with `defvjp`.
+
+    On plain arrays it stays what it was. On Tensors it takes the door that NumPy's own functions take
+    (NEP 18, `__array_function__`), so that the call is recorded.
+
+    >>> @primitive
+    ... def cube(x):
+    ...     return x ** 3
+    >>> defvjp(cube, lambda g, y, x: g * 3 * x ** 2)
+    >>> cube(np.array([1.0, 2.0]))
+    array([1., 8.])
+    """
+
+    @functools.wraps(fun)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for a in args:
+            if isinstance(a, Vertex):
+                return a.__array_function__(call, (type(a),), args, kwargs)  # type: ignore[attr-defined]
+        for a in kwargs.values():
+            if isinstance(a, Vertex):
+                return a.__array_function__(call, (type(a),), args, kwargs)  # type: ignore[attr-defined]
+        return fun(*args, **kwargs)
+
+    call.forward = fun  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
+
+
+@primitive
+def select(outputs: Any, index: int) -> Any:
+    """One output of a call that returned several.
+
+    The backward pass knows this function by name: the gradients of all selections together are the gradient of the
+    call.
+    """
+    return outputs[index]
+
+
+defvjp(select, lambda g, y, outputs, index: g, law="((...), (...), ...) -> (...)")
+
+
+def name_of(fun: Callable[..., Any]) -> str:
+    """The name a reader knows a function by.
+
+    >>> name_of(np.add), name_of(np.linalg.inv)
+    ('add', 'inv')
+    """
+    return getattr(fun, "__name__", None) or type(fun).__name__
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Order
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def topological(roots: Iterable[Vertex], everything: bool = False) -> list[Vertex]:
+    """All vertices that the roots were made from, arguments before results, without recursion.
+
+    By default only those on the way of a gradient (`requires_grad`); with `everything` constants and masks too.
+    Vertices are sorted by the time at which they were made, which is an order that dependencies respect.
+
+    Raises RuntimeError where a backward pass has released the graph.
+    """
+    found: list[Vertex] = []
+    seen: set[int] = set()
+    stack = [r for r in roots if everything or r.requires_grad]
+    while stack:
+        vertex = stack.pop()
+        if id(vertex) in seen:
+            continue
+        seen.add(id(vertex))
+        found.append(vertex)
+        if vertex.node is not None:
+            if vertex.node.args is None:
+                raise RuntimeError(
+                    f"the graph behind this {name_of(vertex.node.fun)} was released by an earlier backward pass; "
+                    "call that one as backward(retain_graph=True) to use the graph again"
+                )
+            for a in vertex.node.args:
+                if isinstance(a, Vertex) and (everything or a.requires_grad):
+                    stack.append(a)
+    found.sort(key=operator.attrgetter("version"))
+    return found

@@ -1,0 +1,210 @@
+"""The methods of `ndarray`, by way of the NumPy functions of the same name.
+
+Floor 1. `Tensor` inherits them; each is one call that NumPy's dispatch protocol brings back to the graph. Methods that
+would write into the array raise, and name the function that returns a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ArrayMethods"]
+
+Axis: TypeAlias = "int | tuple[int, ...] | None"
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that differ from "not given", so that the recorded call holds only what was said."""
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def _in_place(name: str, instead: str) -> Callable[..., NoReturn]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(
+            f"ndarray.{name} writes into the array, which the graph could not differentiate; use {instead}"
+        )
+
+    method.__name__ = name
+    method.__doc__ = f"Not supported (it writes in place): use {instead}."
+    return method
+
+
+class ArrayMethods:
+    """`x.sum(axis=0)` is `np.sum(x, axis=0)`, and so on for every method of `ndarray`; shapes are NumPy's."""
+
+    __slots__ = ()
+
+    # -- reductions: shape (...) -> the axes named removed, or kept with length 1 under keepdims
+
+    def sum(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+        """Sum over `axis` (all axes by default)."""
+        return np.sum(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+
+    def prod(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+        """Product over `axis`."""
+        return np.prod(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+
+    def mean(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+        """Arithmetic mean over `axis`."""
+        return np.mean(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+
+    def var(self, axis: Axis = None, ddof: float = 0, keepdims: bool = False, **options: Any) -> Self:
+        """Variance over `axis`, divided by N - ddof."""
+        return np.var(self, **_given(axis=axis, ddof=ddof or None, keepdims=keepdims), **options)  # type: ignore
+
+    def std(self, axis: Axis = None, ddof: float = 0, keepdims: bool = False, **options: Any) -> Self:
+        """Standard deviation over `axis`, divided by N - ddof."""
+        return np.std(self, **_given(axis=axis, ddof=ddof or None, keepdims=keepdims), **options)  # type: ignore
+
+    def max(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+        """Largest element over `axis`; ties share the gradient."""
+        return np.max(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+
+    def min(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+        """Smallest element over `axis`; ties share the gradient."""
+        return np.min(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+
+    def all(self, axis: Axis = None, keepdims: bool = False) -> Self:
+        """Whether all elements are true."""
+        return np.all(self, **_given(axis=axis, keepdims=keepdims))  # type: ignore
+
+    def any(self, axis: Axis = None, keepdims: bool = False) -> Self:
+        """Whether any element is true."""
+        return np.any(self, **_given(axis=axis, keepdims=keepdims))  # type: ignore
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Self:
+        """Index of the largest element."""
+        return np.argmax(self, **_given(axis=axis, keepdims=keepdims))  # type: ignore
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Self:
+        """Index of the smallest element."""
+        return np.argmin(self, **_given(axis=axis, keepdims=keepdims))  # type: ignore
+
+    def argsort(self, axis: int = -1, **options: Any) -> Self:
+        """Indices that would sort the array."""
+        return np.argsort(self, axis=axis, **options)  # type: ignore
+
+    def argpartition(self, kth: int | Sequence[int], axis: int = -1) -> Self:
+        """Indices that would partition the array."""
+        return np.argpartition(self, kth, axis=axis)  # type: ignore
+
+    def cumsum(self, axis: int | None = None) -> Self:
+        """Running sum along `axis`."""
+        return np.cumsum(self, axis=axis)  # type: ignore
+
+    def cumprod(self, axis: int | None = None) -> Self:
+        """Running product along `axis`."""
+        return np.cumprod(self, axis=axis)  # type: ignore
+
+    def trace(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Self:
+        """Sum of a diagonal."""
+        return np.trace(self, offset, axis1, axis2)  # type: ignore
+
+    # -- shape
+
+    def reshape(self, *shape: Any, order: str = "C") -> Self:
+        """The same elements in another shape: `x.reshape(2, 3)` or `x.reshape((2, 3))`."""
+        target = shape[0] if len(shape) == 1 else shape
+        return np.reshape(self, target) if order == "C" else np.reshape(self, target, order=order)  # type: ignore
+
+    def ravel(self, order: str = "C") -> Self:
+        """Flattened to one axis."""
+        return np.ravel(self) if order == "C" else np.ravel(self, order=order)  # type: ignore
+
+    def flatten(self, order: str = "C") -> Self:
+        """Flattened to one axis."""
+        return self.ravel(order)
+
+    def transpose(self, *axes: Any) -> Self:
+        """Axes permuted: `x.transpose(1, 0)`, `x.transpose((1, 0))`, or reversed with no arguments."""
+        if not axes or axes == (None,):
+            return np.transpose(self)  # type: ignore
+        return np.transpose(self, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes)  # type: ignore
+
+    def swapaxes(self, axis1: int, axis2: int) -> Self:
+        """Two axes exchanged."""
+        return np.swapaxes(self, axis1, axis2)  # type: ignore
+
+    def squeeze(self, axis: Axis = None) -> Self:
+        """Axes of length 1 removed."""
+        return np.squeeze(self, **_given(axis=axis))  # type: ignore
+
+    def repeat(self, repeats: Any, axis: int | None = None) -> Self:
+        """Each element repeated."""
+        return np.repeat(self, repeats, axis=axis)  # type: ignore
+
+    def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Self:
+        """The elements of a diagonal."""
+        return np.diagonal(self, offset, axis1, axis2)  # type: ignore
+
+    @property
+    def T(self) -> Self:  # noqa: N802
+        """The array with its axes reversed."""
+        return np.transpose(self)  # type: ignore
+
+    @property
+    def mT(self) -> Self:  # noqa: N802
+        """The last two axes exchanged."""
+        return np.swapaxes(self, -1, -2)  # type: ignore
+
+    @property
+    def real(self) -> Self:
+        """The array itself: Tensors are real."""
+        return self
+
+    # -- elements
+
+    def take(self, indices: Any, axis: int | None = None, mode: str = "raise") -> Self:
+        """Elements at `indices` along `axis`."""
+        return np.take(self, indices, axis=axis, **({} if mode == "raise" else {"mode": mode}))  # type: ignore
+
+    def compress(self, condition: Any, axis: int | None = None) -> Self:
+        """Slices where `condition` is true."""
+        return np.compress(condition, self, axis=axis)  # type: ignore
+
+    def choose(self, choices: Any, mode: str = "raise") -> Self:
+        """Elements picked from `choices` by the integers in the array."""
+        return np.choose(self, choices, mode=mode)  # type: ignore
+
+    def nonzero(self) -> tuple[Self, ...]:
+        """Indices of the elements that are not zero."""
+        return np.nonzero(self)  # type: ignore
+
+    def searchsorted(self, v: Any, side: str = "left", sorter: Any = None) -> Self:
+        """Where `v` would be inserted to keep the order."""
+        return np.searchsorted(self, v, side=side, sorter=sorter)  # type: ignore
+
+    def clip(self, min: Any = None, max: Any = None) -> Self:
+        """Elements limited to [min, max]."""
+        return np.clip(self, min, max)  # type: ignore
+
+    def round(self, decimals: int = 0) -> Self:
+        """Elements rounded; the gradient stops here."""
+        return np.round(self, decimals)  # type: ignore
+
+    def conj(self) -> Self:
+        """The array itself: Tensors are real."""
+        return self
+
+    conjugate = conj
+
+    def dot(self, other: Any) -> Self:
+        """`np.dot(self, other)`."""
+        return np.dot(self, other)  # type: ignore
+
+    # -- methods that write in place
+
+    sort = _in_place("sort", "np.sort(x)")
+    partition = _in_place("partition", "np.partition(x, kth)")
+    fill = _in_place("fill", "np.full_like(x, value)")
+    put = _in_place("put", "x.at[indices].set(values)")
+    itemset = _in_place("itemset", "x.at[index].set(value)")
+    resize = _in_place("resize", "np.reshape or np.pad")
+    setfield = _in_place("setfield", "x.at[index].set(value)")
+    byteswap = _in_place("byteswap", "x.data.byteswap()")

@@ -1,0 +1,83 @@
+"""How weights start: each function draws an array of a given shape from an explicit generator.
+
+`fan_in` and `fan_out` are read off the shape: (in, out) for a dense layer; for more axes, (out, in, *window).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["generator", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform"]
+
+Rng: TypeAlias = "np.random.Generator | int | None"
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+
+def generator(rng: Rng) -> np.random.Generator:
+    """A NumPy generator: the one given, a new one from a seed, or (None) one seeded by the operating system.
+
+    >>> float(generator(0).random()) == float(generator(0).random())
+    True
+    """
+    return np.random.default_rng(rng)
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many values enter and leave one unit of a weight of this shape.
+
+    >>> fans((784, 128)), fans((16, 3, 5, 5))
+    ((784, 128), (75, 400))
+    """
+    if len(shape) < 2:
+        raise ValueError(f"a weight needs at least two axes to have a fan-in and a fan-out; this shape is {shape}")
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    window = math.prod(shape[2:])
+    return shape[1] * window, shape[0] * window
+
+
+def _uniform(shape: tuple[int, ...], limit: float, rng: Rng, dtype: Any) -> Array:
+    return generator(rng).uniform(-limit, limit, shape).astype(dtype)
+
+
+def _normal(shape: tuple[int, ...], deviation: float, rng: Rng, dtype: Any) -> Array:
+    return (generator(rng).standard_normal(shape) * deviation).astype(dtype)
+
+
+def glorot_uniform(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = 1.0) -> Array:
+    """Uniform with variance 2 / (fan_in + fan_out) (Glorot and Bengio 2010), times gain squared.
+
+    >>> glorot_uniform((4, 8), rng=0).shape
+    (4, 8)
+    """
+    return _uniform(shape, gain * math.sqrt(6 / sum(fans(shape))), rng, dtype)
+
+
+def glorot_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = 1.0) -> Array:
+    """Normal with variance 2 / (fan_in + fan_out) (Glorot and Bengio 2010), times gain squared.
+
+    >>> glorot_normal((4, 8), rng=0).dtype
+    dtype('float32')
+    """
+    return _normal(shape, gain * math.sqrt(2 / sum(fans(shape))), rng, dtype)
+
+
+def he_uniform(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = math.sqrt(2)) -> Array:
+    """Uniform with variance gain^2 / fan_in: 2 / fan_in, for layers followed by ReLU (He et al. 2015).
+
+    >>> he_uniform((4, 8), rng=0).shape
+    (4, 8)
+    """
+    return _uniform(shape, gain * math.sqrt(3 / fans(shape)[0]), rng, dtype)
+
+
+def he_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = math.sqrt(2)) -> Array:
+    """Normal with variance gain^2 / fan_in: 2 / fan_in, for layers followed by ReLU (He et al. 2015).
+
+    >>> he_normal((4, 8), rng=0).shape
+    (4, 8)
+    """
+    return _normal(shape, gain / math.sqrt(fans(shape)[0]), rng, dtype)

@@ -1,0 +1,195 @@
+"""Functions of single elements, with broadcasting.
+
+Conventions: `maximum`, `minimum`, `fmax`, `fmin` share the gradient between equal arguments; `absolute` has gradient 0
+at 0; `clip` passes the gradient at its bounds; `power` has gradient 0 with respect to the exponent at base 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defstopped, defvjp, primitive
+
+# A Python number as the other argument stays a Python number in a rule: np.f(2.0) would be a float64, and turn a
+# float32 gradient into one. So rules apply functions to g, y and arrays, and only arithmetic to numbers.
+
+
+def _log_of_base(a):
+    if isinstance(a, (int, float)):
+        return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
+    return np.log(np.where(a == 0, 1, a))
+
+
+def _power_minus_one(a, b):
+    """`b * a ** (b - 1)`, and 0 where b is 0, also at a = 0."""
+    if isinstance(b, (int, float)):
+        return b * a if b == 2 else b * a ** (b - 1) if b not in (0, 1) else 0.0 * a + b
+    return b * a ** np.where(b == 0, 1, b - 1)
+
+
+# fmt: off
+# arithmetic
+defvjp(np.add,           lambda g, y, a, b: g,
+                         lambda g, y, a, b: g)
+defvjp(np.subtract,      lambda g, y, a, b: g,
+                         lambda g, y, a, b: -g)
+defvjp(np.multiply,      lambda g, y, a, b: g * b,
+                         lambda g, y, a, b: g * a)
+defvjp(np.divide,        lambda g, y, a, b: g / b,
+                         lambda g, y, a, b: -g * y / b)
+defvjp(np.power,         lambda g, y, a, b: g * _power_minus_one(a, b),
+                         lambda g, y, a, b: g * y * _log_of_base(a))
+defvjp(np.float_power,   lambda g, y, a, b: g * _power_minus_one(a, b),
+                         lambda g, y, a, b: g * y * _log_of_base(a))
+defvjp(np.remainder,     lambda g, y, a, b: g,
+                         lambda g, y, a, b: g * ((y - a) / b))
+defvjp(np.fmod,          lambda g, y, a, b: g,
+                         lambda g, y, a, b: g * ((y - a) / b))
+defvjp(np.negative,      lambda g, y, x: -g)
+defvjp(np.positive,      lambda g, y, x: g)
+defvjp(np.conjugate,     lambda g, y, x: g)
+defvjp(np.absolute,      lambda g, y, x: g * np.sign(x))
+defvjp(np.fabs,          lambda g, y, x: g * np.sign(x))
+defvjp(np.square,        lambda g, y, x: g * 2 * x)
+defvjp(np.sqrt,          lambda g, y, x: g * 0.5 / y)
+defvjp(np.cbrt,          lambda g, y, x: g / (3 * y * y))
+defvjp(np.reciprocal,    lambda g, y, x: -g * y * y)
+
+# exponentials and logarithms
+defvjp(np.exp,           lambda g, y, x: g * y)
+defvjp(np.exp2,          lambda g, y, x: g * y * math.log(2))
+defvjp(np.expm1,         lambda g, y, x: g * (y + 1))
+defvjp(np.log,           lambda g, y, x: g / x)
+defvjp(np.log2,          lambda g, y, x: g / x / math.log(2))
+defvjp(np.log10,         lambda g, y, x: g / x / math.log(10))
+defvjp(np.log1p,         lambda g, y, x: g / (x + 1))
+defvjp(np.logaddexp,     lambda g, y, a, b: g * np.exp(a - y),
+                         lambda g, y, a, b: g * np.exp(b - y))
+defvjp(np.logaddexp2,    lambda g, y, a, b: g * np.exp2(a - y),
+                         lambda g, y, a, b: g * np.exp2(b - y))
+defvjp(np.ldexp,         lambda g, y, x, i: np.ldexp(g, i), None)
+
+# trigonometric and hyperbolic functions
+defvjp(np.sin,           lambda g, y, x: g * np.cos(x))
+defvjp(np.cos,           lambda g, y, x: -g * np.sin(x))
+defvjp(np.tan,           lambda g, y, x: g * (1 + y * y))
+defvjp(np.arcsin,        lambda g, y, x: g / np.sqrt(1 - x * x))
+defvjp(np.arccos,        lambda g, y, x: -g / np.sqrt(1 - x * x))
+defvjp(np.arctan,        lambda g, y, x: g / (1 + x * x))
+defvjp(np.sinh,          lambda g, y, x: g * np.cosh(x))
+defvjp(np.cosh,          lambda g, y, x: g * np.sinh(x))
+defvjp(np.tanh,          lambda g, y, x: g * (1 - y * y))
+defvjp(np.arcsinh,       lambda g, y, x: g / np.sqrt(x * x + 1))
+defvjp(np.arccosh,       lambda g, y, x: g / np.sqrt(x * x - 1))
+defvjp(np.arctanh,       lambda g, y, x: g / (1 - x * x))
+defvjp(np.arctan2,       lambda g, y, a, b: g * (b / (a * a + b * b)),
+                         lambda g, y, a, b: -g * (a / (a * a + b * b)))
+defvjp(np.hypot,         lambda g, y, a, b: g * _ratio(a, y),
+                         lambda g, y, a, b: g * _ratio(b, y))
+defvjp(np.degrees,       lambda g, y, x: g * (180 / math.pi))
+defvjp(np.rad2deg,       lambda g, y, x: g * (180 / math.pi))
+defvjp(np.radians,       lambda g, y, x: g * (math.pi / 180))
+defvjp(np.deg2rad,       lambda g, y, x: g * (math.pi / 180))
+
+# choices
+defvjp(np.maximum,       lambda g, y, a, b: np.where(a == b, g * 0.5, np.where(a == y, g, 0)),
+                         lambda g, y, a, b: np.where(a == b, g * 0.5, np.where(b == y, g, 0)))
+defvjp(np.minimum,       lambda g, y, a, b: np.where(a == b, g * 0.5, np.where(a == y, g, 0)),
+                         lambda g, y, a, b: np.where(a == b, g * 0.5, np.where(b == y, g, 0)))
+defvjp(np.fmax,          lambda g, y, a, b: np.where(a == b, g * 0.5, np.where(a == y, g, 0)),
+                         lambda g, y, a, b: np.where(a == b, g * 0.5, np.where(b == y, g, 0)))
+defvjp(np.fmin,          lambda g, y, a, b: np.where(a == b, g * 0.5, np.where(a == y, g, 0)),
+                         lambda g, y, a, b: np.where(a == b, g * 0.5, np.where(b == y, g, 0)))
+defvjp(np.copysign,      lambda g, y, a, b: g * np.sign(y) * np.sign(a), None)
+defvjp(np.nextafter,     lambda g, y, a, b: g, None)
+defvjp(np.where,         None,
+                         lambda g, y, condition, a, b: np.where(condition, g, 0),
+                         lambda g, y, condition, a, b: np.where(condition, 0, g), law="(...), (...), (...) -> (...) broadcast")
+defvjp(np.clip,          lambda g, y, a, a_min=None, a_max=None: g * (y == a),
+                         lambda g, y, a, a_min=None, a_max=None: g * ((y == a_min) & (y != a)),
+                         lambda g, y, a, a_min=None, a_max=None: g * ((y == a_max) & (y != a)), law="(...), (...), (...) -> (...) broadcast")
+defvjp(np.copy,          lambda g, y, a, order="K", subok=False: g)
+defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf=None: g * np.isfinite(x))
+# fmt: on
+
+RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways
+
+
+def _ratio(a, y):
+    """a / y, and 0 where y is 0: the gradient of a length at the origin."""
+    zero = y == 0
+    return np.where(zero, 0, a / np.where(zero, 1, y))
+
+
+@primitive
+def sinc_derivative(x, order=0):
+    """The derivative of `np.sinc` of a given order: a power series near 0, a recurrence in the order elsewhere."""
+    if order == 0:
+        return np.sinc(x)
+    near = np.abs(x) < 0.5 + order / 4
+    z = np.where(near, x, 0.0).astype(x.dtype)
+    terms = range((order + 1) // 2, (order + 1) // 2 + 14 + order)
+    series = sum(
+        (-1) ** k * math.pi ** (2 * k) / ((2 * k + 1) * math.factorial(2 * k - order)) * z ** (2 * k - order)
+        for k in terms
+    )
+    far = np.where(near, 1.0, x).astype(x.dtype)
+    wave = math.pi ** (order - 1) * np.sin(math.pi * far + order * math.pi / 2)
+    return np.where(near, series, (wave - order * sinc_derivative(far, order - 1)) / far)
+
+
+defvjp(np.sinc, lambda g, y, x: g * sinc_derivative(x, 1))
+defvjp(sinc_derivative, lambda g, y, x, order=0: g * sinc_derivative(x, order + 1))
+
+
+def _select(condlist, choicelist, default=0):
+    result = default
+    for condition, choice in zip(reversed(condlist), reversed(choicelist), strict=True):
+        result = np.where(condition, choice, result)
+    return result
+
+
+def _choose(a, choices, mode="raise"):
+    n = len(choices)
+    index = {"wrap": lambda: a % n, "clip": lambda: np.clip(a, 0, n - 1), "raise": lambda: a}[mode]()
+    return np.take_along_axis(np.stack(np.broadcast_arrays(*choices)), np.expand_dims(index, 0), axis=0)[0]
+
+
+def _interp(x, xp, fp, left=None, right=None, period=None):
+    if period is not None:
+        raise TypeError("interp: period= is not supported on Tensors; wrap x and xp with np.mod first")
+    i = np.clip(np.searchsorted(xp, x, side="right") - 1, 0, len(xp) - 2)
+    inside = fp[i] + (fp[i + 1] - fp[i]) * ((x - xp[i]) / (xp[i + 1] - xp[i]))
+    low, high = fp[0] if left is None else left, fp[-1] if right is None else right
+    return np.where(x < xp[0], low, np.where(x > xp[-1], high, inside))
+
+
+# fmt: off
+defcomposite(np.clip,         lambda a, a_min=None, a_max=None, *, min=None, max=None:
+                              np.clip(a, a_min if min is None else min, a_max if max is None else max))
+defcomposite(np.divmod,       lambda a, b: (a // b, a % b), law="(...), (...) -> (...), (...) broadcast")
+defcomposite(np.modf,         lambda x: (x - np.trunc(x), np.trunc(x)), law="(...) -> (...), (...)")
+defcomposite(np.frexp,        lambda x: (np.ldexp(x, -np.frexp(x.detach())[1]), np.frexp(x.detach())[1]), law="(...) -> (...), (...)")
+defcomposite(np.select,       _select, law="[(...), ...], [(...), ...] -> (...) broadcast")
+defcomposite(np.choose,       _choose, law="(...), [(...), ...] -> (...) broadcast")
+defcomposite(np.interp,       _interp, law="(...), (n,), (n,) -> (...)")
+defcomposite(np.real,         lambda x: x, law="(...) -> (...)")
+defcomposite(np.real_if_close, lambda x, tol=100: x, law="(...) -> (...)")
+# fmt: on
+
+defstopped(
+    *(np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal),
+    *(np.logical_and, np.logical_or, np.logical_xor, np.logical_not),
+    *(np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert, np.left_shift, np.right_shift, np.bitwise_count),
+    *(np.sign, np.signbit, np.heaviside, np.floor, np.ceil, np.trunc, np.rint, np.round, np.around, np.fix),
+    *(np.floor_divide, np.spacing, np.gcd, np.lcm, np.imag, np.angle),
+    *(np.isnan, np.isinf, np.isfinite, np.isposinf, np.isneginf, np.isclose, np.isreal, np.iscomplex, np.isin),
+    *(np.zeros_like, np.ones_like, np.full_like, np.empty_like),
+)
+defmetadata(
+    *(np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.common_type, np.iscomplexobj, np.isrealobj),
+    *(np.array_equal, np.array_equiv, np.allclose, np.may_share_memory, np.shares_memory, np.min_scalar_type),
+    *(np.array2string, np.array_repr, np.array_str, np.broadcast_shapes),
+)

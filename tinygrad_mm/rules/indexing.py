@@ -1,0 +1,193 @@
+"""Functions that pick elements, and those that write them into a new array."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygrad_mm.graph import defcomposite, defstopped, defvjp, primitive
+
+
+class Slot:
+    """A place in an index where a Tensor stood; the Tensors follow the index as arguments of their own."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number):
+        self.number = number
+
+    def __repr__(self):
+        return f"#{self.number}"
+
+
+def _filled(key, arrays):
+    """The index with the arrays put back in place of the slots."""
+    if not arrays:
+        return key
+    if isinstance(key, tuple):
+        return tuple(arrays[part.number] if isinstance(part, Slot) else part for part in key)
+    return arrays[key.number] if isinstance(key, Slot) else key
+
+
+def _may_repeat(key):
+    """Whether an index can name one element twice: only integer arrays can."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return any(isinstance(p, list) or (isinstance(p, np.ndarray) and p.dtype.kind in "iu" and p.ndim) for p in parts)
+
+
+@primitive
+def getitem(x, key, *arrays):
+    """`x[key]`."""
+    return x[_filled(key, arrays)]
+
+
+@primitive
+def scatter(g, shape, key, *arrays):
+    """Zeros of a shape with g added at an index; elements named twice get the sum."""
+    key = _filled(key, arrays)
+    out = np.zeros(shape, g.dtype)
+    if _may_repeat(key):
+        np.add.at(out, key, g)
+    else:
+        out[key] = g
+    return out
+
+
+@primitive
+def index_set(x, value, key, *arrays):
+    """x with `value` at an index; where an element is named twice the last one stays."""
+    out = np.array(x, dtype=np.result_type(x, value))
+    out[_filled(key, arrays)] = value
+    return out
+
+
+@primitive
+def index_add(x, value, key, *arrays):
+    """x with `value` added at an index; where an element is named twice both are added."""
+    out = np.array(x, dtype=np.result_type(x, value))
+    np.add.at(out, _filled(key, arrays), value)
+    return out
+
+
+@primitive
+def index_multiply(x, value, key, *arrays):
+    """x with the elements at an index multiplied by `value`; where one is named twice both factors count."""
+    out = np.array(x, dtype=np.result_type(x, value))
+    np.multiply.at(out, _filled(key, arrays), value)
+    return out
+
+
+@primitive
+def last_writes(x, key, *arrays):
+    """1 for each place of an index whose value stays when `x[key] = value`, 0 where a later one replaces it."""
+    key = _filled(key, arrays)
+    numbers = np.arange(x[key].size).reshape(x[key].shape)
+    written = np.full(x.shape, -1)
+    written[key] = numbers
+    return (written[key] == numbers).astype(x.dtype)
+
+
+@primitive
+def other_factors(x, value, key, *arrays):
+    """For each place of an index, the product of all factors that `x.at[key].multiply(value)` puts there but its own."""
+    key = _filled(key, arrays)
+    numbers = np.arange(x.size).reshape(x.shape)[key].ravel()
+    flat = np.broadcast_to(value, x[key].shape).ravel()
+    order = np.argsort(numbers, kind="stable")
+    out = np.ones(flat.shape, np.result_type(x, value))
+    for group in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+        for i in group if len(group) > 1 else ():
+            out[i] = np.prod(flat[group[group != i]])
+    return out.reshape(x[key].shape)
+
+
+defstopped(last_writes)
+
+
+def _multiply_back(g, x, value, key, arrays):
+    """The gradient of the factors of `index_multiply`; repeated places have a product rule of their own."""
+    if not arrays and not _may_repeat(key):
+        return getitem(g * x, key)
+    return getitem(g * x, key, *arrays) * other_factors(x, value, key, *arrays)
+
+
+def _other_factors_back(g, y, x, value, key, *arrays):
+    raise NotImplementedError(
+        "x.at[index].multiply(values) with repeated indices can be differentiated once only; "
+        "for higher orders multiply with distinct indices, one call after the other"
+    )
+
+
+# fmt: off
+defvjp(getitem,        lambda g, y, x, key, *arrays: scatter(g, x.shape, key, *arrays),                        law="(...)[key] -> (...)")
+defvjp(scatter,        lambda g, y, x, shape, key, *arrays: getitem(g, key, *arrays),                          law="(...) -> shape")
+defvjp(index_set,      lambda g, y, x, value, key, *arrays: index_set(g, 0, key, *arrays),
+                       lambda g, y, x, value, key, *arrays: getitem(g, key, *arrays) * last_writes(g, key, *arrays), law="(...), (...) -> (...)")
+defvjp(index_add,      lambda g, y, x, value, key, *arrays: g,
+                       lambda g, y, x, value, key, *arrays: getitem(g, key, *arrays),                          law="(...), (...) -> (...)")
+defvjp(index_multiply, lambda g, y, x, value, key, *arrays: index_multiply(g, value, key, *arrays),
+                       lambda g, y, x, value, key, *arrays: _multiply_back(g, x, value, key, arrays),          law="(...), (...) -> (...)")
+defvjp(other_factors,  None, _other_factors_back,                                                              law="(...), (...) -> (...)")
+# fmt: on
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# NumPy's functions, in terms of x[index]
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _axis_and_data(a, axis):
+    return (a.reshape(-1), 0) if axis is None else (a, axis % a.ndim)
+
+
+def _take(a, indices, axis=None, out=None, mode="raise"):
+    a, axis = _axis_and_data(a, axis)
+    n = a.shape[axis]
+    if mode == "wrap":
+        indices = np.remainder(indices, n)
+    elif mode == "clip":
+        indices = np.clip(indices, 0, n - 1)
+    if not hasattr(indices, "requires_grad"):
+        indices = np.asarray(indices)
+    return a[(slice(None),) * axis + (indices,)]
+
+
+def _take_along_axis(arr, indices, axis=-1):
+    arr, axis = _axis_and_data(arr, axis)
+    shape = tuple(1 if i == axis else max(n, m) for i, (n, m) in enumerate(zip(arr.shape, indices.shape, strict=True)))
+    places = [np.arange(n).reshape((-1,) + (1,) * (arr.ndim - i - 1)) for i, n in enumerate(shape)]
+    places[axis] = indices
+    return arr[tuple(places)]
+
+
+def _sort(a, axis=-1, kind=None, order=None, *, stable=None):
+    a, axis = _axis_and_data(a, axis)
+    options = {"kind": kind} if stable is None else {"stable": stable}
+    return _take_along_axis(a, np.argsort(a, axis=axis, **options), axis)
+
+
+def _partition(a, kth, axis=-1, kind="introselect", order=None):
+    a, axis = _axis_and_data(a, axis)
+    return _take_along_axis(a, np.argpartition(a, kth, axis=axis, kind=kind), axis)
+
+
+def _compress(condition, a, axis=None, out=None):
+    a, axis = _axis_and_data(a, axis)
+    return a[(slice(None),) * axis + (np.flatnonzero(condition),)]
+
+
+LAW = "(...) -> (...)"
+
+# fmt: off
+defcomposite(np.take,            _take,                                                                        law="(..., n, ...), (m...) -> (..., m..., ...)")
+defcomposite(np.take_along_axis, _take_along_axis,                                                             law="(..., n, ...), (..., m, ...) -> (..., m, ...)")
+defcomposite(np.sort,            _sort,                                                                        law=LAW)
+defcomposite(np.partition,       _partition,                                                                   law=LAW)
+defcomposite(np.compress,        _compress,                                                                    law="(m,), (..., n, ...) -> (..., k, ...)")
+defcomposite(np.extract,         lambda condition, arr: arr.reshape(-1)[np.flatnonzero(condition)],            law="(...), (...) -> (k,)")
+# fmt: on
+
+defstopped(
+    *(np.argsort, np.argpartition, np.lexsort, np.searchsorted, np.digitize, np.nonzero, np.flatnonzero, np.argwhere),
+    *(np.unravel_index, np.ravel_multi_index, np.bincount, np.unique, np.histogram, np.intersect1d, np.union1d),
+    *(np.setdiff1d, np.indices),
+)

@@ -1,0 +1,315 @@
+"""Functions that combine the elements along some axes.
+
+Conventions: `max` and `min` share the gradient between equal elements; `std` and `norm` have gradient 0 where they are
+0; `prod` and `cumprod` are exact at zeros.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinygrad_mm.graph import defcomposite, defstopped, defvjp, primitive
+
+
+def _axes(x, axis):
+    """The axes of a reduction as a tuple of non-negative integers."""
+    if axis is None:
+        return tuple(range(x.ndim))
+    return tuple(a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def _count(x, axis):
+    return math.prod(x.shape[a] for a in _axes(x, axis))
+
+
+def _kept(v, x, axis):
+    """A result of reducing x, with the reduced axes back in place with length 1."""
+    axes = _axes(x, axis)
+    return v.reshape(tuple(1 if a in axes else n for a, n in enumerate(x.shape)))
+
+
+def _spread(v, x, axis):
+    """A result of reducing x, repeated along the reduced axes."""
+    return np.broadcast_to(_kept(v, x, axis), x.shape)
+
+
+def _centred(x, axis):
+    return x - np.mean(x, axis=axis, keepdims=True)
+
+
+def _share(g, y, x, axis):
+    """The gradient of the largest (or smallest) elements: equal parts where several are equal."""
+    taken = (x == _kept(y, x, axis)).astype(g.dtype)
+    return _kept(g, x, axis) * (taken / np.sum(taken, axis=axis, keepdims=True))
+
+
+def _others(x, axis):
+    """The product of all the other elements along the axes, for each element: exact where elements are 0."""
+    axes = _axes(x, axis)
+    rest = tuple(a for a in range(x.ndim) if a not in axes)
+    order = rest + axes
+    back = tuple(order.index(a) for a in range(x.ndim))
+    moved = np.transpose(x, order)
+    flat = moved.reshape(tuple(x.shape[a] for a in rest) + (_count(x, axis),))
+    one = np.ones_like(flat[..., :1])
+    before = np.cumprod(np.concatenate([one, flat[..., :-1]], axis=-1), axis=-1)
+    after = np.cumprod(np.concatenate([one, flat[..., :0:-1]], axis=-1), axis=-1)[..., ::-1]
+    return np.transpose((before * after).reshape(moved.shape), back)
+
+
+@primitive
+def linear_recurrence(a, b):
+    """y[i] = a[i] * y[i - 1] + b[i] along the last axis, starting from 0."""
+    y = np.empty(np.broadcast_shapes(a.shape, b.shape), np.result_type(a, b))
+    last = np.zeros(y.shape[:-1], y.dtype)
+    for i in range(y.shape[-1]):
+        last = y[..., i] = a[..., i] * last + b[..., i]
+    return y
+
+
+def _recurrence_back(g, a):
+    """The gradient of b: the recurrence run backwards, s[i] = a[i + 1] * s[i + 1] + g[i]."""
+    shifted = np.concatenate([np.zeros_like(a[..., :1]), a[..., :0:-1]], axis=-1)
+    return linear_recurrence(shifted, g[..., ::-1])[..., ::-1]
+
+
+def _previous(y):
+    return np.concatenate([np.zeros_like(y[..., :1]), y[..., :-1]], axis=-1)
+
+
+def _cumprod_back(g, x, axis):
+    """Exact at zeros: (the product before i) times (a recurrence over what follows i)."""
+    if axis is None:
+        return _cumprod_back(g, x.reshape(-1), 0).reshape(x.shape)
+    g, x = np.moveaxis(g, axis, -1), np.moveaxis(x, axis, -1)
+    if x.shape[-1] == 0:
+        return np.moveaxis(g, -1, axis)
+    before = np.cumprod(np.concatenate([np.ones_like(x[..., :1]), x[..., :-1]], axis=-1), axis=-1)
+    return np.moveaxis(before * _recurrence_back(g, x), -1, axis)
+
+
+def _cumsum_back(g, x, axis):
+    if axis is None:
+        return np.cumsum(g[::-1])[::-1].reshape(x.shape)
+    return np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis)
+
+
+def _safe_quotient(a, b):
+    """a / b, and 0 where b is 0."""
+    zero = b == 0
+    return np.where(zero, 0, a / np.where(zero, 1, b))
+
+
+# fmt: off
+defvjp(np.sum,     lambda g, y, x, axis=None, dtype=None, out=None, keepdims=False: _spread(g, x, axis),                        law="(..., n, ...) -> (..., ...)")
+defvjp(np.mean,    lambda g, y, x, axis=None, dtype=None, out=None, keepdims=False: _spread(g / _count(x, axis), x, axis),      law="(..., n, ...) -> (..., ...)")
+defvjp(np.prod,    lambda g, y, x, axis=None, dtype=None, out=None, keepdims=False: _kept(g, x, axis) * _others(x, axis),       law="(..., n, ...) -> (..., ...)")
+defvjp(np.var,     lambda g, y, x, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g, x, axis) * _centred(x, axis) * (2 / (_count(x, axis) - ddof)),
+                   law="(..., n, ...) -> (..., ...)")
+defvjp(np.std,     lambda g, y, x, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g, x, axis) * _safe_quotient(_centred(x, axis), _kept(y, x, axis)) / (_count(x, axis) - ddof),
+                   law="(..., n, ...) -> (..., ...)")
+defvjp(np.max,     lambda g, y, x, axis=None, out=None, keepdims=False: _share(g, y, x, axis),                                  law="(..., n, ...) -> (..., ...)")
+defvjp(np.min,     lambda g, y, x, axis=None, out=None, keepdims=False: _share(g, y, x, axis),                                  law="(..., n, ...) -> (..., ...)")
+defvjp(np.cumsum,  lambda g, y, x, axis=None, dtype=None, out=None: _cumsum_back(g, x, axis),                                   law="(..., n, ...) -> (..., n, ...)")
+defvjp(np.cumprod, lambda g, y, x, axis=None, dtype=None, out=None: _cumprod_back(g, x, axis),                                  law="(..., n, ...) -> (..., n, ...)")
+defvjp(linear_recurrence,
+                   lambda g, y, a, b: _recurrence_back(g, a) * _previous(y),
+                   lambda g, y, a, b: _recurrence_back(g, a),                                                                   law="(..., n), (..., n) -> (..., n)")
+# fmt: on
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Derived functions, and options that the rules above leave to an expression
+# ---------------------------------------------------------------------------------------------------------------------
+
+NOT_GIVEN = object()
+
+
+def _options(x, dtype=None, where=True, fill=0):
+    """x with `dtype=` and `where=` carried out, so that the plain reduction remains."""
+    x = x if dtype is None else x.astype(dtype)
+    return x if where is True else np.where(where, x, fill)
+
+
+def _sum(a, axis=None, dtype=None, out=None, keepdims=False, initial=0, where=True):
+    return np.sum(_options(a, dtype, where), axis=axis, keepdims=keepdims) + initial
+
+
+def _prod(a, axis=None, dtype=None, out=None, keepdims=False, initial=1, where=True):
+    return np.prod(_options(a, dtype, where, 1), axis=axis, keepdims=keepdims) * initial
+
+
+def _number(a, axis, where, keepdims):
+    """How many elements `where=` selects, as a number or an array of a's dtype."""
+    if where is True:
+        return _count(a, axis)
+    return np.sum(np.broadcast_to(where, a.shape), axis=axis, keepdims=keepdims).astype(a.dtype)
+
+
+def _mean(a, axis=None, dtype=None, out=None, keepdims=False, where=True):
+    total = np.sum(_options(a, dtype, where), axis=axis, keepdims=keepdims)
+    return total / _number(a, axis, where, keepdims)
+
+
+def _var(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, where=True, mean=NOT_GIVEN, correction=NOT_GIVEN):
+    ddof = ddof if correction is NOT_GIVEN else correction
+    centre = _mean(a, axis, keepdims=True, where=where) if mean is NOT_GIVEN else mean
+    squares = np.square(_options(a, dtype) - centre)
+    return np.sum(_options(squares, None, where), axis=axis, keepdims=keepdims) / (
+        _number(a, axis, where, keepdims) - ddof
+    )
+
+
+def _std(*args, **options):
+    variance = _var(*args, **options)
+    zero = variance == 0
+    return np.where(zero, 0, np.sqrt(np.where(zero, 1, variance)))
+
+
+def _extreme(whole, pair):
+    def extreme(a, axis=None, out=None, keepdims=False, initial=NOT_GIVEN, where=True):
+        if where is not True and initial is NOT_GIVEN:
+            raise ValueError(f"{whole.__name__}: where= needs initial=, the value of a selection of nothing")
+        result = whole(_options(a, None, where, initial), axis=axis, keepdims=keepdims)
+        return result if initial is NOT_GIVEN else pair(result, initial)
+
+    return extreme
+
+
+def _nan_reduction(whole, fill):
+    def reduction(a, axis=None, dtype=None, out=None, keepdims=False, **options):
+        options = options if dtype is None else {"dtype": dtype, **options}
+        return whole(np.where(np.isnan(a), fill, a), axis=axis, keepdims=keepdims, **options)
+
+    return reduction
+
+
+def _nan_moment(moment):
+    def reduction(a, axis=None, dtype=None, out=None, *args, where=True, **options):
+        known = ~np.isnan(a) if where is True else ~np.isnan(a) & where
+        return moment(np.where(known, a, 0), axis, dtype, None, *args, where=known, **options)
+
+    return reduction
+
+
+def _average(a, axis=None, weights=None, returned=False, *, keepdims=False):
+    if weights is None:
+        result, total = np.mean(a, axis=axis, keepdims=keepdims), _count(a, axis)
+    else:
+        if np.shape(weights) != a.shape:
+            axes = _axes(a, axis)
+            places = dict(zip(axes, np.shape(weights), strict=True))
+            weights = np.reshape(weights, tuple(places.get(i, 1) for i in range(a.ndim)))
+        total = np.sum(np.broadcast_to(weights, a.shape), axis=axis, keepdims=keepdims)
+        result = np.sum(a * weights, axis=axis, keepdims=keepdims) / total
+    return (result, np.broadcast_to(total, result.shape)) if returned else result
+
+
+def _flat_last(a, axis):
+    """The axes of a reduction moved to the end and flattened to one."""
+    axes = _axes(a, axis)
+    rest = tuple(i for i in range(a.ndim) if i not in axes)
+    return np.transpose(a, rest + axes).reshape(tuple(a.shape[i] for i in rest) + (_count(a, axis),))
+
+
+def _quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False):
+    if method != "linear":
+        raise TypeError(f"quantile: method={method!r} is not supported on Tensors; only 'linear' is")
+    if hasattr(q, "requires_grad"):
+        raise TypeError("quantile: q must be a number or an array, not a Tensor")
+    ordered = np.sort(_flat_last(a, axis), axis=-1)
+    place = np.asarray(q, dtype=np.float64) * (ordered.shape[-1] - 1)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, ordered.shape[-1] - 1)
+    part = (place - low).astype(a.dtype)
+    result = np.moveaxis(ordered[..., low] * (1 - part) + ordered[..., high] * part, -1, 0) if place.ndim else (
+        ordered[..., int(low)] * (1 - part) + ordered[..., int(high)] * part
+    )
+    if keepdims:
+        axes = _axes(a, axis)
+        result = result.reshape(place.shape + tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
+    return result
+
+
+def _median(a, axis=None, out=None, overwrite_input=False, keepdims=False):
+    ordered = np.sort(_flat_last(a, axis), axis=-1)
+    n = ordered.shape[-1]
+    middle = np.mean(ordered[..., (n - 1) // 2 : n // 2 + 1], axis=-1)
+    return _kept(middle, a, axis) if keepdims else middle
+
+
+def _along(a, axis, part):
+    return a[(slice(None),) * (axis % a.ndim) + (part,)]
+
+
+def _diff(a, n=1, axis=-1, prepend=NOT_GIVEN, append=NOT_GIVEN):
+    if n < 0:
+        raise ValueError(f"diff: order n={n} must not be negative")
+    parts = [p for p in (prepend, a, append) if p is not NOT_GIVEN]
+    edge = tuple(1 if i == axis % a.ndim else k for i, k in enumerate(a.shape))
+    if len(parts) > 1:
+        a = np.concatenate([p if np.ndim(p) else np.broadcast_to(p, edge) for p in parts], axis=axis)
+    for _ in range(n):
+        a = _along(a, axis, slice(1, None)) - _along(a, axis, slice(None, -1))
+    return a
+
+
+def _trapezoid(y, x=None, dx=1.0, axis=-1):
+    if x is None:
+        step = dx
+    elif np.ndim(x) == 1:
+        step = np.diff(x).reshape((-1,) + (1,) * (y.ndim - 1 - axis % y.ndim))
+    else:
+        step = np.diff(x, axis=axis)
+    return np.sum(step * (_along(y, axis, slice(1, None)) + _along(y, axis, slice(None, -1))) / 2.0, axis=axis)
+
+
+def _gradient(f, *spacing, axis=None, edge_order=1):
+    axes = _axes(f, axis if not isinstance(axis, list) else tuple(axis))
+    if any(np.ndim(h) for h in spacing) or edge_order != 1:
+        raise TypeError("gradient: on Tensors only constant spacing and edge_order=1 are supported")
+    steps = spacing if len(spacing) > 1 else (spacing or (1.0,)) * len(axes)
+    results = []
+    for a, h in zip(axes, steps, strict=True):
+        first = (_along(f, a, slice(1, 2)) - _along(f, a, slice(0, 1))) / h
+        inner = (_along(f, a, slice(2, None)) - _along(f, a, slice(None, -2))) / (2.0 * h)
+        last = (_along(f, a, slice(-1, None)) - _along(f, a, slice(-2, -1))) / h
+        results.append(np.concatenate([first, inner, last], axis=a))
+    return results[0] if len(axes) == 1 else tuple(results)
+
+
+REDUCED = "(..., n, ...) -> (..., ...)"
+
+# fmt: off
+defcomposite(np.sum,            _sum)
+defcomposite(np.prod,           _prod)
+defcomposite(np.mean,           _mean)
+defcomposite(np.var,            _var)
+defcomposite(np.std,            _std)
+defcomposite(np.max,            _extreme(np.max, np.maximum))
+defcomposite(np.min,            _extreme(np.min, np.minimum))
+defcomposite(np.amax,           lambda a, *args, **options: np.max(a, *args, **options),                                        law=REDUCED)
+defcomposite(np.amin,           lambda a, *args, **options: np.min(a, *args, **options),                                        law=REDUCED)
+defcomposite(np.ptp,            lambda a, axis=None, out=None, keepdims=False: np.max(a, axis=axis, keepdims=keepdims) - np.min(a, axis=axis, keepdims=keepdims), law=REDUCED)
+defcomposite(np.average,        _average,                                                                                       law=REDUCED)
+defcomposite(np.median,         _median,                                                                                        law=REDUCED)
+defcomposite(np.quantile,       _quantile,                                                                                      law="(..., n, ...), (q) -> (q, ..., ...)")
+defcomposite(np.percentile,     lambda a, q, *args, **options: _quantile(a, np.true_divide(q, 100), *args, **options),          law="(..., n, ...), (q) -> (q, ..., ...)")
+defcomposite(np.nansum,         _nan_reduction(np.sum, 0),                                                                      law=REDUCED)
+defcomposite(np.nanprod,        _nan_reduction(np.prod, 1),                                                                     law=REDUCED)
+defcomposite(np.nanmax,         _nan_reduction(np.max, -math.inf),                                                              law=REDUCED)
+defcomposite(np.nanmin,         _nan_reduction(np.min, math.inf),                                                               law=REDUCED)
+defcomposite(np.nanmean,        _nan_moment(_mean),                                                                             law=REDUCED)
+defcomposite(np.nanvar,         _nan_moment(_var),                                                                              law=REDUCED)
+defcomposite(np.nanstd,         _nan_moment(_std),                                                                              law=REDUCED)
+defcomposite(np.nancumsum,      lambda a, axis=None: np.cumsum(np.where(np.isnan(a), 0, a), axis=axis),                         law="(..., n, ...) -> (..., n, ...)")
+defcomposite(np.nancumprod,     lambda a, axis=None: np.cumprod(np.where(np.isnan(a), 1, a), axis=axis),                        law="(..., n, ...) -> (..., n, ...)")
+defcomposite(np.diff,           _diff,                                                                                          law="(..., n, ...) -> (..., n - 1, ...)")
+defcomposite(np.ediff1d,        lambda ary, to_end=None, to_begin=None: np.concatenate([np.ravel(p) for p in (to_begin, np.diff(np.ravel(ary)), to_end) if p is not None]), law="(...) -> (n - 1)")
+defcomposite(np.gradient,       _gradient,                                                                                      law="(...) -> (...) for each axis")
+defcomposite(np.trapezoid,      _trapezoid,                                                                                     law=REDUCED)
+# fmt: on
+
+defstopped(np.all, np.any, np.argmax, np.argmin, np.nanargmax, np.nanargmin, np.count_nonzero)

@@ -1,0 +1,394 @@
+"""Functions that arrange elements differently, without computing with them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinygrad_mm.graph import defcomposite, defvjp, defvjp_each, primitive
+
+
+@primitive
+def astype(x, dtype):
+    """x in another dtype."""
+    return x.astype(dtype)
+
+
+@primitive
+def join(*arrays, axis=0):
+    """Arrays one after the other along an axis: `np.concatenate` with the arrays as arguments."""
+    return np.concatenate(arrays, axis=axis)
+
+
+def _inverse(axes, ndim):
+    """The permutation that undoes `axes`."""
+    if axes is None:
+        return None
+    axes = [a % ndim for a in axes]
+    return tuple(axes.index(i) for i in range(ndim))
+
+
+def _unmoved(g, source, destination):
+    return np.moveaxis(g, destination, source)
+
+
+def _part(i, g, arrays, axis):
+    """The part of a gradient that belongs to the i-th of the joined arrays."""
+    axis %= g.ndim
+    start = sum(a.shape[axis] for a in arrays[:i])
+    return g[(slice(None),) * axis + (slice(start, start + arrays[i].shape[axis]),)]
+
+
+def _reorder(g, x, order):
+    return g.reshape(x.shape) if order == "C" else np.reshape(g, x.shape, order=order)
+
+
+# fmt: off
+defvjp(astype,             lambda g, y, x, dtype: g,                                                        law="(...) -> (...)")
+defvjp(np.reshape,         lambda g, y, x, shape, order="C": _reorder(g, x, order),                         law="(...) -> shape")
+defvjp(np.ravel,           lambda g, y, x, order="C": _reorder(g, x, order),                                law="(...) -> (n,)")
+defvjp(np.transpose,       lambda g, y, x, axes=None: np.transpose(g, _inverse(axes, g.ndim)),              law="(..., i, ..., j, ...) -> axes permuted")
+defvjp(np.swapaxes,        lambda g, y, x, axis1, axis2: np.swapaxes(g, axis1, axis2),                      law="(..., i, ..., j, ...) -> (..., j, ..., i, ...)")
+defvjp(np.moveaxis,        lambda g, y, x, source, destination: _unmoved(g, source, destination),           law="(..., i, ..., j, ...) -> axes permuted")
+defvjp(np.expand_dims,     lambda g, y, x, axis: g.reshape(x.shape),                                        law="(...) -> (..., 1, ...)")
+defvjp(np.squeeze,         lambda g, y, x, axis=None: g.reshape(x.shape),                                   law="(..., 1, ...) -> (...)")
+defvjp(np.broadcast_to,    lambda g, y, x, shape: g,                                                        law="(...) -> shape")
+defvjp(np.flip,            lambda g, y, x, axis=None: np.flip(g, axis),                                     law="(...) -> (...)")
+defvjp(np.rot90,           lambda g, y, x, k=1, axes=(0, 1): np.rot90(g, -k, axes),                         law="(n, m, ...) -> (m, n, ...)")
+defvjp(np.roll,            lambda g, y, x, shift, axis=None: np.roll(g, _negated(shift), axis),             law="(...) -> (...)")
+defvjp(np.tril,            lambda g, y, x, k=0: np.tril(g, k),                                              law="(..., n, m) -> (..., n, m)")
+defvjp(np.triu,            lambda g, y, x, k=0: np.triu(g, k),                                              law="(..., n, m) -> (..., n, m)")
+defvjp(np.diagonal,        lambda g, y, x, offset=0, axis1=0, axis2=1: on_diagonal(g, x.shape, offset, axis1, axis2), law="(..., n, m, ...) -> (..., ..., k)")
+defvjp_each(join,          lambda i, g, y, *arrays, axis=0: _part(i, g, arrays, axis),                      law="(..., n, ...), (..., m, ...), ... -> (..., n + m + ..., ...)")
+# fmt: on
+
+
+def _negated(shift):
+    return tuple(-s for s in shift) if isinstance(shift, tuple) else -shift
+
+
+@primitive
+def on_diagonal(d, shape, offset=0, axis1=0, axis2=1):
+    """Zeros of a shape with d on a diagonal: what `np.diagonal` would read back."""
+    out = np.zeros(shape, d.dtype)
+    moved = np.moveaxis(out, (axis1, axis2), (-2, -1))
+    i = np.arange(d.shape[-1])
+    moved[..., i + max(-offset, 0), i + max(offset, 0)] = d
+    return out
+
+
+defvjp(
+    on_diagonal,
+    lambda g, y, d, shape, offset=0, axis1=0, axis2=1: np.diagonal(g, offset, axis1, axis2),
+    law="(..., k) -> (..., n, m, ...)",
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Derived functions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _array(a):
+    """A Tensor as it is, anything else as an array."""
+    return a if hasattr(a, "requires_grad") else np.asarray(a)
+
+
+def _weak(arrays):
+    """The members of a sequence as arrays; Python numbers and lists take the dtype of the Tensors among them."""
+    known = [a.dtype for a in arrays if hasattr(a, "dtype") and not isinstance(a, np.generic)]
+    dtype = np.result_type(*known) if known else None
+    return [a if hasattr(a, "dtype") and not isinstance(a, np.generic) else np.asarray(a, dtype) for a in arrays]
+
+
+def _concatenate(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
+    arrays = _weak([a for a in arrays])
+    if axis is None:
+        arrays, axis = [a.reshape(-1) for a in arrays], 0
+    return join(*(arrays if dtype is None else [a.astype(dtype) for a in arrays]), axis=axis)
+
+
+def _stack(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
+    arrays = _weak([a for a in arrays])
+    if len({a.shape for a in arrays}) > 1:
+        raise ValueError(f"stack: all arrays must have the same shape; these are {[a.shape for a in arrays]}")
+    return _concatenate([np.expand_dims(a, axis) for a in arrays], axis, dtype=dtype)
+
+
+def _joined(at_least, axis):
+    def stack(tup, *, dtype=None, casting="same_kind"):
+        arrays = [at_least(a) for a in _weak(list(tup))]
+        return _concatenate(arrays, 0 if arrays and arrays[0].ndim == 1 else axis, dtype=dtype)
+
+    return stack
+
+
+def _column_stack(tup):
+    return _concatenate([a.reshape(-1, 1) if a.ndim < 2 else a for a in _weak(list(tup))], 1)
+
+
+def _at_least(ndim, shape):
+    def at_least(*arrays):
+        results = [a if a.ndim >= ndim else a.reshape(shape(a.shape)) for a in map(_array, arrays)]
+        return results[0] if len(results) == 1 else tuple(results)
+
+    return at_least
+
+
+_at_least_1d = _at_least(1, lambda s: (1,))
+_at_least_2d = _at_least(2, lambda s: (1,) * (2 - len(s)) + s)
+_at_least_3d = _at_least(3, lambda s: {0: (1, 1, 1), 1: (1, *s, 1), 2: (*s, 1)}[len(s)])
+
+
+def _array_split(ary, sections, axis=0, exact=False):
+    n = ary.shape[axis]
+    if np.ndim(sections):
+        edges = [0, *(min(i, n) if i >= 0 else n + i for i in map(int, sections)), n]
+    else:
+        if exact and n % sections:
+            raise ValueError(f"split: an axis of length {n} does not divide into {sections} equal parts")
+        size, more = divmod(n, sections)
+        edges = [i * size + min(i, more) for i in range(sections + 1)]
+    before = (slice(None),) * (axis % ary.ndim)
+    return [ary[before + (slice(a, max(a, b)),)] for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def _split_on(axis, ndim):
+    def split(ary, indices_or_sections):
+        if ary.ndim < ndim:
+            raise ValueError(f"split: an array with at least {ndim} axes is needed, this one has {ary.ndim}")
+        return _array_split(ary, indices_or_sections, 0 if ary.ndim == 1 else axis, exact=True)
+
+    return split
+
+
+def _rollaxis(a, axis, start=0):
+    axis %= a.ndim
+    start = start + a.ndim if start < 0 else start
+    return np.moveaxis(a, axis, start - 1 if axis < start else start)
+
+
+def _repeat(a, repeats, axis=None):
+    a, axis = (a.reshape(-1), 0) if axis is None else (a, axis % a.ndim)
+    return a[(slice(None),) * axis + (np.repeat(np.arange(a.shape[axis]), repeats),)]
+
+
+def _tile(A, reps):
+    reps = (reps,) if np.ndim(reps) == 0 else tuple(reps)
+    ndim = max(A.ndim, len(reps))
+    shape = (1,) * (ndim - A.ndim) + A.shape
+    reps = (1,) * (ndim - len(reps)) + reps
+    spread = np.broadcast_to(
+        A.reshape(tuple(k for n in shape for k in (1, n))), tuple(k for n, r in zip(shape, reps, strict=True) for k in (r, n))
+    )
+    return spread.reshape(tuple(n * r for n, r in zip(shape, reps, strict=True)))
+
+
+def _diag(v, k=0):
+    if v.ndim == 1:
+        n = v.shape[0] + abs(k)
+        return on_diagonal(v, (n, n), k)
+    if v.ndim == 2:
+        return np.diagonal(v, k)
+    raise ValueError(f"diag: an array with 1 or 2 axes is needed, this one has {v.ndim}")
+
+
+def _trace(a, offset=0, axis1=0, axis2=1, dtype=None, out=None):
+    diagonal = np.diagonal(a, offset, axis1, axis2)
+    return np.sum(diagonal if dtype is None else diagonal.astype(dtype), axis=-1)
+
+
+def _meshgrid(*xi, copy=True, sparse=False, indexing="xy"):
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing={indexing!r}; use 'xy' or 'ij'")
+    xi = [np.ravel(_array(x)) for x in xi]
+    place = list(range(len(xi)))
+    if indexing == "xy" and len(xi) > 1:
+        place[:2] = [1, 0]
+    grids = [x.reshape(tuple(-1 if i == p else 1 for i in range(len(xi)))) for x, p in zip(xi, place, strict=True)]
+    return tuple(grids if sparse else np.broadcast_arrays(*grids))
+
+
+def _broadcast_arrays(*args, subok=False):
+    arrays = [_array(a) for a in args]
+    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    return tuple(np.broadcast_to(a, shape) for a in arrays)
+
+
+def _append(arr, values, axis=None):
+    arr, values = _weak([arr, values])
+    return _concatenate([arr.reshape(-1), values.reshape(-1)] if axis is None else [arr, values], axis or 0)
+
+
+def _delete(arr, obj, axis=None):
+    arr, axis = (arr.reshape(-1), 0) if axis is None else (arr, axis % arr.ndim)
+    return arr[(slice(None),) * axis + (np.delete(np.arange(arr.shape[axis]), obj),)]
+
+
+def _insert(arr, obj, values, axis=None):
+    """NumPy's own insertion of numbers tells where each element goes."""
+    arr, axis = (arr.reshape(-1), 0) if axis is None else (arr, axis % arr.ndim)
+    values = values if hasattr(values, "requires_grad") else np.asarray(values, arr.dtype)
+    n = arr.shape[axis]
+    if np.ndim(obj) == 0 and not isinstance(obj, slice) and values.ndim == arr.ndim:
+        new = values.shape[axis]
+        obj = [int(obj)] * new
+    else:
+        new = len(np.arange(n)[obj]) if isinstance(obj, slice) else np.size(obj) if np.ndim(obj) else 1
+        if np.ndim(obj) == 0 and values.ndim and not isinstance(obj, slice):
+            values = np.expand_dims(values, axis) if values.ndim < arr.ndim else values
+            if arr.ndim == 1:
+                new, obj = values.shape[0], [int(obj)] * values.shape[0]
+    shape = arr.shape[:axis] + (new,) + arr.shape[axis + 1 :]
+    source = np.insert(np.arange(n), obj, np.arange(n, n + new))
+    both = _concatenate([arr, np.broadcast_to(values, shape)], axis)
+    return both[(slice(None),) * axis + (source,)]
+
+
+def _block(arrays, depth=None):
+    """Innermost lists are joined along the last axis, the next ones along the axis before it, and so on."""
+
+    def depth_of(a):
+        return 1 + max(map(depth_of, a)) if isinstance(a, list) else 0
+
+    def most_axes(a):
+        return max(map(most_axes, a)) if isinstance(a, list) else np.ndim(a)
+
+    depth = depth_of(arrays)
+    ndim = max(depth, most_axes(arrays))
+
+    def join_up(a, level):
+        if level == 0:
+            a = _array(a)
+            return a.reshape((1,) * (ndim - a.ndim) + a.shape)
+        return _concatenate([join_up(x, level - 1) for x in a], axis=-level)
+
+    return join_up(arrays, depth)
+
+
+def _unstack(x, *, axis=0):
+    return tuple(x[(slice(None),) * (axis % x.ndim) + (i,)] for i in range(x.shape[axis]))
+
+
+def _pad(array, pad_width, mode="constant", **options):
+    """Each axis in turn: the new elements are copies, constants, or means and extremes, of elements of that axis."""
+    if callable(mode):
+        raise TypeError("pad: a function as mode= is not supported on Tensors; join the parts with np.concatenate")
+    pairs = np.broadcast_to(np.asarray(pad_width), (array.ndim, 2)).tolist() if not isinstance(pad_width, dict) else [
+        (w, w) if np.ndim(w) == 0 else tuple(w) for w in (pad_width.get(i, pad_width.get(i - array.ndim, 0)) for i in range(array.ndim))
+    ]
+    if any(n < 0 for pair in pairs for n in pair):
+        raise ValueError(f"pad: pad_width {pad_width} must not be negative")
+    if mode in ("edge", "wrap", "symmetric") or (mode == "reflect" and options.get("reflect_type", "even") == "even"):
+        for axis, (before, after) in enumerate(pairs):
+            if before or after:
+                source = np.pad(np.arange(array.shape[axis]), (before, after), mode)
+                array = array[(slice(None),) * axis + (source,)]
+        return array
+    for axis, (before, after) in enumerate(pairs):
+        if before or after:
+            low, high = _pad_values(array, axis, before, after, mode, options)
+            array = _concatenate([low, array, high], axis)
+    return array
+
+
+def _pad_values(a, axis, before, after, mode, options):
+    """What `np.pad` puts before and after the elements of one axis."""
+
+    def pair(name, default):
+        value = np.broadcast_to(np.asarray(options.get(name, default), dtype=object), (a.ndim, 2))[axis]
+        return value[0], value[1]
+
+    def block(v, n):
+        return np.broadcast_to(v, tuple(n if i == axis else k for i, k in enumerate(a.shape)))
+
+    def piece(part):
+        return a[(slice(None),) * axis + (part,)]
+
+    n = a.shape[axis]
+    if mode == "constant":
+        low, high = pair("constant_values", 0)
+        return block(np.asarray(low, a.dtype), before), block(np.asarray(high, a.dtype), after)
+    if mode == "empty":
+        return block(np.zeros((), a.dtype), before), block(np.zeros((), a.dtype), after)
+    if mode == "linear_ramp":
+        low, high = pair("end_values", 0)
+        shape = tuple(-1 if i == axis else 1 for i in range(a.ndim))
+        up = np.linspace(0, 1, before, endpoint=False, dtype=a.dtype).reshape(shape)
+        down = np.linspace(0, 1, after, endpoint=False, dtype=a.dtype)[::-1].reshape(shape)
+        return low + (piece(slice(0, 1)) - low) * up, high + (piece(slice(n - 1, n)) - high) * down
+    if mode in ("mean", "median", "maximum", "minimum"):
+        whole = {"mean": np.mean, "median": np.median, "maximum": np.max, "minimum": np.min}[mode]
+        low, high = ((n if s is None else min(int(s), n)) for s in pair("stat_length", None))
+        return (
+            block(whole(piece(slice(0, low)), axis=axis, keepdims=True), before),
+            block(whole(piece(slice(n - high, n)), axis=axis, keepdims=True), after),
+        )
+    raise TypeError(
+        f"pad: mode={mode!r} with {options or 'no options'} is not supported on Tensors; supported are constant, edge, "
+        "empty, linear_ramp, maximum, mean, median, minimum, reflect (even), symmetric, wrap"
+    )
+
+
+def _sliding_window_view(x, window_shape, axis=None, *, subok=False, writeable=False):
+    """Windows as an index: every place of a window is an element of x."""
+    window = (window_shape,) if np.ndim(window_shape) == 0 else tuple(window_shape)
+    axes = tuple(range(x.ndim)) if axis is None else (axis,) if np.ndim(axis) == 0 else tuple(axis)
+    places = np.lib.stride_tricks.sliding_window_view(
+        np.arange(math.prod(x.shape)).reshape(x.shape), window, axis if axis is None else axes
+    )
+    return x.reshape(-1)[places]
+
+
+def _kron(a, b):
+    a, b = _array(a), _array(b)
+    ndim = max(a.ndim, b.ndim)
+    a, b = (x.reshape((1,) * (ndim - x.ndim) + x.shape) for x in (a, b))
+    shape = tuple(n * m for n, m in zip(a.shape, b.shape, strict=True))
+    a = a.reshape(tuple(k for n in a.shape for k in (n, 1)))
+    b = b.reshape(tuple(k for n in b.shape for k in (1, n)))
+    return (a * b).reshape(shape)
+
+
+JOINED = "[(..., n, ...), (..., m, ...), ...] -> (..., n + m + ..., ...)"
+PARTS = "(..., n, ...) -> [(..., k, ...), ...]"
+
+# fmt: off
+defcomposite(np.concatenate,       _concatenate,                                                             law=JOINED)
+defcomposite(np.stack,             _stack,                                                                   law="[(...), (...), ...] -> (..., n, ...)")
+defcomposite(np.vstack,            _joined(_at_least_2d, 0),                                                 law=JOINED)
+defcomposite(np.hstack,            _joined(_at_least_1d, 1),                                                 law=JOINED)
+defcomposite(np.dstack,            _joined(_at_least_3d, 2),                                                 law=JOINED)
+defcomposite(np.column_stack,      _column_stack,                                                            law="[(n,), (n, m), ...] -> (n, 1 + m + ...)")
+defcomposite(np.block,             _block,                                                                   law="[[(n, m), ...], ...] -> (n + ..., m + ...)")
+defcomposite(np.append,            _append,                                                                  law=JOINED)
+defcomposite(np.insert,            _insert,                                                                  law=JOINED)
+defcomposite(np.delete,            _delete,                                                                  law="(..., n, ...) -> (..., n - k, ...)")
+defcomposite(np.split,             lambda ary, indices_or_sections, axis=0: _array_split(ary, indices_or_sections, axis, exact=True), law=PARTS)
+defcomposite(np.array_split,       _array_split,                                                             law=PARTS)
+defcomposite(np.hsplit,            _split_on(1, 1),                                                          law=PARTS)
+defcomposite(np.vsplit,            _split_on(0, 2),                                                          law=PARTS)
+defcomposite(np.dsplit,            _split_on(2, 3),                                                          law=PARTS)
+defcomposite(np.rollaxis,          _rollaxis,                                                                law="(..., i, ..., j, ...) -> axes permuted")
+defcomposite(np.repeat,            _repeat,                                                                  law="(..., n, ...) -> (..., n * r, ...)")
+defcomposite(np.tile,              _tile,                                                                    law="(..., n, ...) -> (..., n * r, ...)")
+defcomposite(np.flipud,            lambda m: np.flip(m, 0),                                                  law="(...) -> (...)")
+defcomposite(np.fliplr,            lambda m: np.flip(m, 1),                                                  law="(...) -> (...)")
+defcomposite(np.diag,              _diag,                                                                    law="(n,) -> (n, n), or (n, m) -> (k,)")
+defcomposite(np.diagflat,          lambda v, k=0: _diag(np.ravel(v), k),                                     law="(...) -> (n, n)")
+defcomposite(np.trace,             _trace,                                                                   law="(n, m, ...) -> (...)")
+defcomposite(np.meshgrid,          _meshgrid,                                                                law="(n,), (m,), ... -> (m, n, ...), (m, n, ...), ...")
+defcomposite(np.broadcast_arrays,  _broadcast_arrays,                                                        law="(...), (...), ... -> all broadcast")
+defcomposite(np.atleast_1d,        _at_least_1d,                                                             law="() -> (1,)")
+defcomposite(np.atleast_2d,        _at_least_2d,                                                             law="(n,) -> (1, n)")
+defcomposite(np.atleast_3d,        _at_least_3d,                                                             law="(n,) -> (1, n, 1)")
+defcomposite(np.pad,               _pad,                                                                     law="(..., n, ...) -> (..., before + n + after, ...)")
+defcomposite(np.kron,              _kron,                                                                    law="(n, m), (k, l) -> (n * k, m * l)")
+defcomposite(np.lib.stride_tricks.sliding_window_view, _sliding_window_view,                                 law="(..., n, ...) -> (..., n - w + 1, ..., w)")
+# fmt: on
+if hasattr(np, "unstack"):  # NumPy 2.1
+    defcomposite(np.unstack, _unstack, law="(..., n, ...) -> n times (..., ...)")
+    defcomposite(np.astype, lambda x, dtype, /, *, copy=True, device=None: x.astype(dtype), law="(...) -> (...)")
+if np.permute_dims is not np.transpose:
+    defcomposite(np.permute_dims, lambda a, axes=None: np.transpose(a, axes), law="axes permuted")
