@@ -25,11 +25,12 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
     array([5., 5., 5.])
     """
     lead = gradient.ndim - len(shape)
-    axes = tuple(range(lead)) + tuple(
-        lead + i for i, n in enumerate(shape) if n == 1 and gradient.shape[lead + i] != 1
-    )
+    if lead == 1 and gradient.shape[1:] == shape:  # the usual case: a bias, added to every row of a batch
+        return np.add.reduce(gradient, axis=0)
+    stretched = (lead + i for i, n in enumerate(shape) if n == 1 and gradient.shape[lead + i] != 1)
+    axes = (*range(lead), *stretched)
     if axes:
-        gradient = gradient.sum(axis=axes)
+        gradient = np.add.reduce(gradient, axis=axes)
     return gradient if gradient.shape == shape else gradient.reshape(shape)
 
 
@@ -58,33 +59,40 @@ def backpropagate(
         if root.requires_grad:
             pending[id(root)] = pending[id(root)] + gradient if id(root) in pending else gradient
 
+    monitor = state.monitor
     while order:
         vertex = order.pop()
         g = pending.pop(id(vertex), None)
-        if g is None:
-            if release and vertex.node is not None:
-                vertex.node.args = None
-            continue
         node = vertex.node
-        if vertex.extra is not None:
+        if g is None:
+            if release and node is not None:
+                node.args = None
+            continue
+        if vertex.extra is not None and vertex.extra.get("hooks"):
             g = _run_hooks(vertex, g)
-        if node is None if wanted is None else id(vertex) in wanted:
+            owned.discard(id(vertex))  # a hook may have kept the array
+        if monitor is not None:
+            monitor.visit(vertex, g)
+        if (node is None or _is_retained(vertex)) if wanted is None else id(vertex) in wanted:
             arrive(vertex, g, id(vertex) in owned)
         if node is None:
             continue
 
-        fun, args, version = node.fun, node.args, vertex.version
+        fun, args, kwargs, version = node.fun, node.args, node.kwargs, vertex.version
         assert args is not None
+        y = vertex.value
         if type(g) is list:  # a call that returned several arrays: outputs nobody used have gradient zero
-            g = [np.zeros_like(v) if one is None else one for one, v in zip(g, vertex.value, strict=True)]
+            g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
         if recorded:
             values: Sequence[Any] = args
-            y = vertex if type(g) is not list else tuple(select(vertex, i) for i in range(len(g)))
+            y = tuple(select(vertex, i) for i in range(len(y))) if type(g) is list else vertex
             state.scope = node.scope
         else:
-            values = [a.value if isinstance(a, Vertex) else a for a in args]
-            y = vertex.value
+            values = []
+            for a in args:
+                values.append(a.value if isinstance(a, Vertex) else a)
         rule = RULES[fun]
+        vjps, each = rule.vjps, rule.each
         for i, a in enumerate(args):
             if not isinstance(a, Vertex):
                 continue
@@ -93,36 +101,47 @@ def backpropagate(
                     f"a tensor of shape {a.value.shape} was changed after {name_of(fun)} had read it, so this gradient "
                     "would be wrong; call backward() before the update, or run the forward pass again"
                 )
-            if not a.requires_grad or (on_path is not None and id(a) not in on_path):
+            key = id(a)
+            if not a.requires_grad or (on_path is not None and key not in on_path):
                 continue
             if fun is select:
-                slots = pending.setdefault(id(a), [None] * len(a.value))
+                slots = pending.setdefault(key, [None] * len(a.value))
                 slots[args[1]] = g if slots[args[1]] is None else slots[args[1]] + g
+                if monitor is not None:
+                    monitor.contribution(vertex, i, g)
                 continue
-            if rule.each is not None:
-                c = rule.each(i, g, y, *values, **node.kwargs)
-            else:
-                vjp = rule.vjps[i] if i < len(rule.vjps) else None
-                if vjp is None:
-                    continue
-                c = vjp(g, y, *values, **node.kwargs)
-            if state.monitor is not None:
-                state.monitor.contribution(vertex, i, c)
-            if type(a.value) is not tuple:
-                c = _fit(c, a.value, node, i)
-            before = pending.get(id(a))
+            vjp = each if each is not None else vjps[i] if i < len(vjps) else None
+            if vjp is None:
+                continue
+            c = vjp(g, y, *values, **kwargs) if each is None else vjp(i, g, y, *values, **kwargs)
+            value = a.value
+            if type(value) is not tuple and (getattr(c, "shape", None) != value.shape or c.dtype is not value.dtype):
+                c = _fit(c, value, node, i)
+            if monitor is not None:
+                monitor.contribution(vertex, i, c)
+            before = pending.get(key)
             if before is None:
-                pending[id(a)] = c
-                if not recorded and c is not g and getattr(c, "base", c) is None and not any(c is v for v in values):
-                    owned.add(id(a))
-            elif id(a) in owned:
+                pending[key] = c
+                if a.node is None and _is_fresh(c, g, values):
+                    owned.add(key)
+            elif key in owned:
                 np.add(before, c, out=before)
             else:
-                pending[id(a)] = before + c
-                if not recorded and pending[id(a)].ndim:
-                    owned.add(id(a))
+                pending[key] = total = before + c
+                if not recorded and total.ndim:
+                    owned.add(key)
         if release:
             node.args = None
+
+
+def _is_retained(vertex: Vertex) -> bool:
+    """Whether a computed vertex was asked to keep its gradient."""
+    return vertex.extra is not None and bool(vertex.extra.get("retain_grad"))
+
+
+def _is_fresh(c: Any, g: Any, values: Sequence[Any]) -> bool:
+    """Whether a contribution is an array that nobody else holds: it may become a leaf's `.grad` without a copy."""
+    return type(c) is np.ndarray and c is not g and c.base is None and not any(c is v for v in values)
 
 
 def _on_path(order: Sequence[Vertex], targets: Collection[Vertex] | None) -> set[int] | None:
@@ -131,9 +150,9 @@ def _on_path(order: Sequence[Vertex], targets: Collection[Vertex] | None) -> set
         return None
     on_path = {id(t) for t in targets}
     for vertex in order:
-        if vertex.node is not None and vertex.node.args is not None:
-            if any(id(a) in on_path for a in vertex.node.args):
-                on_path.add(id(vertex))
+        node = vertex.node
+        if node is not None and any(id(a) in on_path for a in node.args or ()):
+            on_path.add(id(vertex))
     return on_path
 
 
@@ -151,7 +170,18 @@ def _fit(c: Any, value: Any, node: Node, i: int) -> Any:
 
 
 def _run_hooks(vertex: Vertex, g: Any) -> Any:
+    """The gradient after each hook has seen it; what a hook returns takes its place."""
     for hook in list((vertex.extra or {}).get("hooks", {}).values()):
         replaced = hook(g)
-        g = g if replaced is None else replaced
+        if replaced is None:
+            continue
+        if isinstance(replaced, Vertex) and not isinstance(g, Vertex):
+            replaced = replaced.value
+        if getattr(replaced, "shape", None) != vertex.value.shape:
+            raise RuntimeError(
+                f"the hook {name_of(hook)} returned {type(replaced).__name__} of shape "
+                f"{getattr(replaced, 'shape', None)} for a gradient of shape {vertex.value.shape}; "
+                "return an array of that shape, or None to leave the gradient as it is"
+            )
+        g = replaced if replaced.dtype == vertex.value.dtype else replaced.astype(vertex.value.dtype)
     return g

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import numpy as np
-
 __all__ = [
     "Node",
     "RULES",
@@ -110,6 +108,7 @@ class State(threading.local):
     `recording`: results that need a gradient remember how they were made (`no_grad` turns it off).
     `tracing`: every call is recorded, and no value may leave the graph.
     `scope`: the innermost module being called. `lines`: record source lines too. `monitor`: told of every result.
+    `watched`: any of tracing, lines and monitor, kept up to date by `entered`, so that the usual call looks once.
     `replaying`: inside a `checkpoint` replay, where side effects must not happen twice.
     `generators`: the random generators drawn from so far, with their states before, where someone asks.
     """
@@ -119,6 +118,7 @@ class State(threading.local):
     scope: Scope | None = None
     lines: bool = False
     monitor: Any = None
+    watched: bool = False
     replaying: bool = False
     generators: dict[int, tuple[Any, Any]] | None = None
 
@@ -129,10 +129,11 @@ state = State()
 @contextmanager
 def entered(**changes: Any) -> Iterator[None]:
     """Change attributes of the thread's state for the length of a `with` block (or of a decorated function)."""
-    before = {name: getattr(state, name) for name in changes}
+    before = {name: getattr(state, name) for name in [*changes, "watched"]}
     try:
         for name, value in changes.items():
             setattr(state, name, value)
+        state.watched = state.tracing or state.lines or state.monitor is not None
         yield
     finally:
         for name, value in before.items():
@@ -234,6 +235,7 @@ def defcomposite(fun: Callable[..., Any], expression: Callable[..., Any], law: s
 def defstopped(*funs: Callable[..., Any]) -> None:
     """Register functions whose derivative is zero or undefined: recorded, and the gradient stops there.
 
+    >>> import numpy as np
     >>> defstopped(np.heaviside)
     >>> RULES[np.heaviside].differentiable
     False
@@ -255,6 +257,7 @@ def primitive(fun: Function) -> Function:
     On plain arrays it stays what it was. On Tensors it takes the door that NumPy's own functions take
     (NEP 18, `__array_function__`), so that the call is recorded.
 
+    >>> import numpy as np
     >>> @primitive
     ... def cube(x):
     ...     return x ** 3
@@ -293,6 +296,7 @@ defvjp(select, lambda g, y, outputs, index: g, law="((...), (...), ...) -> (...)
 def name_of(fun: Callable[..., Any]) -> str:
     """The name a reader knows a function by.
 
+    >>> import numpy as np
     >>> name_of(np.add), name_of(np.linalg.inv)
     ('add', 'inv')
     """

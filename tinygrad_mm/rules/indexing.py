@@ -12,10 +12,10 @@ class Slot:
 
     __slots__ = ("number",)
 
-    def __init__(self, number):
+    def __init__(self, number: int) -> None:
         self.number = number
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"#{self.number}"
 
 

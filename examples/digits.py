@@ -1,0 +1,280 @@
+"""Read handwritten digits: from the pixels of an image to the name of a digit, and how a network learns it.
+
+    python examples/digits.py
+
+An image of 28 x 28 pixels becomes a vector of 784 numbers. The vector is multiplied by a matrix of weights and
+activated: 128 numbers, each saying how much of one pattern of strokes the image holds. These are multiplied by a second
+matrix: ten numbers, one per digit. Softmax makes probabilities of them, and the largest one names the digit.
+
+Training shows the network 60,000 images, five times. After each 64 of them the gradient of the loss says how every
+weight should change for the right digits to become more probable, and Adam changes it a little in that direction.
+
+Other images in the same format work too: `--data DIR`. Everything drawn and saved goes to `--out` (digits-out).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from digits_pictures import bar_in_characters, draw_learning_curve, draw_mistakes, draw_weights, in_characters
+from tqdm import tqdm
+
+import tinygrad_mm as tg
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Data: TypeAlias = "tuple[Array, Array]"  # images (n, height, width), labels (n,)
+
+MNIST = Path(__file__).parent / "data" / "mnist"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The network
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def as_vectors(images: Array) -> Array:
+    """An image becomes a vector: (n, height, width) bytes -> (n, height * width) numbers from 0 to 1."""
+    return images.reshape(len(images), -1) / np.float32(255)
+
+
+def build(pixels: int, hidden: list[int], classes: int, activation: str, rng: np.random.Generator) -> tg.nn.Sequential:
+    """One matrix from the pixels to the hidden units, one from these to the classes; more for more hidden layers."""
+    sizes = [pixels, *hidden]
+    layers = [tg.nn.Dense(a, b, activation, rng=rng) for a, b in pairwise(sizes)]
+    return tg.nn.Sequential(*layers, tg.nn.Dense(sizes[-1], classes, rng=rng))
+
+
+def draw_graph(model: tg.nn.Module, images: Array, labels: Array, path: Path) -> Path:
+    """The computation graph of one step: all that happens between a batch of images and its loss."""
+    x, truth = tg.Tensor(as_vectors(images)), tg.Tensor(labels)
+    x.name, truth.name = "images", "labels"
+    loss = tg.cross_entropy(model(x), truth)
+    loss.name = "loss"
+    drawing = tg.draw(loss, model=model)
+    try:
+        return drawing.save(path)
+    except RuntimeError as error:  # no layout program on this machine
+        print(f"{error}\n")
+        return drawing.save(path.with_suffix(".dot"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training and testing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def train(
+    model: tg.nn.Module, training: Data, test: Data, options: argparse.Namespace, rng: np.random.Generator
+) -> dict[str, list[Any]]:
+    """Adjust the weights, batch by batch; returns what the learning curve shows."""
+    history: dict[str, list[Any]] = {"batch loss": [], "train": [], "test": []}
+    batches = tg.data.DataLoader(training, options.batch_size, shuffle=True, rng=rng)
+    optimizer = tg.optim.Adam(model.parameters(), weight_decay=options.weight_decay)
+    step, steps = 0, options.epochs * len(batches)
+    for epoch in range(1, options.epochs + 1):
+        progress = tqdm(batches, f"epoch {epoch}/{options.epochs}", unit=" batches", leave=False, disable=None)
+        for images, labels in progress:
+            optimizer.learning_rate = options.learning_rate * warm_up_and_decay(step / steps)
+            logits = model(as_vectors(images))
+            loss = tg.cross_entropy(logits, labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+
+            history["batch loss"].append(loss.item())
+            progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+        report(epoch, model, training, test, history)
+    return history
+
+
+def report(epoch: int, model: tg.nn.Module, training: Data, test: Data, history: dict[str, list[Any]]) -> None:
+    """Test the network after an epoch, on all the images."""
+    train_loss, train_accuracy = evaluate(model, *training)
+    test_loss, test_accuracy = evaluate(model, *test)
+    if not math.isfinite(train_loss):
+        raise SystemExit(f"digits.py: the loss is {train_loss} after epoch {epoch}; take a smaller --learning-rate")
+    history["train"].append((train_loss, train_accuracy))
+    history["test"].append((test_loss, test_accuracy))
+    print(
+        f"epoch {epoch}   loss: train {train_loss:.4f}, test {test_loss:.4f}   "
+        f"accuracy: train {train_accuracy:.2f} %, test {test_accuracy:.2f} %",
+        flush=True,
+    )
+
+
+def warm_up_and_decay(done: float) -> float:
+    """The learning rate, as a fraction of its peak: up over the first tenth of the training, then down to 0.
+
+    Full steps at the very start would push some hidden units below zero for every image, where ReLU has no gradient to
+    bring them back; small steps at the end let the weights settle.
+    """
+    return min(done / 0.1, (1 - done) / 0.9)
+
+
+def evaluate(model: tg.nn.Module, images: Array, labels: Array) -> tuple[float, float]:
+    """(mean loss, accuracy in percent) on all the images, in pieces that need little memory."""
+    loss = right = 0.0
+    with tg.no_grad():
+        for some, truth in tg.data.DataLoader((images, labels), batch_size=1000):
+            logits = model(as_vectors(some))
+            loss += tg.cross_entropy(logits, truth, reduction="sum").item()
+            right += np.count_nonzero(logits.data.argmax(axis=-1) == truth)
+    return loss / len(labels), 100 * right / len(labels)
+
+
+def probabilities(model: tg.nn.Module, images: Array) -> Array:
+    """(n, classes): how probable the network holds each class for each image."""
+    with tg.no_grad():
+        return np.concatenate(
+            [tg.softmax(model(as_vectors(some))).data for some in tg.data.DataLoader(images, batch_size=1000)]
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One prediction, in the terminal
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def show_prediction(model: tg.nn.Sequential, image: Array, truth: int) -> None:
+    """Print the way from the pixels to the class, step by step."""
+    x = tg.Tensor(as_vectors(image[None]))
+    steps = [f"the image: {image.shape[0]} x {image.shape[1]} pixels", f"a vector of {x.size} numbers from 0 to 1"]
+    with tg.no_grad():
+        for layer in model:
+            steps += ["", f"times a matrix of {layer.in_features} x {layer.out_features} weights, plus a bias:"]
+            x = layer(x)
+            name = f"numbers after {layer.activation.__name__}" if layer.activation else "logits"
+            steps += [f"{x.size} {name}, from {x.data.min():.1f} to {x.data.max():.1f}"]
+        chances = tg.softmax(x).data[0]
+    steps += ["", f"softmax: {chances.size} probabilities"]
+
+    print("\nOne prediction, of the first test image:\n")
+    picture = in_characters(image)
+    above = max(0, len(picture) - len(steps)) // 2
+    for line, step in zip_longest(picture, [""] * above + steps, fillvalue=""):
+        print(f"  {line:<{len(picture[0])}}  {step}".rstrip())
+    print()
+    guess = chances.argmax()
+    for label in sorted(np.argsort(-chances, kind="stable")[:10]):  # all, where there are no more than ten
+        verdict = f"the network says {guess}, it is {truth}" if label == guess else ""
+        print(f"  {label:>4} {100 * chances[label]:6.2f} % {bar_in_characters(chances[label])} {verdict}".rstrip())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    training, test = read(options.data)
+    out = prepared(options.out)
+    images, labels = training
+    height, width = images.shape[1:]
+    classes = 1 + int(max(labels.max(), test[1].max()))
+    print(f"{len(images):,} training and {len(test[0]):,} test images of {height} x {width} pixels, {classes} classes")
+
+    rng = np.random.default_rng(options.seed)
+    model = build(height * width, options.hidden, classes, options.activation, rng)
+    print(f"\n{tg.nn.summary(model)}\n")
+    graph = draw_graph(model, images[: options.batch_size], labels[: options.batch_size], out / "graph.svg")
+
+    start = time.perf_counter()
+    history = train(model, training, test, options, rng)
+    print(f"{len(history['batch loss']):,} steps in {time.perf_counter() - start:.1f} s")
+    accuracy = history["test"][-1][1]
+    weights = out / "weights.safetensors"
+    tg.save(weights, model, {"activation": options.activation, "test accuracy": f"{accuracy:.2f} %"})
+
+    show_prediction(model, test[0][0], test[1][0])
+    pictures = [out / "first-layer.png", out / "learning-curve.png", out / "mistakes.png"]
+    draw_weights(model.layers[0].weight.data, height, width, pictures[0])
+    draw_learning_curve(history, pictures[1])
+    draw_mistakes(*test, probabilities(model, test[0]), pictures[2])
+
+    print("\nwritten:", graph, *pictures, weights, sep="\n  ")
+    print(f"\ntest accuracy: {accuracy:.2f} %")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    title = "Train a network to read handwritten digits, test it, and draw what it has learned."
+    parser = argparse.ArgumentParser(description=title, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--epochs", type=number(int), default=5, metavar="N", help="how often to go through the training images")
+    add("--batch-size", type=number(int), default=64, metavar="N", help="images per step")
+    add("--hidden", type=number(int), default=[128], metavar="N", nargs="*", help="units of each hidden layer")
+    add("--activation", type=activation, default="relu", metavar="NAME", help="of hidden layers: relu, sigmoid, tanh")
+    add("--learning-rate", type=number(float), default=4e-3, metavar="RATE", help="of Adam, at its peak")
+    add("--weight-decay", type=number(float, zero=True), default=3e-4, metavar="RATE", help="pull of weights to 0")
+    add("--seed", type=number(int, zero=True), default=0, metavar="N", help="of the starting weights and the shuffling")
+    add("--data", type=Path, default=MNIST, metavar="DIR", help="folder with four IDX files, plain or .gz")
+    add("--out", type=Path, default=Path("digits-out"), metavar="DIR", help="folder for pictures and weights")
+    return parser.parse_args(arguments)
+
+
+def number(kind: type, zero: bool = False) -> Callable[[str], float]:
+    """What argparse calls to read a finite number above zero, or also zero itself."""
+
+    def parse(text: str) -> float:
+        value: float = kind(text)
+        if not (0 < value < math.inf or (zero and value == 0)):
+            raise ValueError(text)
+        return value
+
+    parse.__name__ = f"{'non-negative' if zero else 'positive'} {kind.__name__}"  # "invalid positive int value: '0'"
+    return parse
+
+
+def activation(name: str) -> str:
+    try:
+        tg.nn.Dense(1, 1, name)
+    except ValueError as error:  # which lists the names there are
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
+def read(folder: Path) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    try:
+        training, test = tg.data.read_idx_folder(folder)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"digits.py: {error} (--data names the folder)") from error
+    images, labels = training
+    if images.ndim != 3 or images.dtype != np.uint8 or min(labels.min(), test[1].min()) < 0:
+        raise SystemExit(
+            f"digits.py: {folder} holds {images.dtype} images of shape {images.shape} and labels from {labels.min()}; "
+            "this example reads grey images of bytes, (n, height, width), with labels from 0"
+        )
+    return training, test
+
+
+def prepared(out: Path) -> Path:
+    """Find out now, not after the training, whether the results can be drawn and written."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise SystemExit("digits.py: the pictures need matplotlib; pip install 'tinygrad_mm[examples]'")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise SystemExit(f"digits.py: cannot write into {out} ({error.strerror}); name a folder with --out") from error
+    return out
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\ndigits.py: stopped; weights are written after the last epoch only", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        sys.exit(f"digits.py: {error}")

@@ -1,0 +1,149 @@
+"""The pictures of `digits.py`: the weights, the learning curve, the mistakes, and a digit made of characters."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+LOG_TICKS = [step * 10.0**power for power in range(-9, 4) for step in (1, 2, 5)]
+BLUE, ORANGE, GREEN, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#b8bcc2", "#30343a"
+
+
+def figure(width: float, height: float) -> Any:
+    """A figure for a file: drawn by Agg, without a window."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    mpl.rcParams.update({"font.size": 10, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK})
+    mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})
+    fig = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(fig)
+    return fig
+
+
+def draw_weights(weight: Array, height: int, width: int, path: Path) -> None:
+    """The first layer's weights: one tile per unit, laid out like the image that it is multiplied with."""
+    units = weight.shape[1]
+    strongest = np.argsort(-np.square(weight).sum(axis=0), kind="stable")[:256]
+    columns = math.ceil(math.sqrt(2 * len(strongest)))
+    rows = math.ceil(len(strongest) / columns)
+    wall = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan, np.float32)
+    for i, unit in enumerate(strongest):
+        top, left = 1 + i // columns * (height + 1), 1 + i % columns * (width + 1)
+        wall[top : top + height, left : left + width] = weight[:, unit].reshape(height, width)
+    limit = float(np.quantile(np.abs(weight), 0.998)) or 1.0  # a few extremes would pale all others
+
+    fig = figure(12, 10.9 * wall.shape[0] / wall.shape[1] + 0.5)
+    ax = fig.add_subplot()
+    image = ax.imshow(wall, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    ax.set_axis_off()
+    shown = "all" if units == len(strongest) else f"the {len(strongest)} strongest"
+    ax.set_title(f"What the first layer looks for: the weights of {shown} of its {units} units, strongest first")
+    bar = fig.colorbar(image, ax=ax, extend="both", fraction=0.02, pad=0.01)
+    bar.set_label("weight: ink on red raises the unit, ink on blue lowers it")
+    bar.outline.set_visible(False)
+    fig.savefig(path)
+
+
+def draw_learning_curve(history: dict[str, list[Any]], path: Path) -> None:
+    """Loss and accuracy over the epochs, on the training images and on the test images."""
+    epochs = np.arange(1, len(history["train"]) + 1)
+    losses = np.array(history["batch loss"])
+    piece = max(1, len(losses) // 200)
+    running = losses[: len(losses) // piece * piece].reshape(-1, piece).mean(axis=1)
+
+    fig = figure(11, 4.4)
+    left, right = fig.subplots(1, 2)
+    at = (np.arange(len(running)) + 0.5) * piece * epochs[-1] / len(losses)
+    left.plot(at, running, color=BLUE, alpha=0.35, linewidth=1, label=f"train, mean of {piece} batches while learning")
+    for name, color in (("train", BLUE), ("test", ORANGE)):
+        loss, accuracy = np.array(history[name]).T
+        left.plot(epochs, loss, "o-", color=color, label=f"{name}, after the epoch")
+        right.plot(epochs, accuracy, "o-", color=color, label=name)
+        right.annotate(
+            f"{name} {accuracy[-1]:.2f} %", (epochs[-1], accuracy[-1]), (8, 0), textcoords="offset points",
+            va="center", color=color, annotation_clip=False,
+        )  # fmt: skip
+    left.set(title="Loss", xlabel="epoch", ylabel="mean cross entropy (log scale)", yscale="log", xlim=(0, None))
+    left.set_yticks([t for t in LOG_TICKS if left.get_ylim()[0] < t < left.get_ylim()[1]])
+    left.yaxis.set_major_formatter("{x:g}")
+    left.minorticks_off()
+    left.legend(frameon=False)
+    floor = math.floor(min(right.get_ylim()[0], 99))
+    right.set(title="Accuracy", xlabel="epoch", ylabel=f"% right (axis starts at {floor})", ylim=(floor, 100))
+    for ax in (left, right):
+        ax.set_xticks(epochs if len(epochs) <= 15 else np.unique(np.linspace(1, len(epochs), 10).astype(int)))
+        ax.grid(axis="y", color=GREY, alpha=0.4, linewidth=0.6)
+    fig.savefig(path)
+
+
+def draw_mistakes(images: Array, labels: Array, chances: Array, path: Path) -> None:
+    """The first ten wrong predictions: each image beside the probabilities of its classes."""
+    guesses = chances.argmax(axis=1)
+    wrong = np.flatnonzero(guesses != labels)
+    which = f"the first {min(10, len(wrong))} of {len(wrong):,}" if len(wrong) else "none"
+    fig = figure(15, 4.8)
+    fig.suptitle(f"Mistakes on {len(labels):,} test images: {which}\n", x=0.005, ha="left", fontsize=14)
+    fig.text(0.005, 0.915, "■ what the network says", color=ORANGE)
+    fig.text(0.135, 0.915, "■ what it is", color=GREEN)
+    axes = fig.subplots(2, 10, width_ratios=[1, 0.9] * 5).reshape(10, 2)
+    for ax in axes.flat:
+        ax.set(visible=False, box_aspect=1 if ax in axes[:, 0] else 1 / 0.9)
+    for (picture, bars), i in zip(axes, wrong, strict=False):
+        picture.imshow(images[i], cmap="gray_r", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        picture.set(visible=True, title=f"image {i}", xticks=[], yticks=[])
+        picture.spines[:].set(visible=True, color=GREY)
+        percents = 100 * chances[i]
+        colors = {int(guesses[i]): ORANGE, int(labels[i]): GREEN}
+        bars.barh(range(len(percents)), percents, color=[colors.get(c, GREY) for c in range(len(percents))])
+        for c in colors:
+            inside = percents[c] > 60
+            place = {"x": percents[c] + (-3 if inside else 3), "y": c, "ha": "right" if inside else "left"}
+            number = f"{percents[c]:.0f} %" if percents[c] >= 1 else "< 1 %"
+            bars.text(**place, s=number, va="center_baseline", fontsize=7.5, color="white" if inside else INK)
+        bars.set(visible=True, xlim=(0, 100), xticks=[0, 50, 100], title=f"says {guesses[i]}, is {labels[i]}")
+        bars.invert_yaxis()
+        bars.tick_params(labelsize=8)
+        if len(percents) <= 12:
+            bars.set_yticks(range(len(percents)))
+    fig.savefig(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the terminal
+# ---------------------------------------------------------------------------------------------------------------------
+
+SHADES = " ░▒▓█"
+FRAME = "┌─┐│└┘"
+
+
+def in_characters(image: Array) -> list[str]:
+    """A framed picture of text: a character stands for two pixels, as it is twice as high as it is wide."""
+    shades, frame = (SHADES, FRAME) if can_print(SHADES + FRAME) else (" .+#@", "+-+|++")
+    step = -(-image.shape[1] // 56)
+    image = np.pad(image, ((0, -len(image) % (2 * step)), (0, 0)))[::step, ::step].astype(int)
+    ink = (image[0::2] + image[1::2]) / (2 * 255)
+    lines = ["".join(shades[math.ceil(v * (len(shades) - 1))] for v in row) for row in ink]
+    edge = frame[1] * ink.shape[1]
+    return [frame[0] + edge + frame[2], *(frame[3] + line + frame[3] for line in lines), frame[4] + edge + frame[5]]
+
+
+def bar_in_characters(fraction: float) -> str:
+    """A bar of up to 30 characters."""
+    return (SHADES[-1] if can_print(SHADES) else "#") * round(30 * fraction)
+
+
+def can_print(text: str) -> bool:
+    """Whether the terminal knows these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeError:
+        return False
+    return True

@@ -1,0 +1,51 @@
+"""What results are compared with: plain NumPy and numeric differentiation, none of the code under test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+# Central differences of fourth order: f'(0) h = sum of weight * f(place * h).
+STENCIL = ((-2, 1 / 12), (-1, -8 / 12), (1, 8 / 12), (2, -1 / 12))
+
+
+def leaves(result: Any) -> list[Any]:
+    """The arrays (or Tensors) of a result, which may be a nested tuple or list of them."""
+    if isinstance(result, (tuple, list)):
+        return [leaf for part in result for leaf in leaves(part)]
+    return [result]
+
+
+def floating(result: Any) -> list[Any]:
+    """Those of its arrays that can have a gradient."""
+    return [leaf for leaf in leaves(result) if leaf.dtype.kind == "f"]
+
+
+def projected(call: Callable[..., Any], weights: list[np.ndarray]) -> Callable[..., float]:
+    """The number sum(weight * output) over all outputs, as a function of the arguments."""
+    return lambda *arrays: float(sum(np.sum(w * y) for w, y in zip(weights, floating(call(*arrays)), strict=True)))
+
+
+def first_derivative(f: Callable[..., float], x: list[np.ndarray], v: list[np.ndarray], h: float) -> float:
+    """d/dt f(x + t v) at t = 0."""
+    return sum(w * f(*(a + k * h * b for a, b in zip(x, v, strict=True))) for k, w in STENCIL) / h
+
+
+def second_derivative(
+    f: Callable[..., float], x: list[np.ndarray], v: list[np.ndarray], u: list[np.ndarray], h: float
+) -> float:
+    """d/ds d/dt f(x + t v + s u) at s = t = 0."""
+    return sum(
+        w * first_derivative(f, [a + k * h * b for a, b in zip(x, u, strict=True)], v, h) for k, w in STENCIL
+    ) / h
+
+
+def units_apart(a: np.ndarray, b: np.ndarray) -> float:
+    """By how many units in the last place two arrays differ at most; NaN and infinity must stand in the same places."""
+    both = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(a[~both], b[~both], equal_nan=True):
+        return np.inf
+    a, b = a[both], b[both]
+    return float(np.max(np.abs(a - b) / np.spacing(np.maximum(np.abs(a), np.abs(b))), initial=0))

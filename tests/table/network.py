@@ -1,0 +1,54 @@
+"""The rows of the network functions in `tinygrad_mm.functional` and of the engine itself.
+
+NumPy has none of these, so each is compared with a formula written here in another way than there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import strategies as my
+from hypothesis import strategies as st
+from numpy.exceptions import AxisError
+
+from table.row import Row
+from tinygrad_mm import functional
+from tinygrad_mm.graph import defvjp, primitive, select
+
+LABELS = np.array([1, 0, 1])
+
+
+def shares(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.exp(x) / np.exp(x).sum(axis=axis, keepdims=True)
+
+
+def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return -np.log(np.take_along_axis(shares(logits), labels[..., None], axis=-1)[..., 0])
+
+
+
+@primitive
+def sum_and_product(a, b):
+    """A call that returns two arrays: the engine records it once, and each output as a selection from it."""
+    return a + b, a * b
+
+
+defvjp(sum_and_product, lambda g, y, a, b: g[0] + g[1] * b, lambda g, y, a, b: g[0] + g[1] * a)
+
+AXIS = {"axis": my.one_axis}
+
+# fmt: off
+ROWS = [
+    Row(functional.relu,        oracle=lambda x: np.where(x > 0, x, 0).astype(x.dtype)),
+    Row(functional.sigmoid,     oracle=lambda x: 1 / (1 + np.exp(-x)), ulps=4),
+    Row(functional.sigmoid,     domain=(30, 80), oracle=lambda x: np.ones_like(x), ulps=1, note="saturated"),
+    Row(functional.softmax,     "s... n", oracle=shares, ulps=8),
+    Row(functional.softmax,     "s... n", options=AXIS, oracle=shares, ulps=8),
+    Row(functional.log_softmax, "s... n", oracle=lambda x: np.log(shares(x)), ulps=64),
+    Row(functional.log_softmax, "s... n", options=AXIS, oracle=lambda x, axis: np.log(shares(x, axis)), ulps=64),
+    Row(functional.logsumexp,   "s... n", oracle=lambda x: np.log(np.exp(x).sum(axis=-1)), ulps=64, domain=(1, 3)),
+    Row(functional.logsumexp,   "s... n", options={**AXIS, "keepdims": st.booleans()}, oracle=lambda x, **options: np.log(np.exp(x).sum(**options)), ulps=64, domain=(1, 3)),
+    Row(functional._cross_entropy, "3 2", call=lambda x: functional._cross_entropy(x, LABELS), oracle=lambda x: losses(x, LABELS), ulps=64, zero_d=AxisError),
+    Row(select,                 "...", "...", call=sum_and_product),
+    Row(select,                 "...", "...", call=lambda a, b: sum_and_product(a, b)[1], note="one of two"),
+]
+# fmt: on

@@ -1,0 +1,127 @@
+"""How messages speak of arrays, tensors, operations, and places in the user's program."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.graph import Node, Scope, Vertex, name_of
+
+__all__ = ["Names", "arguments_text", "array_text", "count_text", "line_text", "names_in", "scope_text", "title"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a model calls its tensors (by id) and its modules (by token)."""
+
+    tensors: Mapping[int, str]
+    modules: Mapping[object, str]
+
+
+def names_in(model: Any) -> Names:
+    """The attribute paths in a model; without a model, none.
+
+    >>> names_in(None)
+    Names(tensors={}, modules={})
+    """
+    if model is None:
+        return Names({}, {})
+    if not hasattr(model, "named_parameters") or not hasattr(model, "named_modules"):
+        raise TypeError(f"model= is a {type(model).__name__}, not a Module; pass the network, or leave model= out")
+    return Names(
+        {id(tensor): path for path, tensor in model.named_parameters()},
+        {module.token: path for path, module in model.named_modules()},
+    )
+
+
+def array_text(value: Any) -> str:
+    """Shape, dtype and range of an array, with what is not finite counted; a plain number as it is.
+
+    >>> array_text(np.array([1.0, np.inf, np.nan, -2.5]))
+    '(4,) float64 from -2.5 to 1, 1 NaN, 1 inf'
+    """
+    if isinstance(value, tuple):
+        return f"{len(value)} arrays"
+    if not isinstance(value, np.ndarray):
+        return f"the number {value}"
+    text = f"{value.shape} {value.dtype}"
+    if value.dtype.kind not in "fiu" or not value.size:
+        return text
+    finite = value[np.isfinite(value)]
+    low, high = (finite.min(), finite.max()) if finite.size else (None, None)
+    parts = [
+        text if low is None else f"{text}, all {low:.4g}" if low == high else f"{text} from {low:.4g} to {high:.4g}"
+    ]
+    for name, test in (("NaN", np.isnan), ("inf", np.isposinf), ("-inf", np.isneginf)):
+        if number := int(test(value).sum()):
+            parts.append(f"{number} {name}")
+    return ", ".join(parts)
+
+
+def count_text(mask: Any) -> str:
+    """How many elements a mask names, and the first one.
+
+    >>> count_text(np.array([[False, True], [False, True]]))
+    '2 of 4 elements, the first at [0, 1]'
+    """
+    if mask.ndim == 0:
+        return "its only element"
+    first = ", ".join(str(int(i)) for i in np.unravel_index(int(np.argmax(mask)), mask.shape))
+    return f"{int(mask.sum())} of {mask.size} elements, the first at [{first}]"
+
+
+def title(a: Any, names: Names) -> str:
+    """What a tensor is called: its path in the model, its own name, or how it came to be.
+
+    >>> title(np.ones(3), names_in(None))
+    'an array'
+    """
+    if not isinstance(a, Vertex):
+        return "an array" if isinstance(a, np.ndarray) else "a constant"
+    given = names.tensors.get(id(a)) or (a.extra or {}).get("name")
+    if given:
+        return str(given)
+    if a.node is not None:
+        return f"the result of {name_of(a.node.fun)}"
+    kind = type(a).__name__.lower()
+    return f"a {kind}" if kind != "tensor" else "a leaf that requires grad" if a.requires_grad else "a constant tensor"
+
+
+def arguments_text(args: Any, names: Names) -> list[str]:
+    """One line for each argument of a call that holds numbers."""
+    return [
+        f"argument {i}: {title(a, names)}, {array_text(a.value if isinstance(a, Vertex) else a)}"
+        for i, a in enumerate(args)
+        if isinstance(a, (Vertex, np.ndarray, float, int)) and not isinstance(a, bool)
+    ]
+
+
+def scope_text(scope: Scope | None, names: Names) -> str:
+    """The modules that a call was made in, outermost first: `Sequential > Dense`, or `layers.0 (Dense)` with a model."""
+    if scope is not None and names.modules.get(scope.token):
+        return f"{names.modules[scope.token]} ({scope.label})"
+    labels = []
+    while scope is not None:
+        labels.append(scope.label)
+        scope = scope.parent
+    return " > ".join(reversed(labels))
+
+
+def line_text(line: tuple[str, int] | None) -> str:
+    """A source line as `file.py:12: the code`."""
+    if line is None:
+        return ""
+    code = linecache.getline(*line).strip()
+    return f"{Path(line[0]).name}:{line[1]}" + (f": {code}" if code else "")
+
+
+def place_text(node: Node | None, names: Names) -> str:
+    """Where an operation was called, as far as that was recorded: module and source line."""
+    if node is None:
+        return ""
+    return ", ".join(part for part in (scope_text(node.scope, names), line_text(node.line)) if part)

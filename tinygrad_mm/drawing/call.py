@@ -1,0 +1,86 @@
+"""Reads one recorded call: what it computes with, what it was told, and where its gradient goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.drawing.text import index_text, value_text
+from tinygrad_mm.graph import RULES, Node, Vertex, name_of
+from tinygrad_mm.rules.shape import join
+
+__all__ = ["is_array", "lets_through", "operands_and_options", "title_of"]
+
+
+def is_array(a: Any) -> bool:
+    """Whether an argument is an array, in or outside the graph."""
+    return isinstance(a, (Vertex, np.ndarray))
+
+
+def title_of(node: Node) -> str:
+    """What a reader calls the function.
+
+    >>> title_of(Node(np.add, (1, 2), {})), title_of(Node(join, (), {}))
+    ('add', 'concatenate')
+    """
+    return "concatenate" if node.fun is join else name_of(node.fun).lstrip("_")
+
+
+def operands_and_options(node: Node) -> tuple[tuple[tuple[int, str], ...], tuple[str, ...]]:
+    """The arguments of a call: operands, as (position, name), and options, as text.
+
+    Tensors and arrays are operands; so are numbers where the function computes with them (`x * 2`), not where they
+    say how (`axis=0`).
+
+    >>> operands_and_options(Node(np.multiply, (np.ones(3), 2.0), {}))
+    (((0, 'a'), (1, 'b')), ())
+    >>> operands_and_options(Node(np.sum, (np.ones(3),), {"axis": 0}))
+    (((0, 'x'),), ('axis=0',))
+    """
+    args, names = node.args or (), _parameter_names(node)
+    computed_with = _arity(node)
+    operands: list[tuple[int, str]] = []
+    options: list[str] = []
+    for i, a in enumerate(args):
+        name = names[i] if i < len(names) else ""
+        number = isinstance(a, (bool, int, float, np.generic)) and i < computed_with and name != "key"
+        if is_array(a) or number:
+            operands.append((i, name))
+        elif name == "key":
+            options.append(index_text(a))
+        else:
+            options.append(f"{name}={value_text(a)}" if name else value_text(a))
+    options += [f"{name}={value_text(value)}" for name, value in node.kwargs.items()]
+    prefix = "#" if "key" in names else ""  # the places that an index leaves for Tensors are written #0, #1, ...
+    unnamed = [i for i, name in operands if not name]
+    return tuple((i, name or f"{prefix}{unnamed.index(i)}") for i, name in operands), tuple(options)
+
+
+def lets_through(node: Node, i: int) -> bool:
+    """Whether the rule of a call sends a gradient to its argument number i.
+
+    >>> lets_through(Node(np.where, (np.ones(3) > 0, np.ones(3), 0.0), {}), 0)
+    False
+    """
+    rule = RULES[node.fun]
+    return rule.each is not None or (i < len(rule.vjps) and rule.vjps[i] is not None)
+
+
+def _arity(node: Node) -> int:
+    """How many leading arguments a function computes with."""
+    if isinstance(node.fun, np.ufunc):
+        return node.fun.nin
+    rule = RULES[node.fun]
+    return len(rule.vjps) if rule.each is None else len(node.args or ())
+
+
+def _parameter_names(node: Node) -> tuple[str, ...]:
+    """The names of a function's positional arguments, as its rule writes them."""
+    rule = RULES[node.fun]
+    skip = 2 if rule.each is None else 3  # a rule starts with (g, y, ...) or (i, g, y, ...)
+    for written in rule.vjps if rule.each is None else (rule.each,):
+        code = getattr(written, "__code__", None)
+        if code is not None:
+            return tuple(code.co_varnames[skip : code.co_argcount])
+    return ("a", "b")[: node.fun.nin] if isinstance(node.fun, np.ufunc) else ()

@@ -1,0 +1,105 @@
+"""Turns DOT into pictures with a layout program: `dot` where it is installed, `graphviz-pure` where it is not."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["INSTALL", "LayoutProgram", "find_program", "png", "render", "svg_size", "write"]
+
+INSTALL = "`apt install graphviz` or `pip install 'tinygrad_mm[pictures]'`"
+
+# Bounds of a PNG: sharp where the picture is small, still possible to open where it is large.
+DOTS_PER_INCH = 144
+LONGEST_SIDE = 16_384
+MOST_PIXELS = 48_000_000
+
+
+class LayoutProgram(NamedTuple):
+    """A program that understands DOT; `pure` is the one from PyPI, which cannot write PDF."""
+
+    path: str
+    pure: bool
+
+
+def find_program() -> LayoutProgram:
+    """`dot` on the PATH, else `graphviz-pure` among the scripts of this Python or on the PATH.
+
+    Raises RuntimeError with neither; its text names both installs.
+    """
+    import shutil
+    import sysconfig
+
+    dot = shutil.which("dot")
+    if dot is not None:
+        return LayoutProgram(dot, pure=False)
+    pure = shutil.which("graphviz-pure", path=sysconfig.get_path("scripts")) or shutil.which("graphviz-pure")
+    if pure is not None:
+        return LayoutProgram(pure, pure=True)
+    raise RuntimeError(
+        f"a picture needs a layout program, and there is neither `dot` nor `graphviz-pure`; install one: {INSTALL}. "
+        "Saving as .dot works without"
+    )
+
+
+def render(source: str, form: str) -> bytes:
+    """The graph as "svg", "png" or "pdf".
+
+    Raises RuntimeError where there is no layout program, where it fails, and for PDF without a real `dot`.
+    """
+    program = find_program()
+    if form == "pdf" and program.pure:
+        raise RuntimeError("graphviz-pure cannot write PDF: save as .svg instead, or `apt install graphviz`")
+    return png(program, source) if form == "png" else _run(program, source, f"-T{form}")
+
+
+def png(program: LayoutProgram, source: str) -> bytes:
+    """A PNG with as many dots per inch as the bounds on its size allow."""
+    width, height = svg_size(_run(program, source, "-Tsvg"))
+    inches, area = max(width, height) / 72, width * height / 72**2
+    resolution = min(DOTS_PER_INCH, LONGEST_SIDE / inches, math.sqrt(MOST_PIXELS / area))
+    return _run(program, source, "-Tpng", f"-Gdpi={resolution:.4g}")
+
+
+def svg_size(svg: bytes) -> tuple[float, float]:
+    """Width and height of a layout program's SVG, in points.
+
+    >>> svg_size(b'<svg width="62pt" height="44.5pt" viewBox="0 0 62 44">')
+    (62.0, 44.5)
+    """
+    found = re.search(rb'<svg width="([\d.]+)pt" height="([\d.]+)pt"', svg)
+    if found is None:
+        raise RuntimeError("the layout program's SVG does not start with a width and a height in points")
+    return float(found[1]), float(found[2])
+
+
+def _run(program: LayoutProgram, source: str, *options: str) -> bytes:
+    import subprocess
+
+    done = subprocess.run([program.path, *options], input=source.encode(), capture_output=True, check=False)
+    if done.returncode != 0 or not done.stdout:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = "; ".join(said[-3:]) or "it said nothing"
+        raise RuntimeError(f"{program.path} {' '.join(options)} failed with status {done.returncode}: {reason}")
+    return done.stdout
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises OSError (FileNotFoundError, PermissionError, ...) which says what is wrong with the folder or file.
+    """
+    import uuid
+
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise type(error)(f"cannot write {path}: {reason}; save into a folder that exists and can be written") from error
+    finally:
+        part.unlink(missing_ok=True)

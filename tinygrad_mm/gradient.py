@@ -1,0 +1,112 @@
+"""From a loss to gradients: what stands between a user's call and the reverse pass.
+
+Floor 3: `backprop` knows the pass, `recording` knows how results are made; here they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.backprop import backpropagate
+from tinygrad_mm.graph import Vertex, entered, state
+from tinygrad_mm.recording import as_array, result
+
+__all__ = ["backward", "gradients"]
+
+
+def backward(y: Vertex, gradient: Any = None, retain_graph: bool = False) -> None:
+    """Add dy/d(leaf) to `.grad` of every leaf that requires a gradient: what `y.backward()` does."""
+    with entered(recording=False):
+        backpropagate([y], [_seed(y, gradient)], _accumulate, release=not retain_graph)
+
+
+def gradients(
+    y: Vertex | Sequence[Vertex],
+    xs: Vertex | Sequence[Vertex],
+    gradient: Any = None,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+    allow_unused: bool = False,
+) -> Any:
+    """The gradients of `y` with respect to each of `xs`, as Tensors; `.grad` is left alone.
+
+    `xs` may be one tensor (one gradient is returned) or a sequence of leaves or computed tensors (a tuple). `gradient`
+    weighs the elements of a `y` that is not a single number; `y` may be a sequence, and `gradient` then one too. With
+    `create_graph` the backward pass is recorded, so that its result can be differentiated again. The graph is released
+    unless `retain_graph` (by default as `create_graph`). An `x` that `y` does not use raises RuntimeError, or gives
+    None with `allow_unused`.
+
+    >>> from tinygrad_mm.tensor import Tensor
+    >>> x = Tensor(3.0, requires_grad=True)
+    >>> first = gradients(x * x * x, x, create_graph=True)
+    >>> gradients(first, x)
+    Tensor(18., dtype=float32)
+    """
+    many = not isinstance(y, Vertex)
+    ys: list[Vertex] = list(y) if many else [y]  # type: ignore[list-item, arg-type]
+    weights = [None] * len(ys) if gradient is None else list(gradient) if many else [gradient]
+    if len(weights) != len(ys):
+        raise ValueError(f"gradients: {len(ys)} outputs were given {len(weights)} gradients; one each is needed")
+    targets: list[Vertex] = [xs] if isinstance(xs, Vertex) else list(xs)
+    for i, x in enumerate(targets):
+        if not isinstance(x, Vertex):
+            raise TypeError(f"gradients: xs[{i}] is a {type(x).__name__}; gradients are taken with respect to Tensors")
+        if not x.requires_grad and not allow_unused:
+            raise RuntimeError(f"gradients: xs[{i}] requires no gradient; set requires_grad=True before using it")
+    found: dict[int, Any] = {}
+    retain = create_graph if retain_graph is None else retain_graph
+    with entered(recording=create_graph, scope=state.scope):
+        backpropagate(
+            ys,
+            [_seed(one, weight, allow_unused, create_graph) for one, weight in zip(ys, weights, strict=True)],
+            lambda x, g, owned: found.__setitem__(id(x), g),
+            targets=targets,
+            recorded=create_graph,
+            release=not retain,
+        )
+    results = []
+    for i, x in enumerate(targets):
+        g = found.get(id(x))
+        if g is None and not allow_unused:
+            raise RuntimeError(
+                f"gradients: y does not depend on xs[{i}] (shape {x.value.shape}); "
+                "pass allow_unused=True to get None for it"
+            )
+        results.append(g if g is None or isinstance(g, Vertex) else result(g))
+    return results[0] if isinstance(xs, Vertex) else tuple(results)
+
+
+def _seed(y: Vertex, gradient: Any, unused: bool = False, recorded: bool = False) -> Any:
+    """The gradient that a backward pass starts from."""
+    if not y.requires_grad and not unused:
+        raise RuntimeError(
+            "backward: this tensor has no graph behind it. None of its inputs has requires_grad=True, or it was "
+            "computed under no_grad(), or a function without gradient (a comparison, argmax, detach) cut it off"
+        )
+    if gradient is None:
+        if y.value.size != 1:
+            raise RuntimeError(
+                f"backward: the output has shape {y.value.shape}; reduce it to one number (np.sum, np.mean), "
+                "or pass gradient= of that shape"
+            )
+        return np.ones_like(y.value)
+    if isinstance(gradient, Vertex):
+        given: Any = gradient if recorded else gradient.value
+        shape, dtype = gradient.value.shape, gradient.value.dtype
+    else:
+        given = as_array(gradient)
+        shape, dtype = given.shape, given.dtype
+    if shape != y.value.shape:
+        raise ValueError(f"backward: gradient has shape {shape}, the output {y.value.shape}; they must be equal")
+    return given if dtype == y.value.dtype else given.astype(y.value.dtype)
+
+
+def _accumulate(leaf: Vertex, g: Any, owned: bool) -> None:
+    """Add a gradient to `leaf.grad`, copying only what someone else holds."""
+    if leaf.grad is None:
+        leaf.grad = g if owned and type(g) is np.ndarray else np.array(g)
+    else:
+        leaf.grad = leaf.grad + g if leaf.grad.ndim == 0 else np.add(leaf.grad, g, out=leaf.grad)

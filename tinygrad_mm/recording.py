@@ -1,0 +1,254 @@
+"""Recording: the one way from a call to its record.
+
+Floor 2. Operators, NumPy's functions and our own all end in `apply`, which calls the function on plain arrays and
+leaves a Node behind where a gradient will be wanted. `call` brings what NumPy's dispatch hands over into normal form
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.errors import caller, explained, qualified
+from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Rule, Vertex, select, state, tick
+from tinygrad_mm.rules.indexing import Slot
+
+__all__ = [
+    "apply",
+    "as_array",
+    "as_it_is",
+    "binary",
+    "call",
+    "index",
+    "operand",
+    "recorded",
+    "refuse_while_tracing",
+    "result",
+    "results_are",
+]
+
+# Types that an operation takes as they are. Python numbers among them are weak: they never change a Tensor's dtype.
+_AS_THEY_ARE = frozenset({float, int, bool, np.ndarray, type(None), tuple, str, type})
+
+_new_node = Node.__new__
+_kind: type[Vertex] = Vertex
+
+
+def results_are(kind: type[Vertex]) -> None:
+    """Say which class of Vertex a result is: `Tensor`, which stands one floor up."""
+    global _kind
+    _kind = kind
+
+
+def as_array(data: Any, dtype: Any = None) -> np.ndarray[Any, Any]:
+    """An array of `data`: arrays keep their dtype, Python floats become float32, ints int64, bools bool.
+
+    >>> as_array([1.0, 2.0]).dtype, as_array(np.array([1.0])).dtype, as_array(3).dtype
+    (dtype('float32'), dtype('float64'), dtype('int64'))
+    """
+    if isinstance(data, np.ndarray):
+        return data if dtype is None else data.astype(dtype, copy=False)
+    if isinstance(data, Vertex):
+        raise TypeError("this is a Tensor already; use it as it is, or t.detach() to cut it from its graph")
+    try:
+        array = np.asarray(data, dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"the data have no rectangular shape: {error}") from error
+    if dtype is not None:
+        return array
+    first = data
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    if isinstance(first, np.ndarray) or array.dtype.kind not in "fi":
+        return array
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)
+
+
+def as_it_is(a: Any) -> bool:
+    """Whether an operand is in normal form already."""
+    return isinstance(a, Vertex) or type(a) in _AS_THEY_ARE
+
+
+def binary(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    """The operator `a fun b` and its reflection: the fast door, one call between the operator and the record."""
+    rule = RULES[fun]
+
+    def operator(self: Any, other: Any) -> Any:
+        needed = self.requires_grad
+        if isinstance(other, Vertex):
+            needed = needed or other.requires_grad
+            b = other.value
+        elif type(other) in _AS_THEY_ARE:
+            b = other
+        elif _foreign(other):
+            return NotImplemented
+        else:
+            b = other = operand(other)
+        try:
+            value = rule.forward(self.value, b)
+        except Exception as error:
+            raise explained(error, fun, (self.value, b), NO_KWARGS) from error
+        return recorded(rule, (self, other), NO_KWARGS, value, needed)
+
+    def reflected(self: Any, other: Any) -> Any:
+        return NotImplemented if _foreign(other) else apply(fun, (operand(other), self))
+
+    return operator, reflected
+
+
+def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS) -> Any:
+    """Call `fun` on the arrays behind the arguments and record the call: the heart of the engine.
+
+    Arguments are in normal form: Tensors, arrays, and Python values, no Tensor hidden in a container.
+    """
+    rule = RULES[fun]
+    values = []
+    needed = False
+    for a in args:
+        if isinstance(a, Vertex):
+            values.append(a.value)
+            if a.requires_grad:
+                needed = True
+        else:
+            values.append(a)
+    try:
+        value = rule.forward(*values, **kwargs) if kwargs else rule.forward(*values)
+    except Exception as error:
+        raise explained(error, fun, values, kwargs) from error
+    tensor = recorded(rule, args, kwargs, value, needed)
+    if type(tensor.value) is tuple:
+        outputs = [apply(select, (tensor, i)) for i in range(len(tensor.value))]
+        return type(value)(*outputs) if hasattr(value, "_fields") else type(value)(outputs)
+    return tensor
+
+
+def recorded(rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any, needed: bool) -> Any:
+    """The result of a call as a Tensor, with the record of the call where one is needed."""
+    tensor = _kind.__new__(_kind)
+    if type(value) is not np.ndarray:
+        value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
+    tensor.value = value
+    tensor.requires_grad = False
+    tensor.node = tensor.grad = tensor.extra = None
+    tensor.version = tick()
+    if needed and state.recording:
+        node = tensor.node = _new_node(Node)
+        node.fun, node.args, node.kwargs, node.scope, node.line = rule.fun, args, kwargs, state.scope, None
+        tensor.requires_grad = rule.differentiable and (type(value) is tuple or value.dtype.kind == "f")
+    if state.watched:
+        _watched(tensor, rule.fun, args, kwargs)
+    return tensor
+
+
+def _watched(tensor: Any, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """What tracing, source lines and monitors add to a record."""
+    if state.tracing and tensor.node is None:
+        tensor.node = Node(fun, args, kwargs, state.scope)
+    if state.lines and tensor.node is not None:
+        tensor.node.line = caller()
+    if state.monitor is not None:
+        state.monitor.result(tensor, fun, args, kwargs)
+
+
+def result(value: Any) -> Any:
+    """An array as a Tensor outside any graph."""
+    return recorded(RULES[np.positive], (), NO_KWARGS, value, False)
+
+
+def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """NumPy's door: bring a call into normal form, then apply it."""
+    rule = RULES.get(fun)
+    if rule is None:
+        raise TypeError(
+            f"{qualified(fun)} has no derivative rule. Register one with tg.defvjp or write it as an expression of "
+            "functions that have rules with tg.defcomposite; or pass t.detach().data if no gradient is needed"
+        )
+    if kwargs.get("out") is not None:
+        raise TypeError(f"{qualified(fun)}: out= would write into an array outside the graph; use the returned Tensor")
+    if rule.metadata:
+        return fun(*_plain(args), **_plain(kwargs))
+    if not rule.differentiable:
+        if state.tracing and _hidden(args, kwargs):
+            raise TypeError(f"{qualified(fun)}: a Tensor inside a container or keyword cannot be traced")
+        return apply(fun, tuple(map(_top, args)), _plain(kwargs))
+    if rule.each is None and not rule.vjps:
+        assert rule.composite is not None
+        return rule.composite(*args, **kwargs)
+    if rule.each is not None:
+        return apply(fun, tuple(map(operand, args)), kwargs)
+    arity = len(rule.vjps)
+    if len(args) > len(rule.names):  # more than the rule names: its expression's business, or a primitive's own *args
+        return rule.composite(*args, **kwargs) if rule.composite else apply(fun, tuple(map(operand, args)), kwargs)
+    if len(args) > arity or kwargs:
+        kwargs = {**dict(zip(rule.names[arity:], args[arity:], strict=False)), **kwargs}
+        args = list(args[:arity])
+        while len(args) < arity and len(args) < len(rule.names) and rule.names[len(args)] in kwargs:
+            args.append(kwargs.pop(rule.names[len(args)]))
+        unknown = [name for name in kwargs if name not in rule.names]
+        if unknown or any(isinstance(v, Vertex) for v in kwargs.values()):
+            if rule.composite is not None:
+                return rule.composite(*args, **kwargs)
+            raise TypeError(
+                f"{qualified(fun)}: the option {(unknown or list(kwargs))[0]}= is not supported on Tensors; "
+                f"supported are {', '.join(rule.names)}"
+            )
+    return apply(fun, tuple(map(operand, args)), kwargs)
+
+
+def _top(a: Any) -> Any:
+    """Arguments of a function without gradient: Anys stay, Tensors inside containers become arrays."""
+    return a if isinstance(a, Vertex) else _plain(a)
+
+
+def operand(a: Any) -> Any:
+    """An operand in normal form: NumPy scalars become Python scalars (weak), sequences become arrays."""
+    if isinstance(a, Vertex) or type(a) in _AS_THEY_ARE:
+        return a
+    if isinstance(a, np.generic):
+        return a.item()
+    return as_array(a) if isinstance(a, list) else a
+
+
+def _plain(a: Any) -> Any:
+    """The same structure with arrays in place of Tensors."""
+    if isinstance(a, Vertex):
+        return a.value
+    if isinstance(a, (list, tuple)) and not hasattr(a, "_fields"):
+        return type(a)(map(_plain, a))
+    return {k: _plain(v) for k, v in a.items()} if isinstance(a, dict) else a
+
+
+def _hidden(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    return any(isinstance(v, Vertex) for v in kwargs.values()) or any(
+        isinstance(a, (list, tuple)) and any(isinstance(x, Vertex) for x in a) for a in args
+    )
+
+
+def _foreign(other: Any) -> bool:
+    """Whether an operand should be given the chance to handle the operation itself."""
+    return not isinstance(other, (Vertex, np.ndarray, np.generic, float, int, list, tuple))
+
+
+def index(key: Any) -> tuple[Any, tuple[Vertex, ...]]:
+    """An index in normal form: Anys taken out, a numbered Slot left in each one's place."""
+    tensors: list[Vertex] = []
+
+    def replace(part: Any) -> Any:
+        if isinstance(part, Vertex):
+            tensors.append(part)
+            return Slot(len(tensors) - 1)
+        return part
+
+    key = tuple(map(replace, key)) if isinstance(key, tuple) else replace(key)
+    return key, tuple(tensors)
+
+
+def refuse_while_tracing(what: str) -> None:
+    if state.tracing:
+        raise TypeError(
+            f"{what} would bake one value into a function that is being traced; "
+            "keep the computation in Tensors (np.where instead of if), or move it outside the traced function"
+        )

@@ -1,0 +1,53 @@
+"""Functional updates: `x.at[index].set(v)` instead of `x[index] = v`, which the graph could not differentiate.
+
+Floor 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinygrad_mm.recording import apply, index, operand
+from tinygrad_mm.rules.indexing import index_add, index_multiply, index_set
+
+__all__ = ["At"]
+
+
+class At:
+    """`x.at[index]`: functional updates of the elements at an index, each returning a new tensor."""
+
+    __slots__ = ("key", "tensor", "tensors")
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+    def __getitem__(self, key: Any) -> At:
+        self.key, self.tensors = index(key)
+        return self
+
+    def set(self, value: Any) -> Any:
+        """`value` at the index; where an element is named twice the last one stays.
+
+        >>> from tinygrad_mm.tensor import Tensor
+        >>> Tensor([1.0, 2.0]).at[0].set(5.0)
+        Tensor([5., 2.], dtype=float32)
+        """
+        return apply(index_set, (self.tensor, operand(value), self.key, *self.tensors))
+
+    def add(self, value: Any) -> Any:
+        """The elements plus `value`; where an element is named twice both are added.
+
+        >>> from tinygrad_mm.tensor import Tensor
+        >>> Tensor([1.0, 2.0]).at[[0, 0]].add(5.0)
+        Tensor([11.,  2.], dtype=float32)
+        """
+        return apply(index_add, (self.tensor, operand(value), self.key, *self.tensors))
+
+    def multiply(self, value: Any) -> Any:
+        """The elements times `value`; where an element is named twice both factors count.
+
+        >>> from tinygrad_mm.tensor import Tensor
+        >>> Tensor([1.0, 2.0]).at[1].multiply(5.0)
+        Tensor([ 1., 10.], dtype=float32)
+        """
+        return apply(index_multiply, (self.tensor, operand(value), self.key, *self.tensors))

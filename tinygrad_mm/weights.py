@@ -1,0 +1,195 @@
+"""Weights: named arrays in a safetensors file, written whole or not at all, and checked when read.
+
+Floor 4. A safetensors file is a JSON header and the bytes of the arrays: nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tinygrad_mm.recording import as_array
+from tinygrad_mm.tensor import Tensor
+
+__all__ = ["WeightsError", "load", "read_metadata", "save"]
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+DIGEST = "tinygrad_mm.sha256"
+UNSIGNED, SIGNED = ("uint8", "uint16", "uint32", "uint64"), ("int8", "int16", "int32", "int64")
+DTYPES = ("float16", "float32", "float64", *SIGNED, *UNSIGNED, "bool")
+
+
+class WeightsError(ValueError):
+    """A file that cannot be read as weights, or weights that cannot be written to one; says what to do."""
+
+
+def save(path: str | os.PathLike[str], tensors: Any, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model's parameters and buffers, or a dict of arrays or Tensors, into a safetensors file.
+
+    The file appears under its name only when it is complete and on the disk; a run that fails or is killed leaves what
+    was there before. A SHA-256 digest of names, dtypes, shapes, elements and `metadata` goes into the file.
+
+    Raises WeightsError for names, dtypes or metadata that the format does not know, OSError where the file cannot be
+    written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(Path(folder, "line.safetensors"), {"slope": np.array([2.0]), "offset": np.array(1.0)})
+    ...     load(Path(folder, "line.safetensors"))
+    {'offset': array(1.), 'slope': array([2.])}
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save as serialize
+
+    arrays = {name: _contiguous(path, name, value) for name, value in _named(path, tensors)}
+    notes = dict(metadata or {})
+    for key, value in notes.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise WeightsError(f"{path}: metadata are text by text, not {key!r}: {value!r}; use json.dumps(value)")
+    notes[DIGEST] = _digest(arrays, notes)
+    try:
+        content = serialize(arrays, notes)
+    except (SafetensorError, UnicodeError) as error:
+        raise WeightsError(
+            f"{path}: these weights have no safetensors form ({error}); rename or convert them"
+        ) from error
+    _write(Path(os.path.realpath(path)), content)
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The arrays in a safetensors file, by name; one written by `save` is checked against its digest.
+
+    Raises FileNotFoundError where there is no such file, WeightsError where it is damaged, is no safetensors file, or
+    holds a type that NumPy lacks.
+    """
+    return _read(path)[0]
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata that `save` was given; the file is checked as by `load`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(Path(folder, "none.safetensors"), {}, metadata={"epoch": "5"})
+    ...     read_metadata(Path(folder, "none.safetensors"))
+    {'epoch': '5'}
+    """
+    return _read(path)[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _named(path: Any, tensors: Any) -> Iterable[tuple[Any, Any]]:
+    """(name, value) of a dict, or of what has `named_parameters` and `named_buffers`: a module."""
+    if hasattr(tensors, "named_parameters"):
+        return [*tensors.named_parameters(), *tensors.named_buffers()]
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"{path}: save takes a model or a dict of arrays, not {type(tensors).__name__}")
+    return tensors.items()
+
+
+def _contiguous(path: Any, name: Any, value: Any) -> Array:
+    """The value as safetensors wants it: strided arrays would be saved silently wrong."""
+    if not isinstance(name, str):
+        raise WeightsError(f"{path}: the name {name!r} is not text; safetensors names are, so use str({name!r})")
+    array = value.data if isinstance(value, Tensor) else as_array(value)
+    if array.dtype.name not in DTYPES:
+        raise WeightsError(
+            f"{path}: {name} is {array.dtype}, which safetensors does not hold; convert it with astype to one of "
+            + ", ".join(DTYPES)
+        )
+    return np.asarray(array, array.dtype.newbyteorder("="), order="C")
+
+
+def _digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        sha.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+        sha.update(array.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file in one step: a temporary neighbour, forced to the disk, then given the name."""
+    temporary = path.with_name(f".tinygrad_mm-{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with open(temporary, "xb") as file:  # the umask decides the permissions, as for any new file
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:  # Ctrl-C too
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        what = f"the weights could not be written ({error.strerror}); check the folder, its permissions and free space"
+        raise OSError(error.errno, what, str(path)) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the new name to the disk too, where the system can: Windows and some network file systems cannot."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as deserialize
+
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name the .safetensors file in it")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the path, or save weights there first")
+    content = path.read_bytes()
+    try:
+        found = deserialize(content)
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path} is no whole safetensors file ({error}); copy or download it again, or save the weights anew"
+        ) from error
+    except KeyError as error:
+        raise WeightsError(
+            f"{path} holds elements of type {error}, which NumPy lacks; convert them to float32 in the program that "
+            "wrote the file"
+        ) from error
+    arrays = {name: _sound(array) for name, array in sorted(found.items())}
+    size = int.from_bytes(content[:8], "little")  # the header was found valid above
+    metadata = dict(json.loads(content[8 : 8 + size]).get("__metadata__") or {})
+    digest = metadata.pop(DIGEST, None)
+    if digest is not None and digest != _digest(arrays, metadata):
+        raise WeightsError(
+            f"{path} is damaged: its contents do not give the SHA-256 digest that was saved with them; "
+            "restore it from a copy, or save the weights anew"
+        )
+    return arrays, metadata
+
+
+def _sound(array: Array) -> Array:
+    """An array of the file that can be written to, with no booleans other than 0 and 1."""
+    if array.dtype == bool:
+        return np.not_equal(array.view(np.uint8), 0)
+    return array if array.flags.writeable else array.copy()
