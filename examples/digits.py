@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import os
 import sys
 import tempfile
 import time
@@ -24,6 +25,10 @@ from collections.abc import Callable
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
+
+# Matrices as small as these gain little from a second thread, and lose much where another program wants that core:
+# the threads wait for each other in busy loops. For large hidden layers, set the variable to the number of cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from digits_pictures import bar_in_characters, draw_learning_curve, draw_mistakes, draw_weights, in_characters
@@ -274,7 +279,7 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        print("\ndigits.py: stopped; weights are written after the last epoch only", file=sys.stderr)
+        print("\ndigits.py: stopped; the weights are written, whole, when the training is done", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         sys.exit(f"digits.py: {error}")

@@ -11,11 +11,11 @@ import numpy as np
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-LOG_TICKS = [step * 10.0**power for power in range(-9, 4) for step in (1, 2, 5)]
+LOG_TICKS = [step * 10.0**power for power in range(-9, 4) for step in (1, 2, 3, 5)]
 BLUE, ORANGE, GREEN, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#b8bcc2", "#30343a"
 
 
-def figure(width: float, height: float) -> Any:
+def figure(width: float, height: float, layout: str | None = "constrained") -> Any:
     """A figure for a file: drawn by Agg, without a window."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,7 +23,7 @@ def figure(width: float, height: float) -> Any:
 
     mpl.rcParams.update({"font.size": 10, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK})
     mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})
-    fig = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    fig = Figure(figsize=(width, height), dpi=150, layout=layout)
     FigureCanvasAgg(fig)
     return fig
 
@@ -31,7 +31,7 @@ def figure(width: float, height: float) -> Any:
 def draw_weights(weight: Array, height: int, width: int, path: Path) -> None:
     """The first layer's weights: one tile per unit, laid out like the image that it is multiplied with."""
     units = weight.shape[1]
-    strongest = np.argsort(-np.square(weight).sum(axis=0), kind="stable")[:256]
+    strongest = np.argsort(-np.square(weight).sum(axis=0), kind="stable")[:288]  # 12 rows of 24
     columns = math.ceil(math.sqrt(2 * len(strongest)))
     rows = math.ceil(len(strongest) / columns)
     wall = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan, np.float32)
@@ -62,7 +62,7 @@ def draw_learning_curve(history: dict[str, list[Any]], path: Path) -> None:
     fig = figure(11, 4.4)
     left, right = fig.subplots(1, 2)
     at = (np.arange(len(running)) + 0.5) * piece * epochs[-1] / len(losses)
-    left.plot(at, running, color=BLUE, alpha=0.35, linewidth=1, label=f"train, mean of {piece} batches while learning")
+    left.plot(at, running, color=BLUE, alpha=0.35, linewidth=1, label="train, during the epoch")
     for name, color in (("train", BLUE), ("test", ORANGE)):
         loss, accuracy = np.array(history[name]).T
         left.plot(epochs, loss, "o-", color=color, label=f"{name}, after the epoch")
@@ -72,9 +72,11 @@ def draw_learning_curve(history: dict[str, list[Any]], path: Path) -> None:
             va="center", color=color, annotation_clip=False,
         )  # fmt: skip
     left.set(title="Loss", xlabel="epoch", ylabel="mean cross entropy (log scale)", yscale="log", xlim=(0, None))
-    left.set_yticks([t for t in LOG_TICKS if left.get_ylim()[0] < t < left.get_ylim()[1]])
+    ticks = [t for t in LOG_TICKS if left.get_ylim()[0] <= t <= left.get_ylim()[1]]
+    if len(ticks) > 1:
+        left.set_yticks(ticks)
+        left.minorticks_off()
     left.yaxis.set_major_formatter("{x:g}")
-    left.minorticks_off()
     left.legend(frameon=False)
     floor = math.floor(min(right.get_ylim()[0], 99))
     right.set(title="Accuracy", xlabel="epoch", ylabel=f"% right (axis starts at {floor})", ylim=(floor, 100))
@@ -89,15 +91,16 @@ def draw_mistakes(images: Array, labels: Array, chances: Array, path: Path) -> N
     guesses = chances.argmax(axis=1)
     wrong = np.flatnonzero(guesses != labels)
     which = f"the first {min(10, len(wrong))} of {len(wrong):,}" if len(wrong) else "none"
-    fig = figure(15, 4.8)
-    fig.suptitle(f"Mistakes on {len(labels):,} test images: {which}\n", x=0.005, ha="left", fontsize=14)
-    fig.text(0.005, 0.915, "■ what the network says", color=ORANGE)
-    fig.text(0.135, 0.915, "■ what it is", color=GREEN)
-    axes = fig.subplots(2, 10, width_ratios=[1, 0.9] * 5).reshape(10, 2)
+    fig = figure(15, 4.6, layout=None)  # 20 axes of known sizes need no layout engine
+    fig.text(0.01, 0.94, f"Mistakes on {len(labels):,} test images: {which}", fontsize=14)
+    fig.text(0.01, 0.89, "■ what the network says", color=ORANGE)
+    fig.text(0.14, 0.89, "■ what it is", color=GREEN)
+    place = {"left": 0.01, "right": 0.985, "bottom": 0.06, "top": 0.79, "wspace": 0.22, "hspace": 0.35}
+    axes = fig.subplots(2, 10, gridspec_kw=place).reshape(10, 2)
     for ax in axes.flat:
-        ax.set(visible=False, box_aspect=1 if ax in axes[:, 0] else 1 / 0.9)
+        ax.set_visible(False)
     for (picture, bars), i in zip(axes, wrong, strict=False):
-        picture.imshow(images[i], cmap="gray_r", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        picture.imshow(images[i], cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
         picture.set(visible=True, title=f"image {i}", xticks=[], yticks=[])
         picture.spines[:].set(visible=True, color=GREY)
         percents = 100 * chances[i]
@@ -105,10 +108,12 @@ def draw_mistakes(images: Array, labels: Array, chances: Array, path: Path) -> N
         bars.barh(range(len(percents)), percents, color=[colors.get(c, GREY) for c in range(len(percents))])
         for c in colors:
             inside = percents[c] > 60
-            place = {"x": percents[c] + (-3 if inside else 3), "y": c, "ha": "right" if inside else "left"}
+            end = {"x": percents[c] + (-3 if inside else 3), "y": c, "ha": "right" if inside else "left"}
             number = f"{percents[c]:.0f} %" if percents[c] >= 1 else "< 1 %"
-            bars.text(**place, s=number, va="center_baseline", fontsize=7.5, color="white" if inside else INK)
-        bars.set(visible=True, xlim=(0, 100), xticks=[0, 50, 100], title=f"says {guesses[i]}, is {labels[i]}")
+            bars.text(**end, s=number, va="center_baseline", fontsize=7.5, color="white" if inside else INK)
+        bars.set(
+            visible=True, box_aspect=1, xlim=(0, 100), xticks=[0, 50, 100], title=f"says {guesses[i]}, is {labels[i]}"
+        )
         bars.invert_yaxis()
         bars.tick_params(labelsize=8)
         if len(percents) <= 12:

@@ -61,18 +61,19 @@ def fill(row: Row, lengths: dict[str, int], broadcast: list[Shape], same: Shape)
 
 
 @st.composite
-def shapes(draw: st.DrawFn, row: Row) -> list[Shape]:
-    """Shapes that a row's laws allow, none of them empty; 0-d ones where NumPy accepts those."""
-    lengths = {name: draw(st.integers(1, 3)) for name in names(row)}
+def shapes(draw: st.DrawFn, row: Row, least: int = 1) -> list[Shape]:
+    """Shapes that a row's laws allow, every length at least `least`; 0-d ones where NumPy accepts those."""
+    lengths = {name: draw(st.integers(least, 3)) for name in names(row)}
+    fewest = 0 if lengths else 1 if row.zero_d or least > 1 else 0
+    bounds = {"min_dims": fewest, "max_dims": 2 if lengths else 3, "min_side": least, "max_side": 3}
     dotted = [i for i, law in enumerate(row.shapes) if "..." in law.split()]
-    fewest, most = (0, 2) if lengths else (1 if row.zero_d else 0, 3)
     broadcast: list[Shape] = [()] * len(row.shapes)
     if len(dotted) == 1:
-        broadcast[dotted[0]] = draw(hnp.array_shapes(min_dims=fewest, max_dims=most, max_side=3))
+        broadcast[dotted[0]] = draw(hnp.array_shapes(**bounds))
     elif dotted:
-        drawn = draw(hnp.mutually_broadcastable_shapes(num_shapes=len(dotted), min_dims=fewest, max_dims=most, max_side=3)).input_shapes
+        drawn = draw(hnp.mutually_broadcastable_shapes(num_shapes=len(dotted), **bounds)).input_shapes
         broadcast = [drawn[dotted.index(i)] if i in dotted else () for i in range(len(row.shapes))]
-    same = draw(hnp.array_shapes(min_dims=fewest, max_dims=most, max_side=3)) if "s..." in " ".join(row.shapes) else ()
+    same = draw(hnp.array_shapes(**bounds)) if "s..." in " ".join(row.shapes) else ()
     return fill(row, lengths, broadcast, same)
 
 
@@ -141,6 +142,9 @@ def constant(row: Row) -> bool:
 
 def layouts(a: np.ndarray) -> Iterator[np.ndarray]:
     """The same elements elsewhere in memory: transposed, every second one of a larger array, backwards."""
+    if a.ndim == 0:
+        yield from (a, a, a)
+        return
     yield np.asfortranarray(a)
     wide = np.full(tuple(2 * n for n in a.shape), np.nan, a.dtype)
     every_second = wide[(slice(None, None, 2),) * a.ndim]
@@ -159,9 +163,9 @@ def one_axis(shape: Shape, *others: Shape) -> st.SearchStrategy[int]:
     return st.integers(-len(shape), len(shape) - 1) if shape else st.sampled_from([0, -1])
 
 
-def several_axes(shape: Shape, *others: Shape) -> st.SearchStrategy[tuple[int, ...]]:
+def several_axes(shape: Shape, *others: Shape, least: int = 0) -> st.SearchStrategy[tuple[int, ...]]:
     """Different axes, counted from either end, possibly none."""
-    axes = st.lists(st.sampled_from(range(len(shape))), unique=True) if shape else st.just([])
+    axes = st.lists(st.sampled_from(range(len(shape))), unique=True, min_size=least) if shape else st.just([])
     return axes.flatmap(
         lambda found: st.tuples(*(st.sampled_from([axis, axis - len(shape)]) for axis in found))
     )
@@ -170,6 +174,11 @@ def several_axes(shape: Shape, *others: Shape) -> st.SearchStrategy[tuple[int, .
 def any_axes(shape: Shape, *others: Shape) -> st.SearchStrategy[int | tuple[int, ...] | None]:
     """What a reduction takes as `axis`: None, one axis, several axes."""
     return st.none() | one_axis(shape) | several_axes(shape) if shape else st.sampled_from([None, ()])
+
+
+def full_axes(shape: Shape, *others: Shape) -> st.SearchStrategy[int | tuple[int, ...] | None]:
+    """The same without the empty tuple: something is reduced."""
+    return st.none() | one_axis(shape) | several_axes(shape, least=1) if shape else st.none()
 
 
 def permutation(shape: Shape, *others: Shape) -> st.SearchStrategy[tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import math
+import pickle
 import weakref
 
 import numpy as np
@@ -187,7 +188,7 @@ def test_sequential():
     model = nn.Sequential(nn.Dense(2, 3, rng=0), np.tanh, nn.Linear(3, 1, rng=1))
     assert len(model) == 3
     assert model[1] is np.tanh
-    assert list(model)[0] is model[0]
+    assert next(iter(model)) is model[0]
     assert model(np.ones((4, 2), np.float32)).shape == (4, 1)
     assert "layers.0: Dense(2, 3)" in repr(model)
 
@@ -203,6 +204,183 @@ def test_summary_counts_shared_parameters_once():
     assert nn.summary(shared).splitlines()[-1].split()[-1] == "8"
     with pytest.raises(TypeError, match="a Module is needed"):
         nn.summary(3)
+
+
+# -- the life of a module
+
+
+def test_state_is_saved_by_path_once_and_copied():
+    model = Tied()
+    state = model.state_dict()
+    assert list(state) == ["first.weight", "first.bias", "more.a.weight", "more.a.bias", "more.b.0", "scale", "mean"]
+    model.first.weight.data = np.zeros((3, 3), np.float32)
+    assert state["first.weight"].any()
+    other = Tied()
+    for p in other.parameters():
+        p.data = p.data * 0
+    assert other.load_state_dict({**state, "mean": np.array([1.0, 2.0], np.float32)}) == ([], [])
+    assert other.again is other.first
+    assert np.array_equal(other.first.weight.data, state["first.weight"])
+    assert np.array_equal(other.mean.data, [1, 2])
+    state["scale"] += 1
+    assert other.scale.item() == 2
+
+
+def test_loading_keeps_the_optimizers_arrays():
+    """Optimizers hold parameters as views of flat buffers: loading writes into them."""
+    model = nn.Linear(3, 2, rng=0)
+    optimizer = tg.optim.SGD(model.parameters(), 0.1)
+    x = np.ones((4, 3), np.float32)
+    model(x).sum().backward()
+    optimizer.step()
+    model.load_state_dict(nn.Linear(3, 2, rng=1).state_dict())
+    optimizer.zero_grad()
+    model(x).sum().backward()
+    before = model.weight.data.copy()
+    optimizer.step()
+    assert np.allclose(model.weight.data, before - 0.1 * 4)
+
+
+def test_loading_names_every_fault_and_changes_nothing():
+    model = Tied()
+    before = model.state_dict()
+    state = model.state_dict()
+    state["more.c"] = state.pop("more.b.0")
+    state["first.bias"] = np.zeros(4, np.float32)
+    state["scale"] = np.array(1.0)
+    with pytest.raises(ValueError, match="nothing was changed") as error:
+        model.load_state_dict(state)
+    for part in ("first.bias has shape (4,), not (3,)", "scale is float64, not float32", "missing: more.b.0",
+                 "unexpected: more.c", "strict=False", "model.to(np.float64)"):  # fmt: skip
+        assert part in str(error.value)
+    with pytest.raises(ValueError, match=r"first.bias has shape \(4,\)") as error:
+        model.load_state_dict(state, strict=False)
+    assert "missing" not in str(error.value)
+    with pytest.raises(TypeError, match="dict of arrays by name, not list"):
+        model.load_state_dict([1])
+    with pytest.raises(TypeError, match="no array of numbers"):
+        model.load_state_dict({**before, "scale": "text"})
+    assert all(np.array_equal(before[name], value) for name, value in model.state_dict().items())
+    del state["first.bias"], state["scale"]
+    state["mean"] = np.array([5.0, 5.0], np.float32)
+    assert model.load_state_dict(state, strict=False) == (["first.bias", "more.b.0", "scale"], ["more.c"])
+    assert model.mean.data[0] == 5
+
+
+def test_frozen_parameters_do_not_learn():
+    model = Tied()
+    names = [path for path, _ in model.named_parameters()]
+    assert model.first.freeze() is model.first
+    optimizer = tg.optim.SGD(model.parameters(), 0.1, weight_decay=0.5)
+    before = model.state_dict()
+    model(np.ones((2, 3), np.float32)).sum().backward()
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        assert np.array_equal(value, before[name]) == (name.startswith("first") or name == "mean"), name
+    model.freeze()
+    assert [path for path, _ in model.named_parameters()] == names  # `scale` is a plain Tensor, and still known
+    assert not model(np.ones((2, 3), np.float32)).requires_grad
+    model.unfreeze()
+    assert all(p.requires_grad for p in model.parameters())
+    model(np.ones((2, 3), np.float32)).sum().backward()
+
+
+def test_forward_hooks():
+    layer, seen = nn.Linear(3, 2, rng=0), []
+    x = np.ones((4, 3), np.float32)
+    plain = layer(x).data
+    remove = [
+        layer.register_forward_pre_hook(lambda module, args: (args[0] * 2,)),
+        layer.register_forward_pre_hook(lambda module, args: seen.append(args[0].copy())),
+        layer.register_forward_hook(lambda module, args, output: seen.append(module)),
+        layer.register_forward_hook(lambda module, args, output: output + 1),
+    ]
+    assert np.allclose(layer(x).data, 2 * plain + 1)
+    assert np.array_equal(seen[0], 2 * x)
+    assert seen[1] is layer
+    assert "_after" not in vars(copy.deepcopy(layer))
+    assert [path for path, _ in layer.named_parameters()] == ["weight", "bias"]
+    for undo in remove:
+        undo()
+        undo()
+    assert np.array_equal(layer(x).data, plain)
+    assert set(vars(layer)) == set(vars(nn.Linear(3, 2)))
+
+
+def test_to_another_dtype():
+    model = nn.Sequential(nn.Linear(3, 3, rng=0), nn.BatchNorm1d(3), nn.Embedding(2, 3, rng=0))
+    model.counts = tg.Buffer([1, 2])
+    model[0](np.ones((2, 3), np.float32)).sum().backward()
+    assert model.to(np.float64) is model
+    assert {a.dtype.name for name, a in model.state_dict().items() if name != "counts"} == {"float64"}
+    assert model.counts.dtype == np.int64
+    assert model[0].weight.grad.dtype == np.float64
+    assert model[1](model[0](np.ones((2, 3)))).dtype == np.float64
+    with pytest.raises(TypeError, match="floating numbers"):
+        model.to(int)
+
+
+def test_copies_and_pickles_work():
+    model = nn.Sequential(
+        nn.Dense(3, 3, "relu", rng=0), nn.BatchNorm1d(3), nn.ModuleDict({"a": nn.Linear(3, 2, rng=1)})
+    )
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert [path for path, _ in other.named_parameters()] == [path for path, _ in model.named_parameters()]
+        assert other.token is not model.token
+        x = np.ones((2, 3), np.float32)
+        assert np.array_equal(other[0](x).data, model[0](x).data)
+
+
+# -- summary of a forward pass
+
+
+def test_summary_of_a_forward_pass_leaves_the_model_alone():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, rng=0), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5, 0), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Dense(36, 10, rng=1),
+    )  # fmt: skip
+    x = rng().standard_normal((5, 1, 8, 8)).astype(np.float32)
+    before, draws = model.state_dict(), model[3].rng.bit_generator.state
+    text = nn.summary(model, x)
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert "(5, 4, 6, 6)" in lines["layers.0"]
+    assert f"{5 * 4 * 36 * 9:,}" in lines["layers.0"]
+    assert "(5, 4, 3, 3)" in lines["layers.4"]
+    assert f"{5 * 36 * 10:,}" in lines["layers.6"]
+    assert f"{5 * 4 * 36 * 9 + 5 * 36 * 10:,}" in lines["total"]
+    assert all(np.array_equal(before[name], value) for name, value in model.state_dict().items())
+    assert model[3].rng.bit_generator.state == draws
+    assert model.training
+    assert not any("_after" in vars(module) for _, module in model.named_modules())
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(ValueError, match="images of 3 channels"):
+        nn.summary(model, np.zeros((1, 3, 8, 8), np.float32))
+    assert not any("_after" in vars(module) for _, module in model.named_modules())
+
+
+def test_summary_counts_what_the_graph_keeps():
+    """Two layers of x @ W + b and a relu: results of the product and of the sum, and of the relu; the input is ours."""
+    model = nn.Sequential(nn.Dense(10, 20, "relu", rng=0), nn.Linear(20, 5, rng=0))
+    x = np.zeros((1000, 10), np.float32)
+    kept = 4 * 1000 * (3 * 20 + 2 * 5)
+    assert nn.summary(model, x).splitlines()[-1].endswith(f"{kept / 1e6:.2f} MB")
+    assert nn.summary(model.freeze(), x).splitlines()[-1].endswith("0.00 MB")
+
+
+def test_summary_of_a_layer_used_twice_and_of_work_outside_layers():
+    class Twice(nn.Module):
+        def __init__(self):
+            self.layer = nn.Linear(4, 4, rng=0)
+
+        def forward(self, x, times=1):
+            y = self.layer(self.layer(x))
+            return {"scores": (y @ y.T) * times, "y": [y]}
+
+    lines = nn.summary(Twice(), np.ones((3, 4), np.float32), times=2).splitlines()
+    assert lines[2].split()[:2] == ["(model)", "Twice"]
+    assert "(3, 3), (3, 4)" in lines[2]
+    assert f" {3 * 3 * 4} " in lines[2]
+    assert f" {2 * 3 * 4 * 4} " in lines[3]
 
 
 # -- functions

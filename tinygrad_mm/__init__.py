@@ -1,6 +1,92 @@
+"""An autograd engine on NumPy: matrix multiplication at the heart of neural networks.
+
+>>> import numpy as np
+>>> import tinygrad_mm as tg
+>>> W = tg.Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+>>> loss = np.sum(np.tanh(np.ones((1, 2), np.float32) @ W))
+>>> loss.backward()
+>>> W.grad.shape
+(2, 2)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from tinygrad_mm import nn, optim
-from tinygrad_mm.functional import *
+from tinygrad_mm.functional import cross_entropy, log_softmax, logsumexp, one_hot, relu, sigmoid, softmax, tanh
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, primitive
-from tinygrad_mm.recording import apply, as_array
-from tinygrad_mm.tensor import *
+from tinygrad_mm.nn import Module
+from tinygrad_mm.tensor import Buffer, Parameter, Tensor, no_grad
+
+if TYPE_CHECKING:
+    from tinygrad_mm import data, testing, weights
+    from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
+    from tinygrad_mm.drawing import Drawing, draw
+    from tinygrad_mm.transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+    from tinygrad_mm.weights import load, save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnomalyError",
+    "Buffer",
+    "Drawing",
+    "Module",
+    "Parameter",
+    "Tensor",
+    "checkpoint",
+    "cross_entropy",
+    "data",
+    "defcomposite",
+    "defstopped",
+    "defvjp",
+    "defvjp_each",
+    "detect_anomaly",
+    "draw",
+    "grad",
+    "gradients",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "load",
+    "log_softmax",
+    "logsumexp",
+    "nn",
+    "no_grad",
+    "one_hot",
+    "optim",
+    "primitive",
+    "relu",
+    "save",
+    "sigmoid",
+    "softmax",
+    "tanh",
+    "testing",
+    "value_and_grad",
+    "vjp",
+    "weights",
+    "why",
+]
+
+# Loaded when first used, so that `import tinygrad_mm` stays quick: name -> the module it lives in.
+_LATER = {
+    **{name: name for name in ("data", "testing", "weights")},
+    **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
+    **dict.fromkeys(("Drawing", "draw"), "drawing"),
+    **dict.fromkeys(("checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"), "transforms"),
+    **dict.fromkeys(("load", "save"), "weights"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'tinygrad_mm' has no attribute {name!r}")
+    module = import_module(f"tinygrad_mm.{_LATER[name]}")
+    value = globals()[name] = module if _LATER[name] == name else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

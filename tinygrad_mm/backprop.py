@@ -106,7 +106,8 @@ def backpropagate(
                 continue
             if fun is select:
                 slots = pending.setdefault(key, [None] * len(a.value))
-                slots[args[1]] = g if slots[args[1]] is None else slots[args[1]] + g
+                slot = args[1] if len(args) > 1 else kwargs["index"]
+                slots[slot] = g if slots[slot] is None else slots[slot] + g
                 if monitor is not None:
                     monitor.contribution(vertex, i, g)
                 continue

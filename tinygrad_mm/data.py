@@ -1,6 +1,6 @@
 """Data: files into arrays, arrays into batches.
 
-Floor 4. Everything here gives plain NumPy arrays; a network turns them into Tensors when it is given them.
+Floor 6. Everything here gives plain NumPy arrays; a network turns them into Tensors when it is given them.
 """
 
 from __future__ import annotations
@@ -187,9 +187,9 @@ class DataLoader:
     (2, 28, 28) [0 1]
     (2, 28, 28) [2 3]
     (1, 28, 28) [4]
-    >>> loader = DataLoader(labels, batch_size=5, shuffle=True, rng=0)
-    >>> next(iter(loader)), next(iter(loader))
-    (array([2, 4, 3, 0, 1]), array([4, 1, 2, 0, 3]))
+    >>> shuffled = DataLoader({"x": images, "y": labels}, batch_size=5, shuffle=True, rng=0)
+    >>> [sorted(batch["y"].tolist()) for batch in shuffled]
+    [[0, 1, 2, 3, 4]]
     """
 
     def __init__(
@@ -221,6 +221,8 @@ class DataLoader:
             return len(self.data)
         shapes: list[tuple[int, ...]] = []
         _map(lambda column: shapes.append(column.shape), self.data)
+        if not shapes:
+            raise ValueError("DataLoader: there are no arrays in the data; give at least one")
         if () in shapes:
             raise ValueError(
                 "DataLoader: an array without axes has no examples to count; give arrays of shape (n, ...)"
@@ -275,9 +277,16 @@ def _map(function: Callable[[Any], Any], data: Any) -> Any:
     return function(data)
 
 
+def _structure(example: Any) -> Any:
+    """What examples need to have in common: the names of a dict, the length of a tuple."""
+    return frozenset(example) if isinstance(example, dict) else len(example) if isinstance(example, tuple) else None
+
+
 def _stack(examples: list[Any]) -> Any:
     """Examples of equal structure as one structure of arrays with one axis more."""
     first = examples[0]
+    if len({_structure(example) for example in examples}) > 1:
+        raise ValueError(f"DataLoader: examples differ in structure, such as {first!r:.60}; make them alike")
     if isinstance(first, dict):
         return {name: _stack([example[name] for example in examples]) for name in first}
     if isinstance(first, tuple):

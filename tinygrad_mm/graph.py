@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 __all__ = [
+    "Monitor",
     "Node",
     "RULES",
     "Rule",
@@ -102,6 +103,21 @@ class Scope:
         return f"{self.parent!r}.{self.label}" if self.parent else self.label
 
 
+class Monitor:
+    """Told of every call and every step of a backward pass while it is `state.monitor`; does nothing by itself."""
+
+    def result(
+        self, vertex: Vertex, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """`vertex` was computed as `fun(*args, **kwargs)`."""
+
+    def visit(self, vertex: Vertex, gradient: Any) -> None:
+        """The gradient of `vertex` is complete, and its rules run next."""
+
+    def contribution(self, vertex: Vertex, i: int, gradient: Any) -> None:
+        """The rule of the call behind `vertex` gave this gradient for its i-th argument."""
+
+
 class State(threading.local):
     """What the current thread is doing: the class attributes are the defaults of a new thread.
 
@@ -117,7 +133,7 @@ class State(threading.local):
     tracing: bool = False
     scope: Scope | None = None
     lines: bool = False
-    monitor: Any = None
+    monitor: Monitor | None = None
     watched: bool = False
     replaying: bool = False
     generators: dict[int, tuple[Any, Any]] | None = None

@@ -32,8 +32,8 @@ def numeric_gradient(
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The whole gradient of `f(*args)`, one number, with respect to `args[argnum]`: one central difference per element.
 
-    It calls f twice per element. `step` is relative to elements larger than 1; by default it fits the argument's dtype.
-    The elements are moved in the argument's own dtype, the differences taken in float64.
+    It calls f twice per element. By default the step fits the argument's dtype and, above 1, the element's size. The
+    elements are moved in the argument's own dtype, the differences taken in float64.
 
     Shape: that of `args[argnum]`, in float64
 
@@ -44,12 +44,11 @@ def numeric_gradient(
     """
     x = np.array(args[argnum])
     _require_floating(x, argnum)
-    step = step_for(x.dtype) if step is None else step
     gradient = np.empty(x.shape)
     arguments = [*args[:argnum], x, *args[argnum + 1 :]]
     for index in np.ndindex(x.shape):
         centre = x[index]
-        h = step * max(1.0, abs(float(centre)))
+        h = step_for(x.dtype) * max(1.0, abs(float(centre))) if step is None else step
         x[index] = centre + h
         right, value_right = float(x[index]), _number(f(*arguments))
         x[index] = centre - h
@@ -64,9 +63,9 @@ def numeric_derivative(
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The derivative of `f(*args)` along `directions`, one for each argument: one central difference.
 
-    It calls f twice, whatever the sizes: a random projection of the whole Jacobian. A direction of None keeps its
-    argument as it is. `step` is relative to elements larger than 1; by default it fits the least precise of the
-    arguments that are moved.
+    It calls f twice, whatever the sizes; along a random direction it is a random projection of the whole Jacobian. A
+    direction of None leaves its argument where it is. By default the step fits the least precise dtype and, above 1,
+    the largest element of the arguments that are moved.
 
     Shape: that of f's result, in float64
 
@@ -80,13 +79,13 @@ def numeric_derivative(
     for i, x in arrays.items():
         _require_floating(x, i)
     if step is None:
-        step = max((step_for(x.dtype) for x in arrays.values()), default=1.0)
-    h = step * max((float(np.max(np.abs(x), initial=1.0)) for x in arrays.values()), default=1.0)
+        step = max((step_for(x.dtype) * np.max(np.abs(x), initial=1.0) for x in arrays.values()), default=1.0)
+    h = float(step)
 
     def at(t: float) -> Array:
         point = list(args)
         for i, x in arrays.items():
-            point[i] = (x + t * np.asarray(directions[i])).astype(x.dtype)
+            point[i] = np.asarray(x + t * np.asarray(directions[i]), dtype=x.dtype)
         return np.array(f(*point), dtype=np.float64)
 
     return (at(h) - at(-h)) / (2 * h)

@@ -199,8 +199,8 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
 
 
 def _top(a: Any) -> Any:
-    """Arguments of a function without gradient: Anys stay, Tensors inside containers become arrays."""
-    return a if isinstance(a, Vertex) else _plain(a)
+    """Arguments of a function without gradient: Tensors inside containers become arrays, NumPy scalars are weak."""
+    return a if isinstance(a, Vertex) else a.item() if isinstance(a, np.generic) else _plain(a)
 
 
 def operand(a: Any) -> Any:

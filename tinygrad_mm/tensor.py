@@ -232,7 +232,7 @@ class Tensor(ArrayMethods, Vertex):
     # -- NumPy's protocols
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if not kwargs and method == "__call__" and ufunc in RULES:
+        if not kwargs and method == "__call__" and ufunc in RULES and RULES[ufunc].composite is None:
             for a in inputs:
                 if not as_it_is(a):
                     break
@@ -385,6 +385,9 @@ class Tensor(ArrayMethods, Vertex):
 
     def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
         return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
+        return other // self, other % self
 
     def __round__(self, digits: int = 0) -> Tensor:
         return np.round(self, digits)  # type: ignore

@@ -1,6 +1,6 @@
 """Weights: named arrays in a safetensors file, written whole or not at all, and checked when read.
 
-Floor 4. A safetensors file is a JSON header and the bytes of the arrays: nothing in it is ever executed.
+Floor 6. A safetensors file is a JSON header and the bytes of the arrays: nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def _contiguous(path: Any, name: Any, value: Any) -> Array:
     """The value as safetensors wants it: strided arrays would be saved silently wrong."""
     if not isinstance(name, str):
         raise WeightsError(f"{path}: the name {name!r} is not text; safetensors names are, so use str({name!r})")
+    if name == "__metadata__":
+        raise WeightsError(f"{path}: the name {name!r} is taken by the safetensors format itself; choose another")
     array = value.data if isinstance(value, Tensor) else as_array(value)
     if array.dtype.name not in DTYPES:
         raise WeightsError(
@@ -176,20 +178,19 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str
             f"{path} holds elements of type {error}, which NumPy lacks; convert them to float32 in the program that "
             "wrote the file"
         ) from error
-    arrays = {name: _sound(array) for name, array in sorted(found.items())}
     size = int.from_bytes(content[:8], "little")  # the header was found valid above
     metadata = dict(json.loads(content[8 : 8 + size]).get("__metadata__") or {})
     digest = metadata.pop(DIGEST, None)
-    if digest is not None and digest != _digest(arrays, metadata):
+    if digest is not None and digest != _digest(found, metadata):
         raise WeightsError(
             f"{path} is damaged: its contents do not give the SHA-256 digest that was saved with them; "
             "restore it from a copy, or save the weights anew"
         )
-    return arrays, metadata
+    return {name: _sound(array) for name, array in sorted(found.items())}, metadata
 
 
 def _sound(array: Array) -> Array:
     """An array of the file that can be written to, with no booleans other than 0 and 1."""
     if array.dtype == bool:
-        return np.not_equal(array.view(np.uint8), 0)
+        return array.view(np.uint8).astype(np.bool_)
     return array if array.flags.writeable else array.copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from table import elementwise, indexing, linalg, network, reduction, shape
+from table import elementwise, functional, indexing, linalg, network, reduction, shape
 from table.row import Row
 
 ROWS: list[Row] = [
@@ -12,4 +12,5 @@ ROWS: list[Row] = [
     *indexing.ROWS,
     *linalg.ROWS,
     *network.ROWS,
+    *functional.ROWS,
 ]

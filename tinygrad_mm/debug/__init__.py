@@ -1,6 +1,6 @@
 """When the numbers go wrong: `detect_anomaly` names the operation that did it, `why` explains a gradient.
 
-Floor 3. Both only read what a graph has recorded, and speak of it in words.
+Floor 5. Both only read what a graph has recorded, and speak of it in words.
 """
 
 from tinygrad_mm.debug.anomaly import AnomalyError, detect_anomaly

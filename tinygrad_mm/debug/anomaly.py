@@ -1,4 +1,4 @@
-"""`detect_anomaly`: stop at the first operation that produces NaN or Inf, and at arrays changed behind the graph's back."""
+"""`detect_anomaly`: stop where NaN or Inf first appears, or where an array was changed behind the graph's back."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.backprop import backpropagate
-from tinygrad_mm.debug.reasons import Reason, backward_reason, forward_reason, holds
+from tinygrad_mm.debug.reasons import Reason, backward_reason, forward_reason, holds, not_finite
 from tinygrad_mm.debug.wording import (
     Names,
     arguments_text,
     array_text,
+    call_of,
     count_text,
-    line_text,
     names_in,
     place_text,
-    scope_text,
     title,
+    value_of,
 )
 from tinygrad_mm.errors import caller
-from tinygrad_mm.graph import RULES, Vertex, entered, name_of, state
+from tinygrad_mm.graph import RULES, Monitor, Vertex, entered, name_of, state
 
 __all__ = ["AnomalyError", "detect_anomaly"]
 
@@ -48,14 +49,14 @@ class AnomalyError(FloatingPointError):
 def detect_anomaly(model: Any = None) -> Iterator[None]:
     """Raise AnomalyError at the operation that first produces NaN or Inf; a `with` block or a decorator.
 
-    It watches forward passes, by their results, and backward passes, by the contributions of each rule; put both inside.
-    Inf is let through where an argument already held it (a mask of -inf, say): only an operation that makes a new one is
+    It watches forward passes by their results and backward passes by what each rule sends on; put both inside. Inf is
+    let through where an argument already held it (a mask of -inf, say): only an operation that makes a new one is
     named, with its module and source line, the ranges of its arguments, the likely reason and the fix. NaN in data or
-    parameters is named as such. An array that is changed in place after an operation has read it raises, too, where
-    the operation's rule reads it again in the backward pass.
+    parameters is named as such. Where a rule of the backward pass reads an array that has been changed in place since
+    the forward pass, that raises, too.
 
     With `model`, modules and parameters are called by their paths in it. Every array is looked at, so expect a few
-    times the usual cost; NumPy's own floating point warnings are off inside.
+    times the usual cost. NumPy's own floating point warnings are off inside.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> x = Tensor([1.0, 0.0], requires_grad=True)
@@ -68,146 +69,132 @@ def detect_anomaly(model: Any = None) -> Iterator[None]:
         yield
 
 
-class _Watch:
-    """The monitor that recording and the backward pass report to."""
+class _Watch(Monitor):
+    """Looks at every result and every contribution."""
 
     def __init__(self, names: Names) -> None:
         self.names = names
         self.incoming: Any = None  # the gradient of the vertex whose rules are being run
         self.reached: set[int] = set()  # ids of computed vertices that a contribution was sent to
-        self.excused: set[int] = set()  # those among them that were sent an Inf which an argument already held
+        self.excused: set[int] = set()  # ids of vertices that were sent an Inf which an argument already held
 
     # -- forward
 
-    def result(self, tensor: Any, fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def result(self, tensor: Vertex, fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Look at the result of a call."""
         if not args:  # a tensor made of an array, not by a call
             return
         if tensor.node is not None:
             tensor.extra = {**(tensor.extra or {}), "contents": _contents(args, tensor.value)}
-        if not holds(tensor.value, _not_finite) or name_of(fun) == "empty_like" or _in_recorded_pass():
+        # What a rule computes on Tensors is looked at as a whole, when it is complete. empty_like holds garbage.
+        if not holds(tensor.value, not_finite) or _inside_backward() or name_of(fun) == "empty_like":
             return
-        values = [_value(a) for a in args]
-        for i, a in enumerate(args):
-            self._look_at_data(tensor, fun, args, i, a)
+        for i in range(len(args)):
+            self._check_input(tensor, fun, args, i)
+        values = value_of(tuple(args))
         if _is_new(fun, [*values, *kwargs.values()], tensor.value):
-            self._raise_forward(tensor, fun, args, values)
+            y = next(part for part in _parts(tensor.value) if holds(part, not_finite))
+            head = f"{name_of(fun)} produced {_kinds(y)} ({count_text(not_finite(y))}) in the forward pass"
+            self._raise("forward", fun, head, tensor, args, forward_reason(fun, values, y))
 
-    def _look_at_data(self, tensor: Any, fun: Callable[..., Any], args: Sequence[Any], i: int, a: Any) -> None:
-        """Raise where argument i brought the NaN along, or is a parameter that holds Inf."""
-        value = _value(a)
-        leaf = not isinstance(a, Vertex) or a.node is None
-        kind = "NaN" if holds(value, np.isnan) and holds(tensor.value, np.isnan) else ""
-        if not kind and leaf and getattr(a, "requires_grad", False) and holds(value, np.isinf):
-            kind = "inf"
-        if not kind:
+    def _check_input(self, tensor: Vertex, fun: Callable[..., Any], args: Sequence[Any], i: int) -> None:
+        """Raise where argument i brought a NaN along, or is a parameter that holds Inf."""
+        a, value = args[i], value_of(args[i])
+        given = not isinstance(a, Vertex) or a.node is None
+        learned = given and isinstance(a, Vertex) and a.requires_grad
+        has_nan = holds(value, np.isnan) and holds(tensor.value, np.isnan)
+        if not has_nan and not (learned and holds(value, np.isinf)):
             return
-        where = f" ({count_text(_not_finite(value))})" if isinstance(value, np.ndarray) else ""
-        name = name_of(fun)
-        words = f"{title(a, self.names)}, argument {i} of {name}, holds {kind} already{where}"
-        if leaf:
-            fix = "clean the data (np.nan_to_num, or leave these rows out)"
-            if getattr(a, "requires_grad", False):
-                fix = "look at the update before: an earlier gradient was not finite, or the learning rate is too large"
+        count = f" ({count_text(not_finite(value))})" if isinstance(value, np.ndarray) else ""
+        words = f"argument {i}, {title(a, self.names)}, holds {_kinds(value)} already{count}"
+        if learned:
+            fix = "look at the update before: its gradient was not finite, or the learning rate is too large"
+        elif given:
+            fix = "clean the data (np.nan_to_num, or leave those rows out)"
         else:
-            fix = "put the code that computed it inside `with tg.detect_anomaly():` as well"
-        raise AnomalyError(
-            self._message(
-                f"the data were not finite before {name} was called: {words}", tensor, args, Reason(words, fix)
-            ),
-            name,
-            "input",
-            words,
-        )
-
-    def _raise_forward(self, tensor: Any, fun: Callable[..., Any], args: Sequence[Any], values: list[Any]) -> None:
-        parts = tensor.value if isinstance(tensor.value, tuple) else (tensor.value,)
-        y = next(part for part in parts if holds(part, _not_finite))
-        reason = forward_reason(fun, values, y)
-        head = f"{name_of(fun)} produced {_kinds(y)} ({count_text(_not_finite(y))}) in the forward pass"
-        raise AnomalyError(self._message(head, tensor, args, reason), name_of(fun), "forward", reason.words)
+            fix = "put the code that computed it inside detect_anomaly() as well"
+        head = f"{name_of(fun)} was given data that are not finite"
+        self._raise("input", fun, head, tensor, args, Reason(words, fix))
 
     # -- backward
 
     def visit(self, vertex: Vertex, g: Any) -> None:
         """Look at a vertex whose gradient is complete, before its rules are run."""
-        self.incoming = g
-        known = id(vertex) in self.excused
-        first = id(vertex) not in self.reached
+        self.incoming = value_of(g)
+        excused, reached = id(vertex) in self.excused, id(vertex) in self.reached
         self.excused.discard(id(vertex))
         self.reached.discard(id(vertex))
-        if holds(_values(g), np.isnan) or (holds(_values(g), np.isinf) and not known):
-            self._raise_arrived(vertex, g, first)
+        if holds(self.incoming, np.isnan) or (holds(self.incoming, np.isinf) and not excused):
+            self._raise_arrived(vertex, reached)
         if vertex.node is not None and vertex.extra is not None and "contents" in vertex.extra:
             self._compare(vertex, vertex.extra["contents"])
 
     def contribution(self, vertex: Vertex, i: int, c: Any) -> None:
         """Look at what a rule sends to argument i."""
-        node = vertex.node
-        assert node is not None and node.args is not None
-        a, c = node.args[i], _value(c)
-        if a.node is not None:
-            self.reached.add(id(a))
-        if not holds(c, _not_finite):
+        node, args = call_of(vertex)
+        c = value_of(c)
+        if args[i].node is not None:
+            self.reached.add(id(args[i]))
+        if not holds(c, not_finite):
             return
-        values = [_value(v) for v in node.args]
-        if not holds(c, np.isnan) and any(holds(v, np.isinf) for v in [*values, *_values(self.incoming)]):
-            self.excused.add(id(a))
+        values = value_of(args)
+        if not holds(c, np.isnan) and holds((values, self.incoming), np.isinf):
+            self.excused.add(id(args[i]))
             return
-        name = name_of(node.fun)
-        reason = backward_reason(node.fun, i, values, vertex.value, _value(self.incoming), c)
-        where = count_text(_not_finite(c)) if isinstance(c, np.ndarray) else "one of its arrays"
-        head = f"{name} produced {_kinds(c)} ({where}) in the backward pass, as the gradient of its argument {i}"
-        arrived = f"gradient that arrives: {array_text(_value(self.incoming))}"
-        message = self._message(head, vertex, node.args, reason, arrived)
-        raise AnomalyError(message, name, "backward", reason.words)
+        count = f" ({count_text(not_finite(c))})" if isinstance(c, np.ndarray) else ""
+        head = f"{name_of(node.fun)} produced {_kinds(c)}{count} in the backward pass, as the gradient of argument {i}"
+        reason = backward_reason(node.fun, i, values, vertex.value, self.incoming, c)
+        arrived = f"gradient that arrives: {array_text(self.incoming)}"
+        self._raise("backward", node.fun, head, vertex, args, reason, arrived)
 
-    def _raise_arrived(self, vertex: Vertex, g: Any, first: bool) -> None:
+    def _raise_arrived(self, vertex: Vertex, reached: bool) -> None:
         """The gradient is not finite although each contribution was."""
         if (vertex.extra or {}).get("hooks"):
             reason = Reason("a hook registered on this tensor returned it", "correct the hook, or remove it")
-        elif first and vertex.node is not None:
-            reason = Reason("the backward pass was started with it", "look at what you pass as backward(gradient=...)")
+        elif vertex.node is not None and not reached:
+            reason = Reason("the backward pass was started with it", "look at what you pass as gradient=")
         else:
             reason = Reason(
-                "every contribution is finite, but their sum overflows", "scale the loss down, or use float64"
+                "the contributions are finite, but their sum overflows", "scale the loss down, or use float64"
             )
-        name = name_of(vertex.node.fun) if vertex.node is not None else title(vertex, self.names)
-        head = f"the gradient of {title(vertex, self.names)} is not finite: {array_text(_value(g))}"
-        args = vertex.node.args if vertex.node is not None else ()
-        raise AnomalyError(self._message(head, vertex, args, reason), name, "backward", reason.words)
+        fun, args = (vertex.node.fun, call_of(vertex)[1]) if vertex.node is not None else (np.add, ())
+        head = f"the gradient of {title(vertex, self.names)} is not finite: {array_text(self.incoming)}"
+        self._raise("backward", fun, head, vertex, args, reason)
 
     def _compare(self, vertex: Vertex, contents: Mapping[int, int]) -> None:
         """Raise where an array that a rule is about to read is not what it was in the forward pass."""
-        node = vertex.node
-        assert node is not None and node.args is not None
-        if any(isinstance(a, Vertex) and a.version > vertex.version for a in node.args):
+        node, args = call_of(vertex)
+        if any(isinstance(a, Vertex) and a.version > vertex.version for a in args):
             return  # changed by way of the tensor: the backward pass says so itself
-        for i, now in _contents(node.args, vertex.value).items():
+        for i, now in _contents(args, vertex.value).items():
             if now != contents[i] and _reads(vertex, self.incoming, i):
-                name = name_of(node.fun)
-                what = "the result" if i == RESULT else f"argument {i}"
-                value = vertex.value if i == RESULT else _value(node.args[i])
+                what, value = ("the result", vertex.value) if i == RESULT else (f"argument {i}", value_of(args[i]))
+                head = (
+                    f"an array was changed in place between the forward and the backward pass: {what} of "
+                    f"{name_of(node.fun)}, now {array_text(value)}"
+                )
                 reason = Reason(
-                    f"the backward pass of {name} reads this array again, and would compute a wrong gradient",
+                    f"the rule of {name_of(node.fun)} reads this array again, so the gradient would be wrong",
                     "write into a copy (x = x.copy()), write after backward(), or use x = x.at[index].set(value)",
                 )
-                head = (
-                    f"an array was changed in place between the forward and the backward pass: {what} of {name} "
-                    f"(now {array_text(value)})"
-                )
-                message = self._message(head, vertex, node.args, reason)
-                raise AnomalyError(message, name, "mutation", reason.words)
+                self._raise("mutation", node.fun, head, vertex, args, reason)
 
-    # -- words
-
-    def _message(self, head: str, tensor: Any, args: Any, reason: Reason, *more: str) -> str:
+    def _raise(
+        self,
+        phase: str,
+        fun: Callable[..., Any],
+        head: str,
+        tensor: Vertex,
+        args: Sequence[Any],
+        reason: Reason,
+        *more: str,
+    ) -> None:
         node = tensor.node
-        place = place_text(node, self.names) if node is not None and node.line is not None else ""
-        if not place:
-            place = ", ".join(part for part in (scope_text(state.scope, self.names), line_text(caller())) if part)
-        lines = [f"called in: {place}", *arguments_text(args or (), self.names), *more]
-        return "\n  ".join([head, *lines, f"reason: {reason.words}", f"fix: {reason.fix}"])
+        scope, line = (node.scope, node.line) if node is not None else (state.scope, caller())
+        place = place_text(scope, line, self.names)
+        lines = [f"called in: {place}"] if place else []
+        lines += [*arguments_text(args, self.names), *more, f"reason: {reason.words}", f"fix: {reason.fix}"]
+        raise AnomalyError("\n  ".join([head, *lines]), name_of(fun), phase, reason.words)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -215,8 +202,8 @@ class _Watch:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _not_finite(a: Any) -> Any:
-    return ~np.isfinite(a)
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _kinds(a: Any) -> str:
@@ -225,42 +212,28 @@ def _kinds(a: Any) -> str:
     return " and ".join(kind for kind, test in tests if holds(a, test))
 
 
-def _value(a: Any) -> Any:
-    """The array behind a Tensor; of several, a tuple."""
-    if isinstance(a, (list, tuple)):
-        return tuple(_value(part) for part in a)
-    return a.value if isinstance(a, Vertex) else a
-
-
-def _values(a: Any) -> tuple[Any, ...]:
-    value = _value(a)
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _is_new(fun: Callable[..., Any], values: Sequence[Any], y: Any) -> bool:
     """Whether a result y holds a NaN or Inf that no argument brought along.
 
     An elementwise function is judged element by element. Of others an Inf is taken for new only where no argument
     holds one; a NaN is always new, since arguments with NaN have been dealt with before.
     """
-    if isinstance(fun, np.ufunc) and not isinstance(y, tuple):
-        finite = np.ones((), bool)
+    if isinstance(fun, np.ufunc) and fun.signature is None and not isinstance(y, tuple):
+        finite: Any = np.True_
         for v in values:
             if isinstance(v, (np.ndarray, float)):
                 finite = finite & np.isfinite(v)
-        if np.any(_not_finite(y) & finite):
+        if np.any(not_finite(y) & finite):
             return True
-    return holds(y, np.isnan) or not any(holds(v, _not_finite) for v in values)
+    return holds(y, np.isnan) or not any(holds(v, not_finite) for v in values)
 
 
-def _in_recorded_pass() -> bool:
-    """Whether a rule is being run on Tensors: what it sends back is looked at as a whole, when it is complete."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code is backpropagate.__code__:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+def _inside_backward() -> bool:
+    """Whether a backward pass has called for this result."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not backpropagate.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -271,19 +244,18 @@ RESULT = -1  # stands for the result of a call among the numbers of its argument
 
 
 def _contents(args: Sequence[Any], y: Any) -> dict[int, int]:
-    """A checksum for each argument of a call that holds arrays, and for its result."""
+    """A checksum for each argument of a call that may hold arrays, and for its result."""
     return {i: _checksum(a) for i, a in [*enumerate(args), (RESULT, y)] if not isinstance(a, (float, int, str))}
 
 
 def _checksum(a: Any, start: int = 0) -> int:
     """CRC-32 of the elements of an array, or of all arrays in a tuple (an index, say)."""
-    a = _value(a)
+    a = value_of(a)
     if isinstance(a, tuple):
-        for part in a:
-            start = _checksum(part, start)
-    elif isinstance(a, np.ndarray) and not a.dtype.hasobject:
-        return zlib.crc32(np.ascontiguousarray(a).reshape(-1).view(np.uint8), start)
-    return start
+        return functools.reduce(lambda total, part: _checksum(part, total), a, start)
+    if not isinstance(a, np.ndarray) or a.dtype.hasobject:
+        return start
+    return zlib.crc32(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data, start)
 
 
 def _reads(vertex: Vertex, incoming: Any, index: int) -> bool:
@@ -291,23 +263,24 @@ def _reads(vertex: Vertex, incoming: Any, index: int) -> bool:
 
     The rules are tried with an outline in place of the array.
     """
-    node = vertex.node
-    assert node is not None and node.args is not None
-    values = [_value(a) for a in node.args]
-    y = vertex.value
+    node, args = call_of(vertex)
+    values, y = list(value_of(args)), vertex.value
     if index == RESULT:
         y = tuple(map(_Outline, y)) if isinstance(y, tuple) else _Outline(y)
     elif isinstance(values[index], np.ndarray):
         values[index] = _Outline(values[index])
     else:  # arrays within an index: they say which elements are meant
         return True
-    rule, g = RULES[node.fun], _value(incoming)
-    for i, a in enumerate(node.args):
-        vjp = rule.each and functools.partial(rule.each, i)
-        vjp = vjp or (rule.vjps[i] if i < len(rule.vjps) else None)
-        if vjp is not None and isinstance(a, Vertex) and a.requires_grad:
+    rule = RULES[node.fun]
+    for i, a in enumerate(args):
+        if not isinstance(a, Vertex) or not a.requires_grad:
+            continue
+        vjp: Callable[..., Any] | None = rule.vjps[i] if i < len(rule.vjps) else None
+        if rule.each is not None:
+            vjp = functools.partial(rule.each, i)
+        if vjp is not None:
             try:
-                vjp(g, y, *values, **node.kwargs)
+                vjp(incoming, y, *values, **node.kwargs)
             except Exception:
                 return True
     return False
@@ -321,8 +294,8 @@ class _Outline:
     def __init__(self, array: Any) -> None:
         self.shape, self.dtype, self.ndim, self.size = array.shape, array.dtype, array.ndim, array.size
 
-    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("an outline has no elements")
 
-    def __array_function__(self, *args: Any) -> Any:
-        raise TypeError("an outline has no elements")
+    __array__ = __array_function__ = __eq__ = __ne__ = __bool__ = __iter__ = __getitem__ = _refuse
+    __hash__ = None  # type: ignore[assignment]

@@ -8,25 +8,48 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.debug.reasons import Reason, backward_reason, dead_reason, forward_reason, holds, zero_reason
-from tinygrad_mm.debug.trace import Edge, Trace, magnitude
-from tinygrad_mm.debug.wording import Names, arguments_text, array_text, names_in, place_text, scope_text, title
+from tinygrad_mm.debug.reasons import (
+    Reason,
+    backward_reason,
+    dead_reason,
+    forward_reason,
+    holds,
+    not_finite,
+    zero_reason,
+)
+from tinygrad_mm.debug.trace import Step, Trace, magnitude
+from tinygrad_mm.debug.wording import (
+    Names,
+    arguments_text,
+    array_text,
+    call_of,
+    names_in,
+    place_text,
+    scope_text,
+    title,
+    value_of,
+)
 from tinygrad_mm.graph import RULES, Vertex, name_of, state, topological
 
 __all__ = ["Diagnosis", "why"]
 
-HUGE = 1e4  # elements larger than this make a gradient huge, and elements all smaller than that make it tiny:
-TINY = 1e-8  # far outside what the common learning rates and float32 can work with
+# An element larger than HUGE makes a gradient huge, elements all smaller than TINY make it tiny: far outside of what
+# common learning rates and float32 can work with.
+HUGE = 1e4
+TINY = 1e-8
 STEPS = 12  # a longer path is shown with its middle left out
+
+SHRINKING = "use relu or residual connections, larger weights to start with, or normalise between the layers"
+SMOOTH = "use a smooth function in its place (softmax for argmax, sigmoid for a comparison)"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """What `why` found: `text` in words, `facts` for programs.
 
-    `facts["verdict"]` is one of "none", "zero", "nan", "huge", "tiny", "fine"; `facts["cause"]` one word for the
-    reason; where they are known, "operation" names the operation, "path" the operations from the loss to the tensor,
-    and "norm" and "largest" say how large the gradient is.
+    `facts["verdict"]` is one of "none", "zero", "nan", "huge", "tiny", "fine", and `facts["cause"]` one word for the
+    reason; where they are known, "reason" says it in words, "operation" names the operation, "path" the operations from
+    the loss to the tensor, and "norm" and "largest" say how large the gradient is.
     """
 
     text: str
@@ -41,10 +64,10 @@ class Diagnosis:
 def why(tensor: Any, loss: Any = None, model: Any = None) -> Diagnosis:
     """Why the gradient of a tensor is None, zero, NaN or huge, in words, with the operation and the path to it.
 
-    With `loss`, the tensor that `backward()` is (or was, with `retain_graph=True`) called on, the answer comes from a
-    private backward pass: neither `.grad` nor the graph is changed; a loss of several numbers counts as their sum.
-    Without it, it says what the tensor alone can tell. With `model`, modules and parameters go by their paths in it.
-    Source lines are known for what was computed inside `detect_anomaly()`.
+    With `loss`, the tensor that `backward()` will be (or was, with `retain_graph=True`) called on, the answer comes
+    from a private backward pass: neither `.grad` nor the graph is changed; a loss of several numbers counts as their
+    sum. Without it, it says what the tensor alone can tell. With `model`, modules and parameters go by their paths in
+    it. Source lines are known for what was computed inside `detect_anomaly()`.
 
     Raises TypeError where `tensor` or `loss` is not a Tensor.
 
@@ -52,11 +75,11 @@ def why(tensor: Any, loss: Any = None, model: Any = None) -> Diagnosis:
     >>> x = Tensor([-1.0, -2.0], requires_grad=True)
     >>> why(x, loss=np.sum(np.maximum(x, 0)))
     The gradient of a leaf that requires grad, (2,) float32, is zero.
-      reason: maximum, argument 0: the ReLU is dead: 100 % of the elements are 0
+      reason: maximum, for its argument 0: the ReLU is dead: 100 % of its elements are 0
       argument 0: a leaf that requires grad, (2,) float32 from -2 to -1
       argument 1: a constant, the number 0
       path: sum > maximum
-      fix: lower the learning rate, start with a small positive bias or He initialisation, or use a leaky ReLU or gelu
+      fix: lower the learning rate, start with He initialisation and a small positive bias, or use gelu or a leaky ReLU
     """
     for what, value in (("tensor", tensor), ("loss", loss)):
         if not isinstance(value, Vertex) and not (what == "loss" and value is None):
@@ -74,7 +97,6 @@ class _Examiner:
     def __init__(self, tensor: Vertex, names: Names) -> None:
         self.tensor = tensor
         self.names = names
-        self.name = f"{title(tensor, names)}, {tensor.value.shape} {tensor.value.dtype},"
 
     # -- without a loss
 
@@ -82,327 +104,309 @@ class _Examiner:
         """What can be said from the tensor itself."""
         t = self.tensor
         if t.grad is not None:
-            return self._of_grad(t.grad)
-        if not t.requires_grad:
-            return self._requires_none()
-        if t.node is None:
-            return self._none(
-                "not_run",
-                "it is a leaf that requires a gradient, and nothing has arrived: backward() has not been run since it "
-                "was made (or since zero_grad()), or the loss does not depend on it (gradients() never writes .grad)",
-                "call loss.backward(); if that was done, why(t, loss=loss) says where the path breaks off",
+            verdict = _verdict(t.grad)
+            if verdict == "fine":
+                return self._fine(t.grad, [])
+            fix = (
+                "why(t, loss=loss), before loss.backward() or after loss.backward(retain_graph=True), names the "
+                "operation that made it so"
             )
-        released = t.node.args is None
-        return self._none(
-            "not_leaf",
-            f"it was computed, by {self._operation(t)}, and only leaves keep their gradient"
-            + ("; a backward pass has been through here, and has released the graph" if released else ""),
-            "call t.retain_grad() before backward(), or use tg.gradients(loss, t)",
-            operation=name_of(t.node.fun),
+            return self._report(verdict, Reason(f"its .grad is {array_text(t.grad)}", fix, "unknown"), grad=t.grad)
+        if not t.requires_grad:
+            return self._without_requirement()
+        if t.node is not None:
+            released = "; a backward pass has been through here and has released the graph"
+            words = f"it was computed, by {self._operation(t)}, and only leaves keep their gradient"
+            fix = "call t.retain_grad() before backward(), or use tg.gradients(loss, t)"
+            reason = Reason(words + (released if t.node.args is None else ""), fix, "not_leaf")
+            return self._report("none", reason, operation=name_of(t.node.fun))
+        words = (
+            "it is a leaf that requires a gradient, and nothing has arrived: backward() has not been run since it was "
+            "made (or since zero_grad()), or the loss does not depend on it (gradients() never writes .grad)"
         )
+        fix = "call loss.backward(); if that was done, why(t, loss=loss) says where the path breaks off"
+        return self._report("none", Reason(words, fix, "not_run"))
 
-    def _of_grad(self, grad: Any) -> Diagnosis:
-        """A gradient is there: is it as it should be?"""
-        verdict = _verdict(grad)
-        if verdict == "fine":
-            return self._report("fine", "fine", [f"nothing is wrong with it: {array_text(grad)}"], grad=grad)
-        lines = [
-            f"its .grad is {array_text(grad)}",
-            "fix: why(t, loss=loss), before loss.backward() or after loss.backward(retain_graph=True), "
-            "names the operation that made it so",
-        ]
-        return self._report(verdict, "unknown", lines, grad=grad)
-
-    def _requires_none(self) -> Diagnosis:
+    def _without_requirement(self) -> Diagnosis:
         """A tensor that does not require a gradient."""
         t = self.tensor
         if t.node is not None:
-            name = name_of(t.node.fun)
-            return self._none(
-                "stopped",
-                f"{self._operation(t)} made it, and the gradient stops there: "
-                + (
-                    f"a result of dtype {t.value.dtype} has no derivative"
-                    if RULES[t.node.fun].differentiable
-                    else f"{name} has no derivative, or one that is zero"
-                ),
-                "use a smooth function in its place (softmax for argmax, sigmoid for a comparison)",
-                operation=name,
-            )
+            fun = t.node.fun
+            what = f"a result of dtype {t.value.dtype}" if RULES[fun].differentiable else f"{name_of(fun)}"
+            words = f"{self._operation(t)} made it, and the gradient stops there: {what} has no derivative, or only 0"
+            return self._report("none", Reason(words, SMOOTH, "stopped"), operation=name_of(fun))
         if t.value.dtype.kind != "f":
-            return self._none(
-                "dtype",
-                f"numbers of dtype {t.value.dtype} have no derivative",
-                "make it a floating one: Tensor(data, dtype=np.float32, requires_grad=True)",
-            )
-        no_grad = "" if state.recording else ", and recording is off here: this is inside no_grad()"
-        return self._none(
-            "no_requires_grad",
-            "it does not require a gradient. Either it was made so, or it was computed without a record: by detach() or "
-            f"from .data, under no_grad(), or from tensors none of which requires a gradient{no_grad}",
-            "make it with requires_grad=True (or call t.requires_grad_()) before it is used, or leave the detach() out",
+            fix = "make it a floating one: Tensor(data, dtype=np.float32, requires_grad=True)"
+            return self._report("none", Reason(f"numbers of dtype {t.value.dtype} have no derivative", fix, "dtype"))
+        words = (
+            "it does not require a gradient: it was made so, or it was computed without a record, by detach() or from "
+            ".data, under no_grad(), or from tensors none of which requires a gradient"
         )
+        if not state.recording:
+            words += "; recording is off right here, too: this is inside no_grad()"
+        fix = (
+            "make it with requires_grad=True (or call t.requires_grad_()) before it is used, or leave the detach() out"
+        )
+        return self._report("none", Reason(words, fix, "no_requires_grad"))
 
     # -- with a loss
 
     def through(self, loss: Vertex) -> Diagnosis:
-        """What a pass from the loss to the tensor shows."""
+        """What a backward pass from the loss to the tensor shows."""
         t = self.tensor
         if not t.requires_grad:
-            return self._requires_none()
+            return self._without_requirement()
         if not loss.requires_grad:
-            return self._none(
-                "loss_without_graph",
-                f"the loss itself requires no gradient: {_Examiner(loss, self.names)._requires_none().facts['reason']}",
-                "compute the loss from tensors that require a gradient, outside no_grad(), with functions that have one",
+            because = _Examiner(loss, self.names)._without_requirement().facts["reason"]
+            fix = (
+                "compute the loss from tensors that require a gradient, with functions that have one, outside no_grad()"
             )
+            words = f"the loss itself has no gradient to give: {because}"
+            return self._report("none", Reason(words, fix, "loss_without_graph"))
         try:
             order = topological([loss])
+            everything = topological([loss], everything=True)
         except RuntimeError as error:
+            fix = "ask before backward(), or call loss.backward(retain_graph=True)"
             verdict = "none" if t.grad is None else _verdict(t.grad)
-            fix = "fix: ask before backward(), or call loss.backward(retain_graph=True)"
-            return self._report(
-                verdict, "released", [f"reason: not known, {error}", fix], grad=t.grad, reason=str(error)
-            )
+            return self._report(verdict, Reason(f"no longer known: {error}", fix, "released"), grad=t.grad)
         if not any(v is t for v in order):
-            return self._unused(loss)
+            return self._unused(everything)
         try:
             trace = Trace(loss, t)
         except RuntimeError as error:
-            return self._none("backward_fails", f"the backward pass raises: {error}", "as the error says")
+            return self._report("none", Reason(f"the backward pass fails: {error}", "see there", "backward_fails"))
         if id(t) not in trace.gradients:
-            return self._cut_by_rule(order)
+            return self._cut(order)
         grad = trace.gradients[id(t)]
         verdict = _verdict(grad)
         if verdict == "nan":
-            return self._not_finite(trace, grad, topological([loss], everything=True))
+            return self._not_finite_forward(everything, grad) or self._not_finite(trace, grad)
         if verdict == "zero":
             return self._zero(trace, grad)
-        return self._scaled(trace, grad, verdict)
+        return self._fine(grad, trace.climb(t)) if verdict == "fine" else self._scaled(trace, grad, verdict)
 
-    def _unused(self, loss: Vertex) -> Diagnosis:
+    def _unused(self, everything: Sequence[Vertex]) -> Diagnosis:
         """No gradient leads from the loss to the tensor: is there a trace of it in the graph all the same?"""
         t = self.tensor
-        everything = topological([loss], everything=True)
         reached = {id(t)}
-        stops = []
         for v in everything:
-            if v.node is not None and any(id(a) in reached for a in v.node.args or ()):
-                if v.requires_grad:
-                    reached.add(id(v))
-                else:
-                    stops.append(v)
-        if stops:
-            words = f"the loss uses it only by way of {self._operation(stops[0])}, where the gradient stops"
-            fix = "use a smooth function in its place (softmax for argmax, sigmoid for a comparison)"
-            assert stops[0].node is not None
-            return self._none("stopped", words, fix, operation=name_of(stops[0].node.fun))
+            if v.node is not None and any(id(a) in reached for a in call_of(v)[1]):
+                reached.add(id(v))
+                if not v.requires_grad:
+                    words = f"the loss uses it only by way of {self._operation(v)}, where the gradient stops"
+                    return self._report("none", Reason(words, SMOOTH, "stopped"), operation=name_of(v.node.fun))
         constants = list(_constants(everything))
-        for user, i, array in constants:
-            if np.may_share_memory(getattr(array, "value", array), t.value):
-                return self._none(
-                    "detached",
-                    f"the loss uses its array, but as a constant: argument {i} of {self._operation(user)}. It was cut off "
-                    "by detach(), .data or np.asarray()",
-                    "use the tensor itself",
-                    operation=name_of(user.node.fun),  # type: ignore[union-attr]
+        for user, i, a in constants:
+            if np.may_share_memory(value_of(a), t.value):
+                words = (
+                    f"the loss uses its array, but as a constant, in argument {i} of {self._operation(user)}: "
+                    "detach(), .data or np.asarray() has cut it off"
                 )
-        later = [(u, i, a) for u, i, a in constants if isinstance(a, Vertex) and a.version > t.version]
+                reason = Reason(words, "use the tensor itself", "detached")
+                return self._report("none", reason, operation=name_of(call_of(user)[0].fun))
         words = "the loss was not computed from it, as far as the graph shows"
-        if later:
-            places = "; ".join(
-                f"argument {i} of {self._operation(user)}, {array_text(a.value)}" for user, i, a in later[:3]
-            )
+        younger = [c for c in constants if isinstance(c[2], Vertex) and c[2].version > t.version]
+        if younger:
+            places = [
+                f"argument {i} of {self._operation(user)}, {array_text(value_of(a))}" for user, i, a in younger[:3]
+            ]
             words += (
-                f". If it should have been, the path was cut by detach(), .data, no_grad() or a function without gradient: "
-                f"these constants are younger than the tensor: {places}"
+                "; if it should have been, then detach(), .data, no_grad() or a function without gradient made one of "
+                f"these constants, which are younger than the tensor: {'; '.join(places)}"
             )
-        return self._none("unused", words, "check that the layer is called, and that its result is used in the loss")
+        fix = "check that the layer is called, and that its result is used in the loss"
+        return self._report("none", Reason(words, fix, "unused"))
 
-    def _cut_by_rule(self, order: Sequence[Vertex]) -> Diagnosis:
-        """The tensor is in the graph, but the rules on the way have no gradient for the argument that it became."""
-        on_path = {id(self.tensor)}
-        cuts = []
+    def _cut(self, order: Sequence[Vertex]) -> Diagnosis:
+        """The tensor is in the graph, but the rules on the way send nothing to the argument that it became."""
+        reached = {id(self.tensor)}
+        stops: list[tuple[Vertex, int]] = []
         for v in order:
-            node = v.node
-            if node is None:
-                continue
-            for i, a in enumerate(node.args or ()):
-                if id(a) in on_path:
+            node, args = call_of(v) if v.node is not None else (None, ())
+            for i, a in enumerate(args):
+                if node is not None and id(a) in reached:
                     rule = RULES[node.fun]
-                    if rule.each is None and not (i < len(rule.vjps) and rule.vjps[i] is not None):
-                        cuts.append((v, i))
+                    if rule.each is not None or (i < len(rule.vjps) and rule.vjps[i] is not None):
+                        reached.add(id(v))
                     else:
-                        on_path.add(id(v))
-        v, i = cuts[0]
-        assert v.node is not None
-        words = f"{self._operation(v)} has no gradient for its argument {i}, and that is what the loss uses it for"
-        return self._none("stopped", words, "use it in an argument that has a gradient", operation=name_of(v.node.fun))
+                        stops.append((v, i))
+        user, i = stops[0]
+        words = f"{self._operation(user)} has no gradient for its argument {i}, and that is what the loss uses it for"
+        reason = Reason(words, "use it in an argument that has a gradient", "stopped")
+        return self._report("none", reason, operation=name_of(call_of(user)[0].fun))
 
-    def _not_finite(self, trace: Trace, grad: Any, everything: Sequence[Vertex]) -> Diagnosis:
-        """NaN or Inf: the first operation of the forward pass that gave one, or else the first rule."""
+    def _not_finite_forward(self, everything: Sequence[Vertex], grad: Any) -> Diagnosis | None:
+        """NaN or Inf in the forward pass already: the first operation that gave one."""
         for v in everything:
-            if v.node is None or not holds(v.value, _not_finite):
+            if v.node is None or not holds(v.value, not_finite):
                 continue
-            values = [a.value if isinstance(a, Vertex) else a for a in v.node.args or ()]
-            if any(holds(value, _not_finite) for value in values):
-                bad = next((a for a in v.node.args or () if holds(getattr(a, "value", a), np.isnan)), None)
-                if bad is None or (isinstance(bad, Vertex) and bad.node is not None):
-                    continue
-                reason = Reason(f"{title(bad, self.names)} holds NaN already", "clean the data", "data")
+            node, args = call_of(v)
+            values = value_of(args)
+            given = [a for a in args if not (isinstance(a, Vertex) and a.node is not None)]
+            nan = next((a for a in given if holds(value_of(a), np.isnan)), None)
+            if nan is not None:
+                reason = Reason(f"{title(nan, self.names)} holds NaN from the start", "clean the data", "data")
+            elif not holds(values, not_finite):
+                reason = forward_reason(node.fun, values, v.value)
             else:
-                reason = forward_reason(v.node.fun, values, v.value)
+                continue
             words = f"{self._operation(v)} gave {array_text(v.value)} in the forward pass already: {reason.words}"
-            lines = [f"reason: {words}", *arguments_text(v.node.args, self.names), f"fix: {reason.fix}"]
-            return self._report("nan", "forward", lines, grad=grad, operation=name_of(v.node.fun), reason=words)
+            lines = arguments_text(args, self.names)
+            reason = Reason(words, reason.fix, "forward")
+            return self._report("nan", reason, lines, grad=grad, operation=name_of(node.fun))
+        return None
+
+    def _not_finite(self, trace: Trace, grad: Any) -> Diagnosis:
+        """NaN or Inf: the first rule on the way that made it of a finite gradient."""
         turns = trace.turns(self.tensor, lambda norm: not np.isfinite(norm))
         if not turns:
-            return self._report(
-                "nan", "sum", ["reason: the sum of finite contributions (or a hook) made it so"], grad=grad
-            )
-        edge, below = turns[0]
-        node, values = self._call(edge)
-        incoming = trace.gradients[id(edge.vertex)]
-        reason = backward_reason(node.fun, edge.argument, values, edge.vertex.value, incoming, _received(edge))
-        return self._named("nan", trace, edge, below, reason, grad)
+            words = "the contributions are finite; their sum (or a hook) is not"
+            return self._report("nan", Reason(words, "scale the loss down, or look at the hook", "sum"), grad=grad)
+        step, between = turns[0]
+        node, args = call_of(step.vertex)
+        y, incoming = step.vertex.value, trace.gradients[id(step.vertex)]
+        sent = np.asarray(step.norm, grad.dtype)
+        reason = backward_reason(node.fun, step.argument, value_of(args), y, incoming, sent)
+        return self._named("nan", trace, step, between, reason, grad)
 
     def _zero(self, trace: Trace, grad: Any) -> Diagnosis:
         """All zeros: the steps at which something became nothing."""
         turns = trace.turns(self.tensor, lambda norm: norm == 0)
         if not turns:
             words = "the contributions of the operations that use it cancel each other (or a hook has replaced them)"
-            return self._report("zero", "cancelled", [f"reason: {words}"], grad=grad, reason=words)
-        edge, below = turns[0]
-        node, values = self._call(edge)
-        incoming = trace.gradients[id(edge.vertex)]
-        reason = zero_reason(node.fun, edge.argument, values, edge.vertex.value, incoming)
+            return self._report("zero", Reason(words, "check the signs in the loss", "cancelled"), grad=grad)
+        step, between = turns[0]
+        node, args = call_of(step.vertex)
+        if trace.underflows(step):
+            size = _largest(trace.gradients[id(step.vertex)])
+            words = f"the gradient has shrunk to {size:.2g} on the way here, and the next step underflows to 0"
+            reason = Reason(words, SHRINKING, "underflow")
+        else:
+            reason = zero_reason(node.fun, step.argument, value_of(args), step.vertex.value)
         if reason.cause == "multiplied_by_zero":
-            reason = self._behind_zeros(node, edge.argument, reason)
-        return self._named("zero", trace, edge, below, reason, grad, [e for e, _ in turns[1:]])
+            reason = self._behind_zeros(args, step.argument, reason)
+        likewise = [self._operation(other.vertex) for other, _ in turns[1:4]]
+        return self._named("zero", trace, step, between, reason, grad, likewise)
 
-    def _behind_zeros(self, node: Any, argument: int, reason: Reason) -> Reason:
-        """Where the other factor of a product was computed: which operation made it zero?"""
-        for k, a in enumerate(node.args):
+    def _behind_zeros(self, args: Sequence[Any], argument: int, reason: Reason) -> Reason:
+        """Where the other factor of a product was computed: the operation that made it zero."""
+        for k, a in enumerate(args):
             if k != argument and isinstance(a, Vertex) and a.node is not None and not np.any(a.value):
-                name = name_of(a.node.fun)
-                dead = dead_reason(a.value) if name in ("relu", "maximum") else None
                 words = f"{reason.words}: the result of {self._operation(a)}"
-                if dead:
+                if name_of(a.node.fun) in ("relu", "maximum"):
+                    dead = dead_reason(a.value)
                     return Reason(f"{words}; {dead.words}", dead.fix, dead.cause)
-                return Reason(words, f"look at why {name} gives zeros", reason.cause)
+                return Reason(words, "ask why that is zero, one operation earlier", reason.cause)
         return reason
 
     def _scaled(self, trace: Trace, grad: Any, verdict: str) -> Diagnosis:
-        """Huge, tiny or as it should be: by which step was the norm multiplied the most?"""
+        """Huge or tiny: the step that multiplied the norm the most, or the least."""
         steps = trace.climb(self.tensor)
-        if verdict == "fine" or not steps:
-            lines = [f"nothing is wrong with it: {array_text(grad)}", *self._path(steps)]
-            return self._report(verdict, "fine", lines, grad=grad, path=_path(steps))
-        ranked = sorted(steps, key=trace.factor, reverse=verdict == "huge")
-        edge = ranked[0]
-        number = next(k for k, step in enumerate(steps) if step is edge)
-        others = [f"{name_of(e.vertex.node.fun)} by {trace.factor(e):.3g}" for e in ranked[1:4]]  # type: ignore[union-attr]
-        words = f"it multiplies the norm of the gradient by {trace.factor(edge):.3g}"
-        words += f" (then come {', '.join(others)})" if others else ""
-        fix = {
-            "huge": "bring the arguments above to a size around 1 (normalise inputs, smaller weights), average rather "
-            "than sum the loss, or clip the gradient",
-            "tiny": "use relu or a residual connection, larger weights to start with, or normalise between the layers",
-        }[verdict]
-        below = steps[:number][::-1]
-        return self._named(verdict, trace, edge, below, Reason(words, fix, "factor"), grad)
+        if not steps:
+            return self._fine(grad, [])
+        order = sorted(range(len(steps)), key=lambda k: trace.factor(steps[k]), reverse=verdict == "huge")
+        most, *others = order
+        words = f"it multiplies the norm of the gradient by {trace.factor(steps[most]):.3g}"
+        if others:
+            next_ones = [
+                f"{name_of(call_of(steps[k].vertex)[0].fun)}, by {trace.factor(steps[k]):.3g}" for k in others[:3]
+            ]
+            words += f" (the next are {'; '.join(next_ones)})"
+        if verdict == "huge":
+            fix = (
+                "bring the arguments above to a size around 1 (normalise inputs, smaller weights), take the mean in "
+                "the loss rather than the sum, or clip the gradient"
+            )
+        else:
+            fix = SHRINKING
+        return self._named(verdict, trace, steps[most], steps[:most], Reason(words, fix, "factor"), grad)
 
     # -- words
+
+    def _operation(self, v: Vertex) -> str:
+        """The operation that made a vertex, with the place it was called in."""
+        node = v.node
+        assert node is not None
+        place = place_text(node.scope, node.line, self.names)
+        return name_of(node.fun) + (f" ({place})" if place else "")
 
     def _named(
         self,
         verdict: str,
         trace: Trace,
-        edge: Edge,
-        below: Sequence[Edge],
+        step: Step,
+        between: Sequence[Step],
         reason: Reason,
         grad: Any,
-        more: Sequence[Edge] = (),
+        likewise: Sequence[str] = (),
     ) -> Diagnosis:
-        """A diagnosis that names one step."""
-        node, _ = self._call(edge)
-        lines = [f"reason: {self._operation(edge.vertex)}, argument {edge.argument}: {reason.words}"]
-        lines += arguments_text(node.args, self.names)
-        if more:
-            lines.append("and likewise: " + ", ".join(self._operation(e.vertex) for e in more[:3]))
-        steps = [*below[::-1], edge, *trace.climb(edge.vertex)]
-        lines += [*self._path(steps), f"fix: {reason.fix}"]
-        facts = {
-            "operation": name_of(node.fun),
-            "argument": edge.argument,
-            "module": scope_text(node.scope, self.names),
-        }
-        return self._report(
-            verdict, reason.cause, lines, grad=grad, path=_path(steps), reason=reason.words, line=node.line, **facts
-        )
+        """A diagnosis that names one step, and the path through it."""
+        node, args = call_of(step.vertex)
+        operation = f"{self._operation(step.vertex)}, for its argument {step.argument}"
+        lines = arguments_text(args, self.names)
+        if likewise:
+            lines.append(f"likewise: {', '.join(likewise)}")
+        steps = [*between, step, *trace.climb(step.vertex)]
+        facts = {"operation": name_of(node.fun), "argument": step.argument, "line": node.line}
+        facts["module"] = scope_text(node.scope, self.names)
+        words = Reason(f"{operation}: {reason.words}", reason.fix, reason.cause)
+        return self._report(verdict, words, [*lines, *self._path(steps)], grad=grad, path=_names(steps), **facts)
 
-    def _call(self, edge: Edge) -> tuple[Any, list[Any]]:
-        """The record of the call behind a step, and the arrays it was given."""
-        node = edge.vertex.node
-        assert node is not None
-        return node, [a.value if isinstance(a, Vertex) else a for a in node.args or ()]
-
-    def _operation(self, v: Vertex) -> str:
-        assert v.node is not None
-        place = place_text(v.node, self.names)
-        return name_of(v.node.fun) + (f" ({place})" if place else "")
-
-    def _path(self, steps: Sequence[Edge]) -> list[str]:
+    def _path(self, steps: Sequence[Step]) -> list[str]:
         """One line with the operations from the loss to the tensor."""
-        if not steps:
-            return []
         parts = []
-        for edge in reversed(steps):
-            assert edge.vertex.node is not None
-            where = scope_text(edge.vertex.node.scope, self.names)
-            parts.append(name_of(edge.vertex.node.fun) + (f" [{where}]" if where else ""))
+        for step in reversed(steps):
+            node, _ = call_of(step.vertex)
+            where = scope_text(node.scope, self.names)
+            parts.append(name_of(node.fun) + (f" [{where}]" if where else ""))
         if len(parts) > STEPS:
             parts = [*parts[:3], f"... {len(parts) - STEPS} more ...", *parts[3 - STEPS :]]
-        return [f"path: {' > '.join(parts)}"]
+        return [f"path: {' > '.join(parts)}"] if parts else []
 
-    def _none(self, cause: str, words: str, fix: str, **facts: Any) -> Diagnosis:
-        return self._report("none", cause, [f"reason: {words}", f"fix: {fix}"], reason=words, **facts)
+    def _fine(self, grad: Any, steps: Sequence[Step]) -> Diagnosis:
+        sizes = f"{array_text(grad)}, {100 * np.mean(grad == 0):.3g} % of them 0"
+        reason = Reason(f"nothing is wrong with it: {sizes}", "", "fine")
+        return self._report("fine", reason, self._path(steps), grad=grad, path=_names(steps))
 
-    def _report(self, verdict: str, cause: str, lines: Sequence[str], grad: Any = None, **facts: Any) -> Diagnosis:
+    def _report(
+        self, verdict: str, reason: Reason, lines: Sequence[str] = (), grad: Any = None, **facts: Any
+    ) -> Diagnosis:
+        t = self.tensor
         says = {"none": "None", "nan": "not finite"}.get(verdict, verdict)
-        sizes = {}
+        head = f"The gradient of {title(t, self.names)}, {t.value.shape} {t.value.dtype}, is {says}."
+        parts = [head, f"reason: {reason.words}", *lines]
+        if reason.fix:
+            parts.append(f"fix: {reason.fix}")
+        facts = {"verdict": verdict, "cause": reason.cause, "reason": reason.words, **facts}
         if grad is not None:
-            sizes = {"norm": magnitude(grad), "largest": float(np.max(np.abs(grad), initial=0))}
-        text = "\n  ".join([f"The gradient of {self.name} is {says}.", *lines])
-        return Diagnosis(text, {"verdict": verdict, "cause": cause, **sizes, **facts})
+            facts.update(norm=magnitude(grad), largest=_largest(grad))
+        return Diagnosis("\n  ".join(parts), facts)
+
+
+def _largest(grad: Any) -> float:
+    """The largest magnitude in an array, or in several."""
+    parts = grad if isinstance(grad, list) else [grad]
+    return max(float(np.max(np.abs(part), initial=0)) for part in parts if part is not None)
 
 
 def _verdict(grad: Any) -> str:
     """One word for a gradient."""
-    largest = float(np.max(np.abs(grad), initial=0))
+    largest = _largest(grad)
     if not np.isfinite(largest):
         return "nan"
     return "zero" if largest == 0 else "huge" if largest > HUGE else "tiny" if largest < TINY else "fine"
 
 
-def _not_finite(a: Any) -> Any:
-    return ~np.isfinite(a)
-
-
-def _received(edge: Edge) -> Any:
-    """Stands for a contribution of which only the norm was kept."""
-    return np.asarray(edge.norm, edge.vertex.value.dtype)
-
-
-def _path(steps: Sequence[Edge]) -> tuple[str, ...]:
-    return tuple(name_of(edge.vertex.node.fun) for edge in reversed(steps))  # type: ignore[union-attr]
+def _names(steps: Sequence[Step]) -> tuple[str, ...]:
+    """The operations from the loss to the tensor."""
+    return tuple(name_of(call_of(step.vertex)[0].fun) for step in reversed(steps))
 
 
 def _constants(order: Sequence[Vertex]) -> Iterator[tuple[Vertex, int, Any]]:
-    """(user, argument number, array) for all arrays in a graph that no gradient flows to."""
+    """(user, argument number, tensor or array) for everything given in a graph that no gradient flows to."""
     for v in order:
-        for i, a in enumerate((v.node and v.node.args) or ()):
-            if isinstance(a, Vertex) and a.node is None and not a.requires_grad:
-                yield v, i, a
-            elif isinstance(a, np.ndarray):
-                yield v, i, a
+        if v.node is not None:
+            for i, a in enumerate(call_of(v)[1]):
+                if isinstance(a, np.ndarray) or (isinstance(a, Vertex) and a.node is None and not a.requires_grad):
+                    yield v, i, a

@@ -1,11 +1,11 @@
-"""Why an operation gave a number that is none: a table of the places where functions have no value or no slope.
+"""Why an operation gave NaN, Inf, or nothing but zeros: the places where functions have no value, no slope, or slope 0.
 
 Functions are known by their names, so that those of other rooms on this floor need not be imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from tinygrad_mm.debug.wording import count_text
 from tinygrad_mm.graph import name_of
 
-__all__ = ["Reason", "backward_reason", "dead_reason", "forward_reason", "holds", "zero_reason"]
+__all__ = ["Reason", "backward_reason", "dead_reason", "forward_reason", "holds", "not_finite", "zero_reason"]
 
 
 class Reason(NamedTuple):
@@ -25,87 +25,70 @@ class Reason(NamedTuple):
 
 
 class Case(NamedTuple):
-    """`where(*arguments)` marks the elements at which `words` holds."""
+    """A line of a table: for these functions, `where(*arguments)` marks the elements at which `words` holds."""
 
+    functions: str
     where: Callable[..., Any]
     words: str
     fix: str
 
 
-LOG = "keep the argument positive, as in np.log(np.maximum(x, 1e-12)); for probabilities use tg.log_softmax or tg.cross_entropy on the logits"
+LOG = (
+    "keep the argument positive, as in np.log(np.maximum(x, 1e-12)); "
+    "for probabilities use tg.log_softmax or tg.cross_entropy on the logits"
+)
 ROOT = "keep the argument positive, as in np.sqrt(np.maximum(x, 0) + 1e-12)"
-DIVIDE = "keep the divisor away from 0, as in a / (b + 1e-12), or choose with a safe divisor: np.where(b == 0, 0, a / np.where(b == 0, 1, b))"
+DIVIDE = "keep the divisor away from 0: a / (b + 1e-12), or np.where(b == 0, 0, a / np.where(b == 0, 1, b))"
+POWER = "use np.square for squares, np.abs(x) for a negative base, and keep the base away from 0"
 OVERFLOW = "scale the numbers down first (normalise the inputs, lower the learning rate, clip), or compute in float64"
 EXP = "use a form that does not overflow (tg.softmax, tg.logsumexp, np.logaddexp, np.expm1), or clip the argument"
-DOMAIN = "clip the argument into the domain with np.clip"
-POWER = "use x * x or np.square for even powers, np.abs(x) for a negative base, and keep a base with a negative exponent away from 0"
-MASKED = "leave at least one entry per row unmasked, or use a large negative number such as -1e9 in place of -inf"
+DOMAIN = "keep the argument inside, with np.clip"
+MASKED = "leave at least one entry of each row unmasked, or mask with a large negative number such as -1e9"
+EMPTY = "check the batch or the selection: it is empty"
+RANGES = "look at the ranges of the arguments above"
+ZEROS = "start with other values than zeros (see tg.nn.init)"
 
-# Where a function has no finite value, by its arguments.
-UNDEFINED: dict[str, list[Case]] = {
-    **dict.fromkeys(
-        ("log", "log2", "log10"),
-        [
-            Case(lambda x: x < 0, "the logarithm of a negative number is not a number", LOG),
-            Case(lambda x: x == 0, "the logarithm of 0 is -inf", LOG),
-        ],
-    ),
-    "log1p": [Case(lambda x: x <= -1, "log1p has no finite value at -1 and below", "keep the argument above -1")],
-    "sqrt": [Case(lambda x: x < 0, "the square root of a negative number is not a number", ROOT)],
-    "divide": [
-        Case(lambda a, b: (a == 0) & (b == 0), "0 / 0 is not a number", DIVIDE),
-        Case(lambda a, b: (a == a) & (b == 0), "division by 0", DIVIDE),
-    ],
-    "reciprocal": [Case(lambda x: x == 0, "division by 0", DIVIDE)],
-    **dict.fromkeys(
-        ("remainder", "fmod", "floor_divide"), [Case(lambda a, b: (a == a) & (b == 0), "division by 0", DIVIDE)]
-    ),
-    **dict.fromkeys(
-        ("power", "float_power"),
-        [
-            Case(lambda a, b: (a == 0) & (b < 0), "0 to a negative power divides by 0", POWER),
-            Case(lambda a, b: (a < 0) & (b != np.floor(b)), "a negative number has no fractional power", POWER),
-        ],
-    ),
-    **dict.fromkeys(
-        ("arcsin", "arccos"), [Case(lambda x: np.abs(x) > 1, "the argument lies outside [-1, 1]", DOMAIN)]
-    ),
-    "arccosh": [Case(lambda x: x < 1, "the argument lies below 1", DOMAIN)],
-    "arctanh": [Case(lambda x: np.abs(x) >= 1, "the argument lies outside (-1, 1)", DOMAIN)],
-    **dict.fromkeys(
-        ("softmax", "log_softmax", "logsumexp", "_cross_entropy"),
-        [
-            Case(lambda x, *_: np.all(x == -np.inf, axis=-1), "every entry of a row is -inf: nothing is left to choose", MASKED),
-            Case(lambda x, *_: x == np.inf, "an entry is inf, so the differences to the largest are inf - inf", OVERFLOW),
-        ],
-    ),
-    **dict.fromkeys(
-        ("mean", "var", "std"),
-        [Case(lambda x: np.asarray(x.size == 0), "the array has no elements, so there is nothing to average", "check the batch or the selection: it is empty")],
-    ),
-}  # fmt: skip
+# Where a function has no finite value.
+UNDEFINED = (
+    Case("log log2 log10", lambda x: x < 0, "the logarithm of a negative number is not a number", LOG),
+    Case("log log2 log10", lambda x: x == 0, "the logarithm of 0 is -inf", LOG),
+    Case("log1p", lambda x: x <= -1, "log1p has no finite value at -1 and below", "keep the argument above -1"),
+    Case("sqrt", lambda x: x < 0, "the square root of a negative number is not a number", ROOT),
+    Case("divide", lambda a, b: (a == 0) & (b == 0), "0 / 0 is not a number", DIVIDE),
+    Case("divide remainder fmod floor_divide", lambda a, b: (a == a) & (b == 0), "division by 0", DIVIDE),
+    Case("reciprocal", lambda x: x == 0, "division by 0", DIVIDE),
+    Case("power float_power", lambda a, b: (a == 0) & (b < 0), "0 to a negative power divides by 0", POWER),
+    Case("power float_power", lambda a, b: (a < 0) & (b != np.floor(b)), "a root of a negative number", POWER),
+    Case("arcsin arccos", lambda x: np.abs(x) > 1, "the argument lies outside [-1, 1]", DOMAIN),
+    Case("arccosh", lambda x: x < 1, "the argument lies below 1", DOMAIN),
+    Case("arctanh", lambda x: np.abs(x) >= 1, "the argument lies outside (-1, 1)", DOMAIN),
+    Case("softmax log_softmax", lambda x: np.all(x == -np.inf, axis=-1), "all entries of a row are -inf", MASKED),
+    Case("mean var std", lambda x: np.asarray(x.size == 0), "there are no elements to average", EMPTY),
+)
+
+# Where the slope of a function is not finite, by function and argument.
+STEEP = (
+    Case("log:0 log2:0 log10:0", lambda x: x == 0, "the slope of a logarithm at 0 is infinite", LOG),
+    Case("log1p:0", lambda x: x == -1, "the slope of log1p at -1 is infinite", "keep the argument above -1"),
+    Case("sqrt:0", lambda x: x == 0, "the slope of sqrt at 0 is infinite", ROOT),
+    Case("cbrt:0", lambda x: x == 0, "the slope of cbrt at 0 is infinite", "keep the argument away from 0"),
+    Case("divide:0 divide:1", lambda a, b: (a == a) & (b == 0), "division by 0", DIVIDE),
+    Case("reciprocal:0", lambda x: x == 0, "division by 0", DIVIDE),
+    Case("power:0 float_power:0", lambda a, b: (a == 0) & (b < 1) & (b != 0), "a power below 1 is steep at 0", POWER),
+    Case("power:1 float_power:1", lambda a, b: (a < 0) & (b == b), "the logarithm of a negative base", POWER),
+    Case("arcsin:0 arccos:0 arctanh:0", lambda x: np.abs(x) == 1, "the slope at -1 and 1 is infinite", DOMAIN),
+    Case("arccosh:0", lambda x: x == 1, "the slope of arccosh at 1 is infinite", DOMAIN),
+)
 
 EXPONENTIALS = frozenset({"exp", "exp2", "expm1", "sinh", "cosh"})
+PRODUCTS = frozenset({"multiply", "matmul", "dot", "vdot", "inner", "outer", "tensordot", "einsum", "vecdot"})
+CHOICES = frozenset({"maximum", "minimum", "fmax", "fmin"})
+FLAT_AT_ZERO = frozenset({"square", "power", "float_power", "absolute", "norm"})
 
-# Where the slope of a function with respect to one of its arguments is not finite: (function, argument) -> case.
-STEEP: dict[tuple[str, int], Case] = {
-    ("sqrt", 0): Case(lambda x: x == 0, "the slope of sqrt at 0 is infinite", "keep the argument above 0: np.sqrt(x + 1e-12)"),
-    ("cbrt", 0): Case(lambda x: x == 0, "the slope of cbrt at 0 is infinite", "keep the argument away from 0"),
-    **dict.fromkeys(
-        (("log", 0), ("log2", 0), ("log10", 0)), Case(lambda x: x == 0, "the slope of a logarithm at 0 is infinite", LOG)
-    ),
-    ("log1p", 0): Case(lambda x: x == -1, "the slope of log1p at -1 is infinite", "keep the argument above -1"),
-    ("reciprocal", 0): Case(lambda x: x == 0, "division by 0", DIVIDE),
-    **dict.fromkeys((("divide", 0), ("divide", 1)), Case(lambda a, b: (a == a) & (b == 0), "division by 0", DIVIDE)),
-    ("power", 0): Case(lambda a, b: (a == 0) & (b < 1) & (b != 0), "the slope of a power below 1 is infinite at 0", POWER),
-    ("power", 1): Case(lambda a, b: (a < 0) & (b == b), "the slope in the exponent is a logarithm of the base, which is negative", POWER),
-    **dict.fromkeys(
-        (("arcsin", 0), ("arccos", 0)),
-        Case(lambda x: np.abs(x) == 1, "the slope at -1 and 1 is infinite", DOMAIN + ", to just inside [-1, 1]"),
-    ),
-    ("arccosh", 0): Case(lambda x: x == 1, "the slope at 1 is infinite", "keep the argument above 1"),
-    ("arctanh", 0): Case(lambda x: np.abs(x) == 1, "the slope at -1 and 1 is infinite", DOMAIN + ", to just inside (-1, 1)"),
-}  # fmt: skip
+
+def not_finite(a: Any) -> Any:
+    """Which elements are NaN or Inf."""
+    return ~np.isfinite(a)
 
 
 def holds(a: Any, test: Callable[[Any], Any]) -> bool:
@@ -121,137 +104,145 @@ def holds(a: Any, test: Callable[[Any], Any]) -> bool:
     return isinstance(a, float) and bool(test(a))
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# NaN and Inf
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def forward_reason(fun: Callable[..., Any], values: Sequence[Any], y: Any) -> Reason:
-    """Why `fun(*values)` gave a result `y` that is not finite."""
+    """Why `fun(*values)` gave a result `y` that is not finite.
+
+    >>> forward_reason(np.log, [np.array([1.0, 0.0])], np.array([0.0, -np.inf])).words
+    'the logarithm of 0 is -inf (1 of 2 elements, the first at [1])'
+    """
     name = name_of(fun)
-    found = _first(UNDEFINED.get(name, []), values)
-    if found is not None:
-        return found
+    for case, mask in _matching(UNDEFINED, name, values):
+        return _counted(case, mask)
     for i, v in enumerate(values):
         if holds(v, np.isinf) and holds(y, np.isnan):
             return Reason(
                 f"argument {i} holds inf, and inf - inf, inf / inf and 0 * inf are not numbers",
-                "use a large finite number in place of inf, or leave those elements out with np.where before this operation",
+                "use a large finite number in place of inf, or leave those elements out with np.where before",
             )
-    dtype = getattr(y, "dtype", np.dtype(np.float64))
-    if name in EXPONENTIALS:
-        limit = np.log(np.finfo(dtype).max)
-        return Reason(f"{name} overflows: in {dtype} an exponential is inf above about {limit:.0f}", EXP)
     if holds(y, np.isinf):
-        return Reason(f"overflow: the result is larger than {np.finfo(dtype).max:.2g}, the largest {dtype}", OVERFLOW)
-    return Reason(f"{name} has no value for these arguments", "look at the ranges of the arguments above")
+        return _overflow(name, y.dtype)
+    return Reason(f"{name} has no value for these arguments", RANGES)
 
 
-def backward_reason(
-    fun: Callable[..., Any], i: int, values: Sequence[Any], y: Any, incoming: Any, contribution: Any
-) -> Reason:
-    """Why the rule of `fun` for argument i gave a contribution that is not finite, for a finite gradient `incoming`."""
-    case = STEEP.get((name_of(fun), i))
-    found = _first([case] if case else [], values)
-    if case is not None and found is not None:
-        if holds(contribution, np.isnan) and np.any((np.asarray(incoming) == 0) & case.where(*values)):
-            return Reason(
-                f"{found.words}; the gradient that arrives there is 0, and 0 * inf is not a number. A mask behind an "
-                f"operation (np.where, a product with 0) does not undo its slope",
-                f"mask the argument as well, as in np.where(ok, {name_of(fun)}(np.where(ok, x, 1)), 0)",
-            )
-        return found
-    for what, v in [*((f"argument {k}", v) for k, v in enumerate(values)), ("the result of the forward pass", y)]:
-        for kind, test in (("NaN", np.isnan), ("inf", np.isinf)):
-            if holds(v, test):
-                return Reason(
-                    f"{what} holds {kind} already, and the rule multiplies with it",
-                    "put the forward pass inside `with tg.detect_anomaly():` too, to see where that came from",
-                )
-    if holds(contribution, np.isinf):
-        dtype = getattr(contribution, "dtype", np.dtype(np.float64))
-        return Reason(f"overflow: larger than {np.finfo(dtype).max:.2g}, the largest {dtype}", OVERFLOW)
-    return Reason("the rule has no value for these arguments", "look at the ranges of the arguments above")
-
-
-def zero_reason(fun: Callable[..., Any], i: int, values: Sequence[Any], y: Any, incoming: Any) -> Reason:
-    """Why the rule of `fun` for argument i gave nothing but zeros, for a gradient `incoming` that was not all zero."""
+def backward_reason(fun: Callable[..., Any], i: int, values: Sequence[Any], y: Any, incoming: Any, sent: Any) -> Reason:
+    """Why the rule of `fun` for argument i sent something that is not finite, for a finite gradient `incoming`."""
     name = name_of(fun)
-    x = values[i]
-    others = [v for k, v in enumerate(values) if k != i and isinstance(v, (np.ndarray, float, int))]
-    if name == "relu":
+    for case, mask in _matching(STEEP, f"{name}:{i}", values):
+        reason = _counted(case, mask)
+        if holds(sent, np.isnan) and np.any((np.asarray(incoming) == 0) & mask):
+            return Reason(
+                f"{reason.words}; the gradient that arrives there is 0, and 0 * inf is not a number: a mask behind an "
+                "operation (np.where, a product with 0) does not undo its slope",
+                f"mask its argument as well, as in np.where(ok, {name}(np.where(ok, x, 1)), 0)",
+                "zero_times_inf",
+            )
+        return reason
+    for what, v in [*((f"argument {k}", v) for k, v in enumerate(values)), ("the result of the forward pass", y)]:
+        if holds(v, not_finite):
+            return Reason(
+                f"{what} is not finite itself, and the rule multiplies with it",
+                "run the forward pass inside detect_anomaly() too, to see where that came from",
+            )
+    if holds(sent, np.isinf):
+        return _overflow(f"the rule of {name}", np.asarray(sent).dtype)
+    return Reason(f"the rule of {name} has no value for these arguments", RANGES)
+
+
+def _matching(cases: Iterable[Case], key: str, values: Sequence[Any]) -> Iterable[tuple[Case, Any]]:
+    """The cases for a function that hold for some element of its arguments, with the elements for which they do."""
+    for case in cases:
+        if key in case.functions.split():
+            needed = case.where.__code__.co_argcount
+            mask = np.asarray(case.where(*(np.asarray(v) for v in values[:needed])))
+            if mask.any():
+                yield case, mask
+
+
+def _counted(case: Case, mask: Any) -> Reason:
+    return Reason(f"{case.words} ({count_text(mask)})" if mask.ndim else case.words, case.fix)
+
+
+def _overflow(name: str, dtype: Any) -> Reason:
+    largest = np.finfo(dtype).max
+    if name in EXPONENTIALS:
+        return Reason(f"{name} overflows: {dtype} ends at exponentials of about {np.log(largest):.0f}", EXP, "overflow")
+    return Reason(f"{name} overflows: it exceeds {largest:.2g}, the largest {dtype}", OVERFLOW, "overflow")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Zeros
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def zero_reason(fun: Callable[..., Any], i: int, values: Sequence[Any], y: Any) -> Reason:
+    """Why the rule of `fun` for argument i sent nothing but zeros, for a gradient that was not all zero.
+
+    >>> zero_reason(np.multiply, 0, [np.ones(3), np.zeros(3)], np.zeros(3)).words
+    'argument 1, which it multiplies with, is all zeros'
+    """
+    name, x = name_of(fun), np.asarray(values[i])
+    spread = f"{x.min():.4g} .. {x.max():.4g}" if x.size and x.dtype.kind in "fiu" else "nothing"
+    others = {k: v for k, v in enumerate(values) if k != i and isinstance(v, (np.ndarray, float, int))}
+    if name == "relu" or (name in ("maximum", "fmax") and not any(np.any(v) for v in others.values())):
         return dead_reason(y)
     if name in ("sigmoid", "tanh"):
         return Reason(
-            f"{name} is saturated: its argument lies in {x.min():.4g} .. {x.max():.4g}, where the slope is 0 "
-            f"({_share(y * (1 - y) if name == 'sigmoid' else 1 - y * y, lambda slope: slope == 0)} of the elements)",
+            f"{name} is saturated: for arguments in {spread} its slope is 0",
             "start with smaller weights, normalise the inputs of the layer, or use relu",
             "saturated",
         )
     if name in ("softmax", "log_softmax", "_cross_entropy"):
         return Reason(
-            f"{name} is saturated: one entry of each row is ahead by so much (arguments {x.min():.4g} .. {x.max():.4g}) "
-            "that nothing changes by moving it",
-            "scale the logits down; with a loss of 0 on these examples there is nothing left to learn from them",
+            f"{name} is saturated: among arguments in {spread} one of each row is so far ahead that moving it changes "
+            "nothing",
+            "scale the logits down; where the loss is 0 there is nothing left to learn from these examples",
             "saturated",
         )
-    if name in ("multiply", "matmul", "dot", "vdot", "inner", "outer", "tensordot", "einsum", "vecdot"):
-        for k, v in enumerate(values):
-            if k != i and isinstance(v, (np.ndarray, float, int)) and not np.any(v):
-                return Reason(f"{name} multiplies by argument {k}, which is all zeros", ZEROS, "multiplied_by_zero")
-        if others:
-            return Reason(
-                f"{name} multiplies by 0 wherever a gradient arrives ({_share(others[0], lambda v: v == 0)} of the other "
-                "argument are 0)",
-                "look at the mask, or at the dead units, that the other argument holds",
-                "multiplied_by_zero",
-            )
-    if name == "where":
+    if name in PRODUCTS and others:
+        for k, v in others.items():
+            if not np.any(v):
+                return Reason(f"argument {k}, which it multiplies with, is all zeros", ZEROS, "multiplied_by_zero")
+        share = _percent(np.asarray(next(iter(others.values()))) == 0)
         return Reason(
-            f"where takes nothing of argument {i} wherever a gradient arrives", "look at the condition", "masked"
+            f"it multiplies with 0 wherever a gradient arrives ({share} of the other argument are 0)",
+            "look at the mask, or the dead units, that the other argument holds",
+            "multiplied_by_zero",
         )
-    if name in ("maximum", "minimum", "fmax", "fmin"):
-        if others and not np.any(others[0]) and name in ("maximum", "fmax"):
-            return dead_reason(y)
-        return Reason(f"{name} takes the other argument everywhere", "look at the ranges of the two", "masked")
+    if name == "where":
+        return Reason("the condition takes none of its elements where a gradient arrives", RANGES, "masked")
+    if name in CHOICES:
+        return Reason("the other argument is taken wherever a gradient arrives", RANGES, "masked")
     if name == "clip":
         return Reason(
-            f"clip cuts every element off: they lie in {x.min():.4g} .. {x.max():.4g}, outside the bounds",
+            f"every element is cut off: they lie in {spread}, outside the bounds",
             "widen the bounds, or clip gradients rather than values",
             "masked",
         )
     if name in ("exp", "exp2") and not np.any(y):
-        return Reason(f"{name} underflows to 0", "work with logarithms (tg.log_softmax, tg.logsumexp)", "underflow")
-    if name in ("square", "power", "float_power", "absolute", "norm") and isinstance(x, np.ndarray) and not np.any(x):
-        return Reason(f"the slope of {name} at 0 is 0, and the argument is all zeros", ZEROS, "flat")
-    if np.any(np.abs(np.asarray(incoming)) < np.finfo(np.float32).tiny):
-        return Reason(
-            f"the product in the rule of {name} underflows to 0", "scale the loss up, or use float64", "underflow"
-        )
-    return Reason(f"the slope of {name} is 0 for these arguments", "look at the ranges of its arguments", "flat")
-
-
-ZEROS = "give it other values than zeros to start with (see tg.nn.init)"
+        return Reason(f"{name} of {spread} is 0 in {x.dtype}", "keep logarithms (tg.log_softmax)", "underflow")
+    if name in FLAT_AT_ZERO and not np.any(x):
+        return Reason(f"{name} is flat at 0, and the argument is all zeros", ZEROS, "flat")
+    return Reason(f"the slope of {name} is 0 for these arguments", RANGES, "flat")
 
 
 def dead_reason(y: Any) -> Reason:
     """A ReLU with result y that lets nothing through: how much of it is dead.
 
     >>> dead_reason(np.zeros((4, 2))).words
-    'the ReLU is dead: 100 % of the elements are 0, and 2 of 2 units are active for none of the inputs'
+    'the ReLU is dead: 100 % of its elements are 0, and 2 of 2 units are active for no input'
     """
-    words = f"the ReLU is dead: {_share(y, lambda v: v <= 0)} of the elements are 0"
+    words = f"the ReLU is dead: {_percent(y <= 0)} of its elements are 0"
     if y.ndim in (2, 3):  # (examples, units) or (examples, time, units)
         dead = ~np.any(y > 0, axis=tuple(range(y.ndim - 1)))
-        words += f", and {int(dead.sum())} of {dead.size} units are active for none of the inputs"
-    fix = "lower the learning rate, start with a small positive bias or He initialisation, or use a leaky ReLU or gelu"
+        words += f", and {int(dead.sum())} of {dead.size} units are active for no input"
+    fix = "lower the learning rate, start with He initialisation and a small positive bias, or use gelu or a leaky ReLU"
     return Reason(words, fix, "dead_relu")
 
 
-def _share(values: Any, test: Callable[[Any], Any]) -> str:
-    return f"{100 * float(np.mean(test(np.asarray(values)))):.4g} %"
-
-
-def _first(cases: Sequence[Case], values: Sequence[Any]) -> Reason | None:
-    """The first case that holds for some element of the arguments, with these elements counted."""
-    for case in cases:
-        needed = case.where.__code__.co_argcount
-        mask = np.asarray(case.where(*(np.asarray(v) for v in values[:needed])))
-        if mask.any():
-            return Reason(f"{case.words} ({count_text(mask)})" if mask.ndim else case.words, case.fix)
-    return None
+def _percent(mask: Any) -> str:
+    return f"{100 * float(np.mean(mask)):.4g} %"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,19 @@ import numpy as np
 
 from tinygrad_mm.graph import Node, Scope, Vertex, name_of
 
-__all__ = ["Names", "arguments_text", "array_text", "count_text", "line_text", "names_in", "scope_text", "title"]
+__all__ = [
+    "Names",
+    "arguments_text",
+    "array_text",
+    "call_of",
+    "count_text",
+    "line_text",
+    "names_in",
+    "place_text",
+    "scope_text",
+    "title",
+    "value_of",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,21 @@ def names_in(model: Any) -> Names:
     )
 
 
+def value_of(a: Any) -> Any:
+    """The array behind a Tensor; the arrays behind several, as a tuple; anything else as it is."""
+    if isinstance(a, (list, tuple)):
+        return tuple(value_of(part) for part in a)
+    return a.value if isinstance(a, Vertex) else a
+
+
+def call_of(vertex: Vertex) -> tuple[Node, tuple[Any, ...]]:
+    """The record of the call that made a computed vertex, and the arguments of that call."""
+    node = vertex.node
+    assert node is not None
+    assert node.args is not None
+    return node, node.args
+
+
 def array_text(value: Any) -> str:
     """Shape, dtype and range of an array, with what is not finite counted; a plain number as it is.
 
@@ -50,20 +77,19 @@ def array_text(value: Any) -> str:
     if not isinstance(value, np.ndarray):
         return f"the number {value}"
     text = f"{value.shape} {value.dtype}"
-    if value.dtype.kind not in "fiu" or not value.size:
+    if value.dtype.kind not in "fiu":
         return text
     finite = value[np.isfinite(value)]
-    low, high = (finite.min(), finite.max()) if finite.size else (None, None)
-    parts = [
-        text if low is None else f"{text}, all {low:.4g}" if low == high else f"{text} from {low:.4g} to {high:.4g}"
-    ]
+    if finite.size:
+        low, high = finite.min(), finite.max()
+        text += f", all {low:.4g}" if low == high else f" from {low:.4g} to {high:.4g}"
     for name, test in (("NaN", np.isnan), ("inf", np.isposinf), ("-inf", np.isneginf)):
-        if number := int(test(value).sum()):
-            parts.append(f"{number} {name}")
-    return ", ".join(parts)
+        number = int(test(value).sum())
+        text += f", {number} {name}" if number else ""
+    return text
 
 
-def count_text(mask: Any) -> str:
+def count_text(mask: np.ndarray[Any, Any]) -> str:
     """How many elements a mask names, and the first one.
 
     >>> count_text(np.array([[False, True], [False, True]]))
@@ -88,21 +114,22 @@ def title(a: Any, names: Names) -> str:
         return str(given)
     if a.node is not None:
         return f"the result of {name_of(a.node.fun)}"
-    kind = type(a).__name__.lower()
-    return f"a {kind}" if kind != "tensor" else "a leaf that requires grad" if a.requires_grad else "a constant tensor"
+    if type(a).__name__ != "Tensor":
+        return f"a {type(a).__name__.lower()}"
+    return "a leaf that requires grad" if a.requires_grad else "a constant tensor"
 
 
-def arguments_text(args: Any, names: Names) -> list[str]:
+def arguments_text(args: Sequence[Any], names: Names) -> list[str]:
     """One line for each argument of a call that holds numbers."""
     return [
-        f"argument {i}: {title(a, names)}, {array_text(a.value if isinstance(a, Vertex) else a)}"
+        f"argument {i}: {title(a, names)}, {array_text(value_of(a))}"
         for i, a in enumerate(args)
         if isinstance(a, (Vertex, np.ndarray, float, int)) and not isinstance(a, bool)
     ]
 
 
 def scope_text(scope: Scope | None, names: Names) -> str:
-    """The modules that a call was made in, outermost first: `Sequential > Dense`, or `layers.0 (Dense)` with a model."""
+    """The modules that a call was made in: `Sequential > Dense`, outermost first; `layers.0 (Dense)` with a model."""
     if scope is not None and names.modules.get(scope.token):
         return f"{names.modules[scope.token]} ({scope.label})"
     labels = []
@@ -120,8 +147,6 @@ def line_text(line: tuple[str, int] | None) -> str:
     return f"{Path(line[0]).name}:{line[1]}" + (f": {code}" if code else "")
 
 
-def place_text(node: Node | None, names: Names) -> str:
-    """Where an operation was called, as far as that was recorded: module and source line."""
-    if node is None:
-        return ""
-    return ", ".join(part for part in (scope_text(node.scope, names), line_text(node.line)) if part)
+def place_text(scope: Scope | None, line: tuple[str, int] | None, names: Names) -> str:
+    """Where a call was made, as far as that is known: module and source line."""
+    return ", ".join(part for part in (scope_text(scope, names), line_text(line)) if part)

@@ -1,6 +1,6 @@
 """Pictures of computation graphs.
 
-Floor 3: a pure reader of the graph. `reader` turns a graph into a `Picture` of plain data, `dot` writes a picture in
+Floor 5: a pure reader of the graph. `reader` turns a graph into a `Picture` of plain data, `dot` writes a picture in
 the language of Graphviz, `renderer` has a layout program make an image of that; `drawing` puts them together.
 """
 

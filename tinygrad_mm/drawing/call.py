@@ -6,11 +6,30 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.drawing.text import index_text, value_text
+from tinygrad_mm.drawing.text import index_text, shortened, value_text
 from tinygrad_mm.graph import RULES, Node, Vertex, name_of
 from tinygrad_mm.rules.shape import join
 
-__all__ = ["is_array", "lets_through", "operands_and_options", "title_of"]
+__all__ = ["is_array", "is_commutative", "lets_through", "operands_and_options", "title_of"]
+
+
+LONGEST_OPTION = 120  # characters; an index may be a list of thousands
+COMMUTATIVE = frozenset(
+    {
+        *(np.add, np.multiply, np.maximum, np.minimum, np.fmax, np.fmin, np.logaddexp, np.logaddexp2, np.hypot),
+        *(np.equal, np.not_equal, np.logical_and, np.logical_or, np.logical_xor),
+        *(np.bitwise_and, np.bitwise_or, np.bitwise_xor),
+    }
+)
+
+
+def is_commutative(node: Node) -> bool:
+    """Whether the operands of a call can change places.
+
+    >>> is_commutative(Node(np.add, (1, 2), {})), is_commutative(Node(np.subtract, (1, 2), {}))
+    (True, False)
+    """
+    return node.fun in COMMUTATIVE
 
 
 def is_array(a: Any) -> bool:
@@ -54,6 +73,7 @@ def operands_and_options(node: Node) -> tuple[tuple[tuple[int, str], ...], tuple
     options += [f"{name}={value_text(value)}" for name, value in node.kwargs.items()]
     prefix = "#" if "key" in names else ""  # the places that an index leaves for Tensors are written #0, #1, ...
     unnamed = [i for i, name in operands if not name]
+    options = [shortened(option, LONGEST_OPTION) for option in options]
     return tuple((i, name or f"{prefix}{unnamed.index(i)}") for i, name in operands), tuple(options)
 
 

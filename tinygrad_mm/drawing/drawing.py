@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinygrad_mm.drawing.dot import DIRECTIONS, Direction, digraph
@@ -15,6 +14,8 @@ from tinygrad_mm.drawing.renderer import render, write
 from tinygrad_mm.tensor import Tensor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import graphviz
 
 __all__ = ["Drawing", "draw"]
@@ -37,7 +38,8 @@ def draw(outputs: Tensor | Sequence[Tensor], *, model: Any = None, direction: Di
     >>> draw(a * a + a)
     <Drawing of 4 nodes and 5 edges: save("graph.svg") writes it, .source is its DOT text>
     """
-    tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    single = isinstance(outputs, Tensor) or not isinstance(outputs, Iterable)
+    tensors: list[Any] = [outputs] if single else list(outputs)
     for i, tensor in enumerate(tensors):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"draw: output {i} is a {type(tensor).__name__}; only Tensors have a graph")
@@ -76,6 +78,8 @@ class Drawing:
         Raises ValueError for another ending, RuntimeError where there is no layout program, OSError where the file
         cannot be written.
         """
+        from pathlib import Path
+
         path = Path(path)
         form = path.suffix.lower()
         if form not in FORMATS:
@@ -95,6 +99,4 @@ class Drawing:
 
     def __repr__(self) -> str:
         nodes, edges = len(self.picture.nodes), len(self.picture.edges)
-        return (
-            f'<Drawing of {nodes} nodes and {edges} edges: save("graph.svg") writes it, .source is its DOT text>'
-        )
+        return f'<Drawing of {nodes} nodes and {edges} edges: save("graph.svg") writes it, .source is its DOT text>'

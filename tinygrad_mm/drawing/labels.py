@@ -2,55 +2,94 @@
 
 from __future__ import annotations
 
-import html
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from tinygrad_mm.drawing.picture import Kind, PictureCluster, PictureNode
 from tinygrad_mm.drawing.text import printable, shape_text, shortened
 from tinygrad_mm.drawing.theme import INK, LOOKS, QUIET, STOPPED
 
-__all__ = ["cluster_label", "edge_label", "legend", "markup", "node_label", "tooltip"]
+__all__ = [
+    "LEAST_WIDTH",
+    "cluster_label",
+    "description",
+    "edge_label",
+    "least_width",
+    "legend",
+    "markup",
+    "node_label",
+    "operand_label",
+    "tooltip",
+]
 
+ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\\": "\\\\", "\N{NO-BREAK SPACE}": "&#160;"}
+)
+LEAST_WIDTH = 0.3  # inches
 LONGEST = 40  # characters of a name
+LONGEST_OPERAND = 9  # characters of the name of an operand
 WIDEST = 34  # characters of a line of options
 
 
 def markup(text: str, limit: int = LONGEST) -> str:
-    """Any text as part of a label: on one line, not too long, special characters escaped.
+    r"""Any text as part of a label: on one line, not too long, special characters escaped.
 
-    A label would swallow spaces at its ends and all but one of several, so these become no-break spaces.
+    A label would swallow spaces at its ends and all but one of several, so these become no-break spaces; and it would
+    put the name of the node in place of one backslash and N, so these are doubled.
 
-    >>> markup('<b> "x"  & y')
-    '&lt;b&gt; &quot;x&quot; &#160;&amp; y'
+    >>> print(markup('<b> "x"  & y'), markup(r"\N"))
+    &lt;b&gt; &quot;x&quot; &#160;&amp; y \\N
     """
     text = re.sub(r"^ | $|(?<= ) ", "\N{NO-BREAK SPACE}", shortened(printable(text), limit))
-    return html.escape(text).replace("\N{NO-BREAK SPACE}", "&#160;")
+    return text.translate(ESCAPES)
 
 
-def tooltip(node: PictureNode) -> str:
-    """The whole of a node in one line of plain text, nothing shortened, for `&` and backslash escapes of DOT strings.
+def least_width(node: PictureNode) -> float:
+    """Inches that the title of a node needs where layout programs guess too little: for letters beyond ASCII.
 
-    >>> tooltip(PictureNode("n0", "parameter", "weight", (3, 2), "float32"))
+    >>> least_width(PictureNode("n0", "input", "x"))
+    0.3
+    """
+    title = shortened(printable(node.name or node.title), LONGEST)
+    if title.isascii():
+        return LEAST_WIDTH
+    ems = sum(1.2 if unicodedata.east_asian_width(letter) in "WF" else 0.7 for letter in title)
+    return round(ems * 11 / 72 + 0.3, 2)
+
+
+def tooltip(text: str) -> str:
+    r"""Any text as a DOT string of plain text on one line, shown where the pointer rests; nothing is shortened.
+
+    Layout programs read escapes in it twice over, so that a backslash takes four.
+
+    >>> print(tooltip(r"R&D \N"))
+    R&amp;D \\\\N
+    """
+    return printable(text).replace("&", "&amp;").replace("\\", "\\" * 4)
+
+
+def description(node: PictureNode) -> str:
+    """A node in one line.
+
+    >>> description(PictureNode("n0", "parameter", "weight", (3, 2), "float32"))
     'weight: parameter (3, 2) float32'
     """
     title = f"{node.name} = {node.title}" if node.name else node.title
     parts = [f"{title}:", node.kind, _details(node), ", ".join(node.options)]
-    return printable(" ".join(part for part in parts if part)).replace("\\", "\\\\").replace("&", "&amp;")
+    return " ".join(part for part in parts if part)
 
 
-def node_label(node: PictureNode, sideways: bool) -> str:
-    """What a node shows: its title in bold, below it shape, dtype and options in small letters.
-
-    An operation is a table with a cell ("port") for each of its operands, which keeps their edges in order:
-    `sideways` puts them at the left or right end, otherwise at the top or bottom.
-    """
+def node_label(node: PictureNode) -> str:
+    """What a node shows: its title in bold, below it shape, dtype and options in small letters; of a chip the title."""
     if node.chip:
         return f'<<font point-size="9">{markup(node.title)}</font>>'
-    lines = [_title(node), *map(_small, _lines(node))]
-    if node.kind != "operation":
-        return f"<{'<br/>'.join(lines)}>"
-    return f"<{_table(node, '<br/>'.join(lines), sideways)}>"
+    return f"<{'<br/>'.join([_title(node), *map(_small, _lines(node))])}>"
+
+
+def operand_label(name: str) -> str:
+    """The name of an operand, at the head of its edge."""
+    return f"<{markup(name, LONGEST_OPERAND)}>"
 
 
 def edge_label(text: str) -> str:
@@ -67,29 +106,21 @@ def cluster_label(cluster: PictureCluster) -> str:
 
 def legend(kinds: Iterable[Kind], stopped: bool) -> str:
     """One row of small samples, one for each kind; `stopped` adds what a dashed line means."""
-    samples = [_sample(kind) for kind in kinds]
+    samples = []
+    for kind in kinds:
+        look = LOOKS[kind]
+        style = "rounded" if look.shape == "ellipse" or "rounded" in look.style else "solid"
+        sample = _box(f'<font point-size="9" color="{INK}">{kind}</font>', style, look.border, look.fill)
+        samples.append(_box(sample, style, look.border, padding=1) if look.lines > 1 else sample)
     if stopped:
-        samples.append(
-            f'<table border="1" style="rounded,dashed" color="{STOPPED}" cellborder="0" cellspacing="0" cellpadding="3">'
-            f'<tr><td><font point-size="9" color="{QUIET}">dashed: no gradient</font></td></tr></table>'
-        )
+        samples.append(_box(_small("dashed: no gradient"), "rounded,dashed", STOPPED))
     cells = "".join(f"<td>{sample}</td>" for sample in samples)
     return f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="1"><tr>{cells}</tr></table>>'
 
 
-def _sample(kind: Kind) -> str:
-    look = LOOKS[kind]
-    rounded = ' style="rounded"' if look.shape in ("ellipse", "plain") else ""
-    sample = (
-        f'<table border="1"{rounded} bgcolor="{look.fill}" color="{look.border}" cellborder="0" cellspacing="0" cellpadding="3">'
-        f'<tr><td><font point-size="9" color="{INK}">{kind}</font></td></tr></table>'
-    )
-    for _ in range(look.lines - 1):
-        sample = (
-            f'<table border="1"{rounded} color="{look.border}" cellborder="0" cellspacing="0" cellpadding="1">'
-            f"<tr><td>{sample}</td></tr></table>"
-        )
-    return sample
+def _box(content: str, style: str, border: str, fill: str = "#ffffff", padding: int = 3) -> str:
+    attributes = f'border="1" style="{style}" color="{border}" bgcolor="{fill}" cellpadding="{padding}"'
+    return f'<table {attributes} cellborder="0" cellspacing="0"><tr><td>{content}</td></tr></table>'
 
 
 def _title(node: PictureNode) -> str:
@@ -122,27 +153,3 @@ def _lines(node: PictureNode) -> list[str]:
 
 def _small(text: str) -> str:
     return f'<font point-size="9" color="{QUIET}">{markup(text, WIDEST + 1)}</font>'
-
-
-def _table(node: PictureNode, text: str, sideways: bool) -> str:
-    look = LOOKS[node.kind]
-    style, color = ("rounded", look.border) if node.gradient else ("rounded,dashed", STOPPED)
-    head = (
-        f'<table border="1" style="{style}" bgcolor="{look.fill}" color="{color}" '
-        'cellborder="0" cellspacing="0" cellpadding="2">'
-    )
-    body = f'<td cellpadding="4">{text}</td>'
-    if len(node.operands) < 2:
-        return f"{head}<tr>{body}</tr></table>"
-    side = "r" if sideways else "b"
-    ports = [
-        f'<td port="p{i}" border="1" sides="{side}" color="#e4e7eb">'
-        f'<font point-size="8" color="{QUIET}">{markup(name, 12)}</font></td>'
-        for i, name in enumerate(node.operands)
-    ]
-    if sideways:
-        first, *rest = ports
-        body = body.replace("<td ", f'<td rowspan="{len(ports)}" ', 1)
-        return f"{head}<tr>{first}{body}</tr>{''.join(f'<tr>{port}</tr>' for port in rest)}</table>"
-    body = body.replace("<td ", f'<td colspan="{len(ports)}" ', 1)
-    return f"{head}<tr>{''.join(ports)}</tr><tr>{body}</tr></table>"

@@ -23,10 +23,13 @@ class PictureNode:
 
     `title` is the name of the tensor, the function of an operation, or the value of a number; `name` the name that the
     user gave to an operation's result. `shape` is None for a number and for an operation with several `results`.
-    `operands` names what goes into an operation, in order, one for each incoming edge; `options` are its other
-    arguments, written out. `gradient` says whether a backward pass comes through. `cluster` is the innermost
-    cluster around the node. A leaf that very many operations use says so in `uses`; then only the first of them has an
-    edge from the full node, the others each have a `chip`: a small node with the same title.
+
+    `operands` names what goes into an operation, in order, one for each incoming edge; their order makes no difference
+    to a `commutative` one. `options` are its other arguments, written out. `gradient` says whether a backward pass
+    comes through. `cluster` is the innermost cluster around the node.
+
+    A leaf that very many operations use, or several calls of modules, says how many in `uses`. Then only the first of
+    them has its edge from the full node; the others each have a `chip`, a small node with the same title.
     """
 
     id: str
@@ -36,6 +39,7 @@ class PictureNode:
     dtype: str = ""
     name: str | None = None
     operands: tuple[str, ...] = ()
+    commutative: bool = False
     options: tuple[str, ...] = ()
     gradient: bool = True
     cluster: str | None = None

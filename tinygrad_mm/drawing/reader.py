@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tinygrad_mm.drawing.call import is_array, lets_through, operands_and_options, title_of
+from tinygrad_mm.drawing.call import is_array, is_commutative, lets_through, operands_and_options, title_of
 from tinygrad_mm.drawing.picture import Kind, Picture, PictureCluster, PictureEdge, PictureNode
 from tinygrad_mm.drawing.text import number_text
 from tinygrad_mm.graph import Scope, Vertex, select, topological
@@ -20,8 +20,9 @@ from tinygrad_mm.tensor import Buffer, Parameter
 __all__ = ["Names", "names_in", "read"]
 
 # A leaf that more operations use than this is drawn once in full and as a small chip at each further use: a hub with
-# hundreds of edges hides the graph, and layout programs need ages for it.
-MOST_EDGES = 4
+# hundreds of edges hides the graph, and layout programs need ages for it. So is what several calls of modules share,
+# such as a recurrent weight.
+MOST_EDGES = 8
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def names_in(model: Any) -> Names:
     buffers = model.named_buffers() if hasattr(model, "named_buffers") else ()
     return Names(
         tensors={id(tensor): path for path, tensor in (*model.named_parameters(), *buffers)},
-        modules={module.token: path for path, module in model.named_modules()},
+        modules={getattr(module, "token", None): path for path, module in model.named_modules()},
     )
 
 
@@ -75,16 +76,20 @@ def read(outputs: Sequence[Vertex], names: Names) -> Picture:
 
 @dataclass
 class _Leaf:
-    """What is known of a leaf before it is drawn: `uses`, the scope of the `first` one, the `scope` around them all."""
+    """What is known of a leaf before it is drawn: how many operations use it, and in which module calls."""
 
     array: Any
     kind: Kind
     title: str | None
-    first: Scope | None
-    scope: Scope | None
+    scope: Scope | None  # of the first use
     uses: int = 0
+    shared: bool = False  # between module calls
     node: PictureNode | None = None
     chips: dict[int, str] = field(default_factory=dict)  # id of a user -> id of the node it takes the leaf from
+
+    @property
+    def chipped(self) -> bool:
+        return self.uses > MOST_EDGES or (self.shared and self.kind != "input")
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ class _Reader:
     def meet(self, vertex: Vertex) -> None:
         """Note the leaves of a call and the module it was made in."""
         node = vertex.node
-        assert node is not None and node.args is not None
+        assert node is not None
+        assert node.args is not None
         self.cluster(node.scope)
         for leaf in {id(a): a for a in node.args if is_array(a)}.values():
             self.meet_leaf(leaf, node.scope)
@@ -125,9 +131,9 @@ class _Reader:
             return
         leaf = self.leaves.get(id(a))
         if leaf is None:
-            leaf = self.leaves[id(a)] = _Leaf(a, self.kind(a), self.title(a), scope, scope)
+            leaf = self.leaves[id(a)] = _Leaf(a, self.kind(a), self.title(a), scope)
         leaf.uses += 1
-        leaf.scope = _common(leaf.scope, scope)
+        leaf.shared = leaf.shared or scope is not leaf.scope
 
     def kind(self, a: Any) -> Kind:
         if not isinstance(a, Vertex):
@@ -154,7 +160,8 @@ class _Reader:
     def draw(self, vertex: Vertex) -> None:
         """A call: its node, and an edge for each operand. Selections from several results become edge labels."""
         node = vertex.node
-        assert node is not None and node.args is not None
+        assert node is not None
+        assert node.args is not None
         if node.fun is select:
             producer, index = node.args
             label = f"{_given_name(vertex) or f'[{index}]'} {vertex.value.shape}"
@@ -171,6 +178,7 @@ class _Reader:
             dtype="" if several else str(vertex.value.dtype),
             name=None if id(vertex) in self.outputs else _given_name(vertex),
             operands=tuple(name for _, name in operands),
+            commutative=is_commutative(node),
             options=options,
             gradient=vertex.requires_grad,
             cluster=cluster,
@@ -204,7 +212,7 @@ class _Reader:
         if leaf.node is None:
             leaf.node = self.draw_leaf(leaf)
             leaf.chips[id(user)] = leaf.node.id
-        if leaf.uses <= MOST_EDGES:
+        if not leaf.chipped:
             return _Source(leaf.node.id)
         if id(user) not in leaf.chips:
             chip = self.add(leaf.kind, leaf.node.title, gradient=leaf.node.gradient, cluster=cluster, chip=True)
@@ -213,7 +221,7 @@ class _Reader:
 
     def draw_leaf(self, leaf: _Leaf) -> PictureNode:
         """A leaf in full. What a layer owns stands in the layer; what comes in from outside stands outside."""
-        array, chipped = leaf.array, leaf.uses > MOST_EDGES
+        array = leaf.array
         value = array.value if isinstance(array, Vertex) else array
         return self.add(
             leaf.kind,
@@ -221,8 +229,8 @@ class _Reader:
             shape=value.shape,
             dtype=str(value.dtype),
             gradient=getattr(array, "requires_grad", False),
-            cluster=None if leaf.kind == "input" else self.cluster(leaf.first if chipped else leaf.scope),
-            uses=leaf.uses if chipped else 1,
+            cluster=None if leaf.kind == "input" else self.cluster(leaf.scope),
+            uses=leaf.uses if leaf.chipped else 1,
         )
 
     def add(self, kind: Kind, title: str, **details: Any) -> PictureNode:
@@ -260,14 +268,3 @@ def _given_name(a: Any) -> str | None:
     """The name that the user gave to a tensor, if any."""
     name = (a.extra or {}).get("name") if isinstance(a, Vertex) else None
     return None if name is None or not str(name).strip() else str(name)
-
-
-def _common(a: Scope | None, b: Scope | None) -> Scope | None:
-    """The innermost scope around two scopes."""
-    around = set()
-    while a is not None:
-        around.add(id(a))
-        a = a.parent
-    while b is not None and id(b) not in around:
-        b = b.parent
-    return b

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["INSTALL", "LayoutProgram", "find_program", "png", "render", "svg_size", "write"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["INSTALL", "LayoutProgram", "find_program", "png", "render", "resolution", "svg_size", "write"]
 
 INSTALL = "`apt install graphviz` or `pip install 'tinygrad_mm[pictures]'`"
 
 # Bounds of a PNG: sharp where the picture is small, still possible to open where it is large.
-DOTS_PER_INCH = 144
-LONGEST_SIDE = 16_384
+DOTS_PER_INCH = 144.0
+LONGEST_SIDE = 32_000
 MOST_PIXELS = 48_000_000
 
 
@@ -57,11 +60,19 @@ def render(source: str, form: str) -> bytes:
 
 
 def png(program: LayoutProgram, source: str) -> bytes:
-    """A PNG with as many dots per inch as the bounds on its size allow."""
-    width, height = svg_size(_run(program, source, "-Tsvg"))
+    """A PNG as sharp as the bounds on its size allow."""
+    size = svg_size(_run(program, source, "-Tsvg"))
+    return _run(program, source, "-Tpng", f"-Gdpi={resolution(*size):.3f}")
+
+
+def resolution(width: float, height: float) -> float:
+    """Dots per inch for a picture of so many points.
+
+    >>> resolution(500, 200), resolution(72 * 1000, 72)
+    (144.0, 32.0)
+    """
     inches, area = max(width, height) / 72, width * height / 72**2
-    resolution = min(DOTS_PER_INCH, LONGEST_SIDE / inches, math.sqrt(MOST_PIXELS / area))
-    return _run(program, source, "-Tpng", f"-Gdpi={resolution:.4g}")
+    return min(DOTS_PER_INCH, LONGEST_SIDE / inches, math.sqrt(MOST_PIXELS / area))
 
 
 def svg_size(svg: bytes) -> tuple[float, float]:
@@ -98,8 +109,12 @@ def write(path: Path, content: bytes) -> None:
     try:
         part.write_bytes(content)
         os.replace(part, path)
-    except OSError as error:
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if not isinstance(error, OSError):
+            raise
         reason = error.strerror or str(error)
-        raise type(error)(f"cannot write {path}: {reason}; save into a folder that exists and can be written") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise type(error)(
+            f"cannot write {path}: {reason}; save into a folder that exists and can be written"
+        ) from error

@@ -47,6 +47,8 @@ def value_text(value: Any) -> str:
         return f"array {shape_text(value.shape, str(value.dtype))}"
     if isinstance(value, np.dtype):
         return str(value)
+    if value is ...:
+        return "..."
     if isinstance(value, slice):
         return _slice_text(value)
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
@@ -91,4 +93,4 @@ def shortened(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     start = (limit - 1) // 2
-    return f"{text[:start]}…{text[start + 1 - limit:]}"
+    return f"{text[:start]}…{text[start + 1 - limit :]}"

@@ -22,11 +22,12 @@ CLUSTER = ("#f5f7fa", "#ebeff4", "#c5ced8")  # fills of odd and even depths, bor
 
 @dataclass(frozen=True)
 class Look:
-    """A Graphviz shape, the colours inside and around it, and the number of lines around it."""
+    """A Graphviz shape and style, the colours inside and around it, and the number of lines around it."""
 
     shape: str
     fill: str
     border: str
+    style: str = "filled"
     lines: int = 1
 
 
@@ -35,6 +36,6 @@ LOOKS: dict[Kind, Look] = {
     "parameter": Look("cylinder", "#fbebc8", "#b07800"),  # orange
     "buffer": Look("box3d", "#f6e3ee", "#a8568a"),  # reddish purple
     "constant": Look("note", "#eeeeee", "#8a8a8a"),  # grey
-    "operation": Look("plain", "#ffffff", "#52606d"),  # a rounded table: operands to the one side, the name to the other
+    "operation": Look("box", "#ffffff", "#52606d", style="rounded,filled"),
     "output": Look("ellipse", "#cfece2", "#00795a", lines=2),  # bluish green
 }

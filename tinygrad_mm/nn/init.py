@@ -10,7 +10,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["generator", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform"]
+__all__ = [
+    "constant",
+    "generator",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "ones",
+    "orthogonal",
+    "truncated_normal",
+    "zeros",
+]
 
 Rng: TypeAlias = "np.random.Generator | int | None"
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -81,3 +94,89 @@ def he_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, 
     (4, 8)
     """
     return _normal(shape, gain / math.sqrt(fans(shape)[0]), rng, dtype)
+
+
+def lecun_uniform(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = 1.0) -> Array:
+    """Uniform with variance 1 / fan_in (LeCun et al. 1998, "Efficient BackProp"), times gain squared.
+
+    >>> lecun_uniform((4, 8), rng=0).shape
+    (4, 8)
+    """
+    return _uniform(shape, gain * math.sqrt(3 / fans(shape)[0]), rng, dtype)
+
+
+def lecun_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = 1.0) -> Array:
+    """Normal with variance 1 / fan_in (LeCun et al. 1998, "Efficient BackProp"), times gain squared.
+
+    >>> lecun_normal((4, 8), rng=0).shape
+    (4, 8)
+    """
+    return _normal(shape, gain / math.sqrt(fans(shape)[0]), rng, dtype)
+
+
+def truncated_normal(
+    shape: tuple[int, ...],
+    rng: Rng = None,
+    dtype: Any = np.float32,
+    deviation: float = 1.0,
+    mean: float = 0.0,
+    limit: float = 2.0,
+) -> Array:
+    """Normal, with numbers further than `limit` deviations from the mean drawn again.
+
+    `deviation` is that before cutting; at a limit of 2 the numbers that remain deviate by 0.88 of it.
+
+    >>> bool(np.abs(truncated_normal((100, 100), rng=0, deviation=0.1)).max() <= 0.2)
+    True
+    """
+    if limit <= 0:
+        raise ValueError(f"truncated_normal: limit={limit} must be positive")
+    rng = generator(rng)
+    z = rng.standard_normal(shape)
+    while (outside := np.abs(z) > limit).any():
+        z[outside] = rng.standard_normal(int(outside.sum()))
+    return (mean + deviation * z).astype(dtype)
+
+
+def orthogonal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = 1.0) -> Array:
+    """A random matrix with orthonormal rows or columns, whichever are fewer, times gain (Saxe et al. 2014).
+
+    Of more than two axes, all but the first count as one.
+
+    >>> w = orthogonal((4, 8), rng=0, dtype=np.float64)
+    >>> np.allclose(w @ w.T, np.eye(4))
+    True
+    """
+    fans(shape)  # raises for fewer than two axes
+    rows, columns = shape[0], math.prod(shape[1:])
+    tall = generator(rng).standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(tall)
+    q = q * np.where(np.diagonal(r) < 0, -1, 1)  # makes every such matrix equally likely (Mezzadri 2007)
+    return (gain * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
+
+
+def constant(shape: tuple[int, ...], value: float, dtype: Any = np.float32) -> Array:
+    """The same number everywhere.
+
+    >>> constant((2,), 0.5)
+    array([0.5, 0.5], dtype=float32)
+    """
+    return np.full(shape, value, dtype)
+
+
+def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """Zeros, as most biases start.
+
+    >>> zeros((2,))
+    array([0., 0.], dtype=float32)
+    """
+    return np.zeros(shape, dtype)
+
+
+def ones(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """Ones, as the scales of normalisation start.
+
+    >>> ones((2,))
+    array([1., 1.], dtype=float32)
+    """
+    return np.ones(shape, dtype)

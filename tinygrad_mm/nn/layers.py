@@ -1,48 +1,25 @@
-"""Layers: a weight matrix, a product, an activation."""
+"""Layers made of one matrix: every input feeds every output, or every code has its row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tinygrad_mm import functional
 from tinygrad_mm.nn import init
-from tinygrad_mm.nn.module import Module
+from tinygrad_mm.nn.activations import RECTIFIERS, Activation, activation_function
+from tinygrad_mm.nn.module import Module, as_tensor
 from tinygrad_mm.tensor import Parameter, Tensor
 
-__all__ = ["ACTIVATIONS", "Dense", "Linear", "Sequential", "activation_function"]
-
-Activation: TypeAlias = "str | Callable[[Any], Any] | None"
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "relu": functional.relu,
-    "sigmoid": functional.sigmoid,
-    "tanh": functional.tanh,
-    "softmax": functional.softmax,
-    "log_softmax": functional.log_softmax,
-}
+__all__ = ["Dense", "Embedding", "Linear", "positive_integers"]
 
 
-def activation_function(activation: Activation) -> Callable[[Any], Any] | None:
-    """The function behind an activation given by name, as a callable, or None.
-
-    Raises ValueError for a name that is not known, TypeError for anything else.
-
-    >>> activation_function("relu") is functional.relu
-    True
-    """
-    if activation is None or callable(activation):
-        return activation
-    if not isinstance(activation, str):
-        raise TypeError(f"activation must be a name, a callable or None, not {type(activation).__name__}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"unknown activation {activation!r}; known names are {', '.join(ACTIVATIONS)}, "
-            "and any callable will do: activation=np.sin"
-        )
-    return ACTIVATIONS[activation]
+def positive_integers(owner: object, **sizes: Any) -> None:
+    """Raise ValueError for a size that is no positive integer."""
+    for name, value in sizes.items():
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{type(owner).__name__}: {name}={value!r} must be a positive integer")
 
 
 class Dense(Module):
@@ -50,7 +27,7 @@ class Dense(Module):
 
     `activation` is a name ("relu", "sigmoid", "tanh", ...), any callable, or None. `rng` is a NumPy generator or a
     seed. The weight, of shape (in_features, out_features), starts with the variance of He et al. 2015 before a ReLU
-    and of Glorot and Bengio 2010 otherwise; the bias starts at 0.
+    or one of its kin (leaky_relu, elu, gelu, silu) and of Glorot and Bengio 2010 otherwise; the bias starts at 0.
 
     Shape: (..., in_features) -> (..., out_features)
 
@@ -59,6 +36,8 @@ class Dense(Module):
     >>> Dense(3, 2, activation="relu", rng=0)(np.ones((5, 3), np.float32)).shape
     (5, 2)
     """
+
+    torch_names: ClassVar[Mapping[str, str]] = {"weight": "weight.T"}
 
     def __init__(
         self,
@@ -70,19 +49,18 @@ class Dense(Module):
         rng: init.Rng = None,
         dtype: Any = np.float32,
     ) -> None:
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{type(self).__name__}: {name}={value!r} must be a positive integer")
+        positive_integers(self, in_features=in_features, out_features=out_features)
         self.in_features = int(in_features)
         self.out_features = int(out_features)
         self.activation = activation_function(activation)
-        draw = init.he_normal if self.activation is functional.relu else init.glorot_uniform
+        rectified = self.activation in RECTIFIERS or type(self.activation) in RECTIFIERS
+        draw = init.he_normal if rectified else init.glorot_uniform
         self.weight = Parameter(draw((self.in_features, self.out_features), rng, dtype))
         self.bias = Parameter(np.zeros(self.out_features, dtype)) if bias else None
 
     def forward(self, x: Any) -> Tensor:
         """activation(x @ weight + bias)"""
-        x = x if isinstance(x, Tensor) else Tensor(x)
+        x = as_tensor(x)
         self._check(x)
         y = x @ self.weight
         if self.bias is not None:
@@ -124,35 +102,37 @@ class Linear(Dense):
         super().__init__(in_features, out_features, bias=bias, rng=rng, dtype=dtype)
 
 
-class Sequential(Module):
-    """One layer after another; layers are modules or plain functions.
+class Embedding(Module):
+    """`weight[codes]`: a row of features for each of a number of codes (words, characters, users).
 
-    Shape: that of the first layer's input -> that of the last layer's output
+    The weight, of shape (num_embeddings, features), starts normal with variance 1, as in PyTorch.
 
-    >>> Sequential(Dense(4, 3, "relu", rng=0), Dense(3, 2, rng=1))
-    Sequential(
-      layers.0: Dense(4, 3, activation=relu)
-      layers.1: Dense(3, 2)
-    )
+    Shape: (...) -> (..., features)
+
+    Raises TypeError for codes that are no integers, IndexError for codes out of range.
+
+    >>> Embedding(10, 4, rng=0)([[1, 2, 3]]).shape
+    (1, 3, 4)
     """
 
-    def __init__(self, *layers: Callable[[Any], Any]) -> None:
-        for i, layer in enumerate(layers):
-            if not callable(layer):
-                raise TypeError(f"Sequential: layer {i} is a {type(layer).__name__}, which cannot be called")
-        self.layers = list(layers)
+    def __init__(self, num_embeddings: int, features: int, *, rng: init.Rng = None, dtype: Any = np.float32) -> None:
+        positive_integers(self, num_embeddings=num_embeddings, features=features)
+        self.num_embeddings, self.features = int(num_embeddings), int(features)
+        self.weight = Parameter(init.generator(rng).standard_normal((num_embeddings, features)).astype(dtype))
 
-    def forward(self, x: Any) -> Any:
-        """Each layer's output is the next one's input."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
+    def forward(self, codes: Any) -> Tensor:
+        """weight[codes]"""
+        codes = as_tensor(codes)
+        if codes.dtype.kind not in "iu":
+            raise TypeError(f"Embedding: codes are {codes.dtype}; write codes.astype(np.int64)")
+        values = codes.value
+        if values.size and not 0 <= values.min() <= values.max() < self.num_embeddings:
+            raise IndexError(
+                f"Embedding: codes lie in {values.min()}..{values.max()}, but there are rows "
+                f"0..{self.num_embeddings - 1} only; did you mean Embedding({values.max() + 1}, {self.features})?"
+            )
+        return self.weight[codes]
 
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __iter__(self) -> Iterator[Callable[[Any], Any]]:
-        return iter(self.layers)
-
-    def __getitem__(self, i: int) -> Callable[[Any], Any]:
-        return self.layers[i]
+    def describe(self) -> str:
+        """Sizes."""
+        return f"{self.num_embeddings}, {self.features}"

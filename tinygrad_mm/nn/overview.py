@@ -1,36 +1,56 @@
-"""`summary(model)`: what a model consists of, as a table."""
+"""`summary(model)`: what a model consists of, and with an example input what its forward pass costs, as a table."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
+
+from tinygrad_mm.graph import Vertex, entered, state, topological
 from tinygrad_mm.nn.module import Module
 
 __all__ = ["summary"]
 
 
-def summary(model: Module) -> str:
+def summary(model: Module, *inputs: Any, **options: Any) -> str:
     """A table of the layers of a model: path, layer, shapes of its own parameters, number of parameters.
 
-    A parameter shared between layers is counted where it comes first. Raises TypeError for anything but a Module.
+    With an example input, `model(*inputs, **options)` is called once, and the table gives the shape of each layer's
+    output, the multiply-adds of its matrix products and the memory that it keeps for the backward pass. The model
+    stays what it was: buffers and random generators too. A layer called several times shows its last shape and all of
+    its cost; a parameter or module shared between layers is counted where it comes first.
+
+    Raises TypeError for anything but a Module.
 
     >>> from tinygrad_mm.nn import Dense, Sequential
-    >>> print(summary(Sequential(Dense(784, 128, "relu", rng=0), Dense(128, 10, rng=1))))
-    layer     type                              shapes                        parameters
-    --------  --------------------------------  ----------------------------  ----------
-    layers.0  Dense(784, 128, activation=relu)  weight (784, 128), bias (128)    100,480
-    layers.1  Dense(128, 10)                    weight (128, 10), bias (10)        1,290
-    --------  --------------------------------  ----------------------------  ----------
-    total                                       0.4 MB                           101,770
+    >>> model = Sequential(Dense(784, 128, "relu", rng=0), Dense(128, 10, rng=1))
+    >>> print(summary(model))
+    layer     type                              shapes                         parameters
+    --------  --------------------------------  -----------------------------  ----------
+    layers.0  Dense(784, 128, activation=relu)  weight (784, 128), bias (128)     100,480
+    layers.1  Dense(128, 10)                    weight (128, 10), bias (10)         1,290
+    --------  --------------------------------  -----------------------------  ----------
+    total                                       0.4 MB                            101,770
+    >>> print(summary(model, np.zeros((64, 784), np.float32)))
+    layer     type                              output     parameters  multiply-adds   memory
+    --------  --------------------------------  ---------  ----------  -------------  -------
+    layers.0  Dense(784, 128, activation=relu)  (64, 128)     100,480      6,422,528  0.10 MB
+    layers.1  Dense(128, 10)                    (64, 10)        1,290         81,920  0.01 MB
+    --------  --------------------------------  ---------  ----------  -------------  -------
+    total                                       0.4 MB        101,770      6,504,448  0.10 MB
     """
     if not isinstance(model, Module):
         raise TypeError(f"summary: a Module is needed, not a {type(model).__name__}")
+    cost = _measured(model, inputs, options) if inputs or options else None
     counted: set[int] = set()
-    rows: list[tuple[str, str, str, str]] = []
+    rows: list[list[str]] = []
     total = size = 0
     for path, module in model.named_modules():
         own = _own_parameters(module)
-        if not own and module.children():
+        if not own and module.children() and not (cost and cost.spent(module)):
             continue
         new = [p for _, p in own if id(p) not in counted]
         counted.update(id(p) for p in new)
@@ -39,15 +59,25 @@ def summary(model: Module) -> str:
         shapes = ", ".join(f"{n} {_shape(p.shape)}{'' if p.requires_grad else ' frozen'}" for n, p in own)
         described = repr(module).split("\n")[0].rstrip("(") if module.children() else repr(module)
         shared = " shared" if len(new) < len(own) else ""
-        rows.append((path or "(model)", described, shapes or "-", f"{count:,}{shared}"))
-    footer = ("total", "", f"{size / 1e6:.1f} MB", f"{total:,}")
-    header = ("layer", "type", "shapes", "parameters")
-    widths = [max(len(row[i]) for row in (header, *rows, footer)) for i in range(4)]
-    rule = tuple("-" * w for w in widths)
+        row = [path or "(model)", described, shapes or "-", f"{count:,}{shared}"]
+        rows.append(
+            row if cost is None else [*row[:2], cost.shapes.get(module.token, "-"), row[3], *cost.cells(module)]
+        )
+    footer = ["total", "", f"{size / 1e6:.1f} MB", f"{total:,}"]
+    header = ["layer", "type", "shapes", "parameters"]
+    if cost is not None:
+        header = ["layer", "type", "output", "parameters", "multiply-adds", "memory"]
+        footer += [f"{sum(cost.products.values()):,}", _megabytes(sum(cost.kept.values()))]
+    return _table(header, rows, footer)
 
-    def line(row: tuple[str, ...]) -> str:
-        cells = [cell.ljust(w) for cell, w in zip(row[:3], widths[:3], strict=True)]
-        return "  ".join([*cells, row[3].rjust(widths[3])])
+
+def _table(header: list[str], rows: list[list[str]], footer: list[str]) -> str:
+    """Columns of text, then (from the fourth on) columns of numbers."""
+    widths = [max(len(row[i]) for row in (header, *rows, footer)) for i in range(len(header))]
+    rule = ["-" * w for w in widths]
+
+    def line(row: list[str]) -> str:
+        return "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
 
     return "\n".join(line(row) for row in (header, rule, *rows, rule, footer))
 
@@ -60,3 +90,99 @@ def _own_parameters(module: Module) -> list[tuple[str, Any]]:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))})"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One forward pass, watched
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Cost:
+    """A monitor of the engine: multiply-adds, kept bytes and output shapes, by the token of the module at work."""
+
+    def __init__(self) -> None:
+        self.products: Counter[Any] = Counter()
+        self.kept: Counter[Any] = Counter()
+        self.shapes: dict[Any, str] = {}
+
+    def result(self, tensor: Any, fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Called by the engine with each result."""
+        if fun in (np.matmul, np.dot) and np.ndim(args[0]):
+            self.products[_token(state.scope)] += tensor.size * args[0].shape[-1]
+        elif fun is np.tensordot and tensor.size:
+            self.products[_token(state.scope)] += round((args[0].size * args[1].size * tensor.size) ** 0.5)
+
+    def finished(self, module: Module, args: tuple[Any, ...], output: Any) -> None:
+        """A forward hook."""
+        shapes = [_shape(t.shape) for t in _tensors(output)]
+        self.shapes[module.token] = ", ".join(shapes) or "-"
+
+    def keep(self, outputs: list[Any], known: list[Any]) -> None:
+        """Count what the graph holds on to: each array once, where it was made, but not what was there before."""
+        seen = {id(_memory(array)) for vertex in known for array in _arrays(vertex)}
+        for vertex in topological(outputs, everything=True):
+            if vertex.node is not None:
+                for held in (vertex, *(vertex.node.args or ())):
+                    if isinstance(held, Vertex) and held is not vertex and held.node is not None:
+                        continue  # counted where it was made
+                    for array in _arrays(held):
+                        memory = _memory(array)
+                        if id(memory) not in seen:
+                            seen.add(id(memory))
+                            self.kept[_token(vertex.node.scope)] += memory.nbytes
+
+    def spent(self, module: Module) -> bool:
+        """Whether something happened in the module itself, outside the modules in it."""
+        return bool(self.products[module.token] or self.kept[module.token])
+
+    def cells(self, module: Module) -> list[str]:
+        """What the table shows."""
+        return [f"{self.products[module.token]:,}", _megabytes(self.kept[module.token])]
+
+
+def _measured(model: Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> _Cost:
+    """The cost of one call, which leaves the model as it was."""
+    cost = _Cost()
+    generators = [(g, g.bit_generator.state) for _, g in model.named_generators()]
+    with ExitStack() as stack:
+        for generator, before in generators:
+            stack.callback(setattr, generator.bit_generator, "state", before)
+        for _, module in model.named_modules():
+            stack.callback(module.register_forward_hook(cost.finished))
+        stack.enter_context(entered(monitor=cost, recording=True, replaying=True))  # replaying: buffers stay
+        output = model(*inputs, **options)
+    known = [*model.parameters(), *(b for _, b in model.named_buffers()), *inputs, *options.values()]
+    cost.keep(list(_tensors(output)), known)
+    return cost
+
+
+def _token(scope: Any) -> Any:
+    return None if scope is None else scope.token
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    """The Tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Vertex):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
+
+
+def _arrays(held: Any) -> tuple[Any, ...]:
+    """The arrays behind something that a graph holds."""
+    value = held.value if isinstance(held, Vertex) else held
+    if isinstance(value, tuple):
+        return tuple(v for v in value if isinstance(v, np.ndarray))
+    return (value,) if isinstance(value, np.ndarray) else ()
+
+
+def _memory(array: Any) -> Any:
+    """The array that owns the memory of a view."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.optim.optimizer import Optimizer
 
-__all__ = ["SGD", "Adam"]
+__all__ = ["Adagrad", "Adam", "AdamW", "Lion", "RMSprop", "SGD"]
 
 
 class SGD(Optimizer):
@@ -28,37 +28,36 @@ class SGD(Optimizer):
     def __init__(
         self,
         parameters: Iterable[Any],
-        learning_rate: float = 1e-3,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
+        learning_rate: Any = 1e-3,
+        momentum: Any = 0.0,
+        weight_decay: Any = 0.0,
         nesterov: bool = False,
     ) -> None:
-        self.states = ("velocity",) if momentum else ()
         super().__init__(parameters, learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
     def check(self, group: dict[str, Any]) -> None:
-        """momentum in [0, 1), weight_decay >= 0; nesterov needs momentum."""
+        """Options: momentum in [0, 1), weight_decay >= 0; nesterov needs momentum."""
         super().check(group)
-        if not 0 <= group["momentum"] < 1:
-            raise ValueError(f"SGD: momentum={group['momentum']} must lie in [0, 1)")
-        if bool(group["momentum"]) != bool(self.states):
-            raise ValueError("SGD: momentum is either 0 in all groups and at all times, or positive in all")
-        if group["weight_decay"] < 0:
-            raise ValueError(f"SGD: weight_decay={group['weight_decay']} must not be negative")
+        self.require(group, "momentum", below=1)
+        self.require(group, "weight_decay")
         if group["nesterov"] and not group["momentum"]:
             raise ValueError("SGD: nesterov=True needs a momentum, such as momentum=0.9")
+
+    def state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """A velocity where there is momentum."""
+        return ("velocity",) if group["momentum"] else ()
 
     @staticmethod
     def formula(
         parameter: Any,
         gradient: Any,
-        *states_and_scalars: Any,
-        momentum: float,
-        weight_decay: float,
+        *states_and_numbers: Any,
+        momentum: Any,
+        weight_decay: Any,
         nesterov: bool,
     ) -> tuple[Any, ...]:
-        """v = momentum v + g;  w = w - learning_rate v, or with nesterov w - learning_rate (g + momentum v)."""
-        *states, learning_rate, _ = states_and_scalars
+        """Formula: v = momentum v + g;  w = w - learning_rate v, with nesterov w - learning_rate (g + momentum v)."""
+        *states, learning_rate, _ = states_and_numbers
         if weight_decay:
             gradient = gradient + weight_decay * parameter
         if not states:
@@ -68,10 +67,125 @@ class SGD(Optimizer):
         return parameter - learning_rate * direction, velocity
 
 
+class Adagrad(Optimizer):
+    """Adagrad (Duchi, Hazan and Singer 2011): each element's steps shrink with the gradients it has seen.
+
+    `weight_decay` adds that multiple of the parameter to its gradient.
+
+    >>> from tinygrad_mm.tensor import Tensor
+    >>> w = Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = Adagrad([w], learning_rate=0.5)
+    >>> np.sum(w * w).backward(); optimizer.step(); w
+    Tensor([0.5, 1.5], dtype=float32, requires_grad=True)
+    """
+
+    states = ("sum_of_squares",)
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        learning_rate: Any = 1e-2,
+        epsilon: Any = 1e-10,
+        weight_decay: Any = 0.0,
+    ) -> None:
+        super().__init__(parameters, learning_rate, epsilon=epsilon, weight_decay=weight_decay)
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Options: epsilon and weight_decay >= 0."""
+        super().check(group)
+        self.require(group, "epsilon")
+        self.require(group, "weight_decay")
+
+    @staticmethod
+    def formula(
+        parameter: Any,
+        gradient: Any,
+        sum_of_squares: Any,
+        learning_rate: Any,
+        step: Any,
+        *,
+        epsilon: Any,
+        weight_decay: Any,
+    ) -> tuple[Any, ...]:
+        """Formula: G = G + g²;  w = w - learning_rate g / (√G + epsilon): the diagonal form of the paper's figure 1."""
+        if weight_decay:
+            gradient = gradient + weight_decay * parameter
+        sum_of_squares = sum_of_squares + gradient * gradient
+        return parameter - learning_rate * (gradient / (np.sqrt(sum_of_squares) + epsilon)), sum_of_squares
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton 2012): the gradient divided by a running root mean square of it.
+
+    `smoothing` is the decay rate of the running means. With `centered` the running mean is taken off first (Graves
+    2013), so that the divisor is a standard deviation. With `momentum`, velocities of these quotients are followed.
+    `weight_decay` adds that multiple of the parameter to its gradient. `epsilon` is added to the root, as in PyTorch.
+
+    >>> from tinygrad_mm.tensor import Tensor
+    >>> w = Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = RMSprop([w], learning_rate=0.05, smoothing=0.75)
+    >>> np.sum(w * w).backward(); optimizer.step(); w
+    Tensor([0.9, 1.9], dtype=float32, requires_grad=True)
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        learning_rate: Any = 1e-2,
+        smoothing: Any = 0.99,
+        epsilon: Any = 1e-8,
+        weight_decay: Any = 0.0,
+        momentum: Any = 0.0,
+        centered: bool = False,
+    ) -> None:
+        options = {"smoothing": smoothing, "epsilon": epsilon, "weight_decay": weight_decay}
+        super().__init__(parameters, learning_rate, **options, momentum=momentum, centered=centered)
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Options: smoothing and momentum in [0, 1), epsilon and weight_decay >= 0."""
+        super().check(group)
+        self.require(group, "smoothing", below=1)
+        self.require(group, "momentum", below=1)
+        self.require(group, "epsilon")
+        self.require(group, "weight_decay")
+
+    def state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """A mean if centered, a velocity where there is momentum."""
+        return ("mean_square", *("mean",) * bool(group["centered"]), *("velocity",) * bool(group["momentum"]))
+
+    @staticmethod
+    def formula(
+        parameter: Any,
+        gradient: Any,
+        mean_square: Any,
+        *states_and_numbers: Any,
+        smoothing: Any,
+        epsilon: Any,
+        weight_decay: Any,
+        momentum: Any,
+        centered: bool,
+    ) -> tuple[Any, ...]:
+        """Formula: s = smoothing s + (1 - smoothing) g²;  w = w - learning_rate g / (√s + epsilon)."""
+        *states, learning_rate, _ = states_and_numbers
+        if weight_decay:
+            gradient = gradient + weight_decay * parameter
+        mean_square = smoothing * mean_square + (1 - smoothing) * (gradient * gradient)
+        new, variance = [mean_square], mean_square
+        if centered:
+            mean = smoothing * states[0] + (1 - smoothing) * gradient
+            new.append(mean)
+            variance = np.maximum(mean_square - mean * mean, 0)  # rounding may take it below zero
+        direction = gradient / (np.sqrt(variance) + epsilon)
+        if momentum:
+            direction = momentum * states[-1] + direction
+            new.append(direction)
+        return parameter - learning_rate * direction, *new
+
+
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015): steps scaled by running means of the gradient and of its square.
 
-    `weight_decay` adds that multiple of the parameter to its gradient.
+    `weight_decay` adds that multiple of the parameter to its gradient; see AdamW for the other way.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> w = Tensor([1.0, 2.0], requires_grad=True)
@@ -85,21 +199,19 @@ class Adam(Optimizer):
     def __init__(
         self,
         parameters: Iterable[Any],
-        learning_rate: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
-        weight_decay: float = 0.0,
+        learning_rate: Any = 1e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        epsilon: Any = 1e-8,
+        weight_decay: Any = 0.0,
     ) -> None:
-        super().__init__(parameters, learning_rate, betas=tuple(betas), epsilon=epsilon, weight_decay=weight_decay)
+        super().__init__(parameters, learning_rate, betas=betas, epsilon=epsilon, weight_decay=weight_decay)
 
     def check(self, group: dict[str, Any]) -> None:
-        """betas in [0, 1), epsilon and weight_decay >= 0."""
+        """Two betas in [0, 1), epsilon and weight_decay >= 0."""
         super().check(group)
-        if not all(0 <= b < 1 for b in group["betas"]):
-            raise ValueError(f"Adam: betas={group['betas']} must lie in [0, 1)")
-        for name in ("epsilon", "weight_decay"):
-            if group[name] < 0:
-                raise ValueError(f"Adam: {name}={group[name]} must not be negative")
+        self.require(group, "betas", below=1, members=2)
+        self.require(group, "epsilon")
+        self.require(group, "weight_decay")
 
     @staticmethod
     def formula(
@@ -110,9 +222,9 @@ class Adam(Optimizer):
         learning_rate: Any,
         step: Any,
         *,
-        betas: tuple[float, float],
-        epsilon: float,
-        weight_decay: float,
+        betas: tuple[Any, Any],
+        epsilon: Any,
+        weight_decay: Any,
     ) -> tuple[Any, ...]:
         """Algorithm 1 of the paper, in the order of computation that its section 2 recommends."""
         beta1, beta2 = betas
@@ -123,3 +235,95 @@ class Adam(Optimizer):
         root = np.sqrt(1 - beta2**step)
         rate = learning_rate * root / (1 - beta1**step)
         return parameter - rate * (mean / (np.sqrt(mean_square) + epsilon * root)), mean, mean_square
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): the decay is no part of the gradient.
+
+    Each step first takes `learning_rate * weight_decay` of the parameter away, as in PyTorch: the schedule of the
+    learning rate is the paper's schedule multiplier, and its decay is `learning_rate * weight_decay` here.
+
+    >>> from tinygrad_mm.tensor import Tensor
+    >>> w = Tensor([1.0, 2.0], requires_grad=True)
+    >>> optimizer = AdamW([w], learning_rate=0.1, weight_decay=0.5)
+    >>> np.sum(w * w).backward(); optimizer.step(); w
+    Tensor([0.85, 1.8 ], dtype=float32, requires_grad=True)
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        learning_rate: Any = 1e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        epsilon: Any = 1e-8,
+        weight_decay: Any = 1e-2,
+    ) -> None:
+        super().__init__(parameters, learning_rate, betas, epsilon, weight_decay)
+
+    @staticmethod
+    def formula(
+        parameter: Any,
+        gradient: Any,
+        mean: Any,
+        mean_square: Any,
+        learning_rate: Any,
+        step: Any,
+        *,
+        betas: tuple[Any, Any],
+        epsilon: Any,
+        weight_decay: Any,
+    ) -> tuple[Any, ...]:
+        """Algorithm 2 of the paper: w = w - learning_rate weight_decay w, and Adam's step from there."""
+        if weight_decay:
+            parameter = (1 - learning_rate * weight_decay) * parameter
+        arguments = parameter, gradient, mean, mean_square, learning_rate, step
+        return Adam.formula(*arguments, betas=betas, epsilon=epsilon, weight_decay=0)
+
+
+class Lion(Optimizer):
+    """Lion (Chen et al. 2023): the sign of an interpolated momentum, with decoupled weight decay.
+
+    Every element moves by the learning rate, so that it wants one three to ten times smaller than Adam's, and a
+    weight decay as much larger.
+
+    >>> from tinygrad_mm.tensor import Tensor
+    >>> w = Tensor([1.0, -2.0], requires_grad=True)
+    >>> optimizer = Lion([w], learning_rate=0.5)
+    >>> np.sum(w * w).backward(); optimizer.step(); w
+    Tensor([ 0.5, -1.5], dtype=float32, requires_grad=True)
+    """
+
+    states = ("momentum",)
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        learning_rate: Any = 1e-4,
+        betas: tuple[Any, Any] = (0.9, 0.99),
+        weight_decay: Any = 0.0,
+    ) -> None:
+        super().__init__(parameters, learning_rate, betas=betas, weight_decay=weight_decay)
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Two betas in [0, 1), weight_decay >= 0."""
+        super().check(group)
+        self.require(group, "betas", below=1, members=2)
+        self.require(group, "weight_decay")
+
+    @staticmethod
+    def formula(
+        parameter: Any,
+        gradient: Any,
+        momentum: Any,
+        learning_rate: Any,
+        step: Any,
+        *,
+        betas: tuple[Any, Any],
+        weight_decay: Any,
+    ) -> tuple[Any, ...]:
+        """Algorithm 2 of the paper: w = w - learning_rate (sign(beta1 m + (1 - beta1) g) + weight_decay w)."""
+        beta1, beta2 = betas
+        direction = np.sign(beta1 * momentum + (1 - beta1) * gradient)
+        if weight_decay:
+            parameter = (1 - learning_rate * weight_decay) * parameter
+        return parameter - learning_rate * direction, beta2 * momentum + (1 - beta2) * gradient

@@ -1,38 +1,53 @@
-"""The one runner behind every optimizer: a pure formula over flat buffers, in blocks that stay in cache."""
+"""`Optimizer`: parameter groups with their options around one formula; what is saved and resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from tinygrad_mm.graph import tick
-from tinygrad_mm.optim.formula import Program, trace_formula
+from tinygrad_mm.optim.flat import Flat, adopted_again, flats_of
+from tinygrad_mm.optim.formula import Program, replaced, schedules_in, trace_formula
+from tinygrad_mm.optim.saving import load_optimizer, save_optimizer
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Optimizer"]
 
-BLOCK = 32 * 1024  # elements: 128 KB of float32, so that a block's parameter, gradient and states stay in cache
+
+@dataclass
+class _Known:
+    """A group as it was at the last step, and what its options came to."""
+
+    group: dict[str, Any]
+    program: Program
+    learning_rate: float
+    numbers: list[float]
+    scheduled: bool
 
 
 class Optimizer:
     """Base class: a subclass names its states and gives its formula.
 
     `parameters` is a list of tensors, or a list of dicts `{"parameters": [...], "learning_rate": ...}` for groups with
-    options of their own. A parameter whose `.grad` is None is skipped whole. Options may be changed between steps, by
-    `optimizer.learning_rate = ...` for all groups or `optimizer.groups[i]["learning_rate"] = ...` for one.
+    options of their own. A parameter whose `.grad` is None, or that is frozen (`requires_grad` is False), is skipped
+    whole: no decay, no moments, no step counted.
+
+    An option may be a schedule: a function of the number of steps taken so far (see `tinygrad_mm.optim.schedules`).
+    Options may also be changed between steps, by `optimizer.learning_rate = ...` for all groups or
+    `optimizer.groups[i]["learning_rate"] = ...` for one.
 
     The formula is one pure function of NumPy calls,
-    `formula(parameter, gradient, *states, learning_rate, step, **options)`, that returns the new parameter and the new
-    states.
+    `formula(parameter, gradient, *states, learning_rate, step, **options)`, that treats each element alone and returns
+    the new parameter and the new states. States begin at zero; `step` counts the parameter's own steps from 1.
 
-    Raises ValueError for no parameters or a parameter given twice, TypeError for anything but leaf Tensors.
+    Raises ValueError for no parameters, a parameter given twice or options that make no sense, TypeError for anything
+    but leaf Tensors and for unknown options.
 
     >>> class Descent(Optimizer):
     ...     @staticmethod
     ...     def formula(parameter, gradient, learning_rate, step):
-    ...         return (parameter - learning_rate * gradient,)
+    ...         return parameter - learning_rate * gradient
     >>> w = Tensor([1.0], requires_grad=True)
     >>> optimizer = Descent([w], learning_rate=0.5)
     >>> (w * w).backward(); optimizer.step(); w
@@ -40,40 +55,83 @@ class Optimizer:
     """
 
     states: tuple[str, ...] = ()
-    formula: Callable[..., tuple[Any, ...]]
+    formula: Callable[..., Any]
 
-    def __init__(self, parameters: Iterable[Any], learning_rate: float, **options: Any) -> None:
+    def __init__(self, parameters: Iterable[Any], learning_rate: Any, **options: Any) -> None:
         given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         groups: list[Any] = given if given and all(isinstance(g, dict) for g in given) else [{"parameters": given}]
+        self.defaults: dict[str, Any] = {"learning_rate": learning_rate, **options}
         self.groups: list[dict[str, Any]] = []
-        seen: set[int] = set()
-        for group in groups:
-            self.groups.append({"learning_rate": learning_rate, **options, **group})
-            members = self.groups[-1]["parameters"] = list(group["parameters"])
-            for p in members:
-                _check_parameter(p, seen)
-        if not seen:
-            raise ValueError(f"{type(self).__name__}: there are no parameters to optimize; pass model.parameters()")
-        for group in self.groups:
-            self.check(group)
-        self._flats: list[list[_Flat]] = [[] for _ in self.groups]
+        self.steps = 0
+        self._flats: list[list[Flat]] = []
+        self._members: list[tuple[Tensor, ...]] = []
         self._programs: dict[Any, Program] = {}
+        self._known: dict[int, _Known] = {}  # by id of a group
+        for group in groups:
+            self.add_group(group)
+        if not self.parameters:
+            raise ValueError(f"{type(self).__name__}: there are no parameters to optimize; pass model.parameters()")
+
+    def add_group(self, group: Mapping[str, Any]) -> None:
+        """Take on more parameters: `{"parameters": [...], **options}`; options not given are those of the optimizer.
+
+        Raises as the constructor does, and then changes nothing.
+
+        >>> from tinygrad_mm.optim import SGD
+        >>> body, head = Tensor([1.0], requires_grad=True), Tensor([1.0], requires_grad=True)
+        >>> optimizer = SGD([body], learning_rate=0.1)
+        >>> optimizer.add_group({"parameters": [head], "learning_rate": 1.0})
+        >>> (body * head).backward(); optimizer.step(); print(body.item(), head.item())
+        0.8999999761581421 0.0
+        """
+        name = type(self).__name__
+        if "parameters" not in group:
+            raise ValueError(
+                f'{name}: a group is a dict {{"parameters": [...], **options}}; this one has {list(group)}'
+            )
+        for key in group:
+            if key != "parameters" and key not in self.defaults:
+                raise TypeError(f"{name} has no option {key!r}; its options are {', '.join(self.defaults)}")
+        given = group["parameters"]
+        members = (given,) if isinstance(given, Tensor) else tuple(given)
+        seen = {id(p) for p in self.parameters}
+        for p in members:
+            _check_parameter(p, seen)
+        new = {"parameters": members, **{k: _plain(group.get(k, default)) for k, default in self.defaults.items()}}
+        self.check(self.options_at(self.steps, new)[0])
+        self.groups.append(new)
+        self._flats.append([])
+        self._members.append(members)
 
     def check(self, group: dict[str, Any]) -> None:
         """Raise ValueError for options that make no sense; a subclass adds its own."""
-        if not group["learning_rate"] >= 0:
-            raise ValueError(f"{type(self).__name__}: learning_rate={group['learning_rate']} must not be negative")
+        self.require(group, "learning_rate")
+
+    def require(self, group: Mapping[str, Any], name: str, below: float = math.inf, members: int = 1) -> None:
+        """Raise ValueError where an option does not lie in [0, below); with `members`, it is a tuple of that many."""
+        value = group[name]
+        values = value if members > 1 and isinstance(value, tuple) else (value,)
+        if len(values) != members or not all(isinstance(v, (int, float)) and 0 <= v < below for v in values):
+            what = "must be finite and must not be negative" if below == math.inf else f"must lie in [0, {below:g})"
+            many = f" and must be {members} numbers" if members > 1 else ""
+            raise ValueError(f"{type(self).__name__}: {name}={value} {what}{many}")
+
+    def state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the states that a group needs: those of the class, unless a subclass lets options decide."""
+        return self.states
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the first group; setting it sets that of all groups."""
-        return float(self.groups[0]["learning_rate"])
+        """The learning rate of the first group at the next step; setting it sets that of all groups."""
+        return float(self.options_at(self.steps, self.groups[0])[0]["learning_rate"])
 
     @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
+    def learning_rate(self, value: Any) -> None:
+        value = _plain(value)
+        for group in self.groups:
+            self.check(self.options_at(self.steps, {**group, "learning_rate": value})[0])
         for group in self.groups:
             group["learning_rate"] = value
-            self.check(group)
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -92,43 +150,109 @@ class Optimizer:
                 p.grad = None
 
     def step(self) -> None:
-        """Update every parameter that has a gradient, in place.
+        """Update every parameter that has a gradient and is not frozen, in place.
 
-        Raises ValueError where a `.grad` was set to something of another shape.
+        Raises ValueError, and changes nothing, where a `.grad` was set to something of another shape (TypeError: to no
+        array) or where an option was set, or led by its schedule, to a value that makes no sense.
         """
-        for group, flats in zip(self.groups, self._flats, strict=True):
-            if not flats:
-                flats.extend(_flats_of(group["parameters"], self.states))
-            elif any(not flat.holds() for flat in flats):
-                flats[:] = _adopted_again(group["parameters"], flats, self.states)
-            program = self._program(group)
+        plans = []
+        for group, flats in zip(self.groups, self._laid_out(), strict=True):
+            known = self._known.get(id(group))
+            if known is None or known.group != group or known.scheduled:  # most steps are like the one before
+                known = self._known[id(group)] = self._looked_at(group)
             for flat in flats:
-                flat.step(program, group["learning_rate"])
+                flat.check_gradients()
+                plans.append((flat, known.program, known.learning_rate, known.numbers))
+        for flat, program, rate, numbers in plans:
+            flat.step(program, rate, numbers)
+        self.steps += 1
 
     def state_of(self, parameter: Tensor) -> dict[str, Any]:
         """The states kept for a parameter: arrays of its shape by name, and its number of steps.
 
         Raises KeyError for a parameter of some other optimizer.
         """
-        for group, flats in zip(self.groups, self._flats, strict=True):
-            if not flats:
-                flats.extend(_flats_of(group["parameters"], self.states))
-            for flat in flats:
-                for i, p in enumerate(flat.parameters):
-                    if p is parameter:
-                        return {"step": flat.steps[i], **{s: flat.view(v, i) for s, v in flat.states.items()}}
-        raise KeyError("this tensor is not a parameter of this optimizer")
+        for p, (flat, i) in zip(self.parameters, self.located(), strict=True):
+            if p is parameter:
+                return {"step": flat.steps[i], **{s: flat.view(v, i) for s, v in flat.states.items()}}
+        raise KeyError("this tensor is not a parameter of this optimizer; optimizer.parameters lists those that are")
 
-    def _program(self, group: dict[str, Any]) -> Program:
-        options = {k: v for k, v in group.items() if k not in ("parameters", "learning_rate")}
-        key = tuple(options.items())
-        if key not in self._programs:
-            self.check(group)
-            self._programs[key] = trace_formula(type(self).formula, self.states, ("learning_rate", "step"), options)
-        return self._programs[key]
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on besides parameters, gradients and schedules; arrays are copies.
+
+        `["state"]` holds arrays and numbers of steps under flat names, "0.mean" and "0.step" for the first parameter;
+        `["options"]` is made of what JSON knows: the optimizer's name, its number of steps and the options of each
+        group. A schedule is code, not state: what follows one is left out, and stays as it is when loading.
+
+        >>> from tinygrad_mm.optim import SGD
+        >>> w = Tensor([1.0], requires_grad=True)
+        >>> optimizer = SGD([w], learning_rate=0.1, momentum=0.9)
+        >>> w.sum().backward(); optimizer.step(); optimizer.state_dict()["state"]
+        {'0.step': 1, '0.velocity': array([1.], dtype=float32)}
+        """
+        return save_optimizer(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was called: the next steps are then the same, bit for bit.
+
+        Raises ValueError, and changes nothing, where the state is not one of this optimizer with parameters of these
+        shapes and dtypes.
+        """
+        load_optimizer(self, state)
+
+    # -- inside
+
+    def options_at(self, step: int, group: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+        """The options of a group after a number of steps, and the numbers that schedules gave among them."""
+        options = {name: _plain(value) for name, value in group.items() if name != "parameters"}
+        scheduled = {name: float(schedule(step)) for name, schedule in schedules_in(options).items()}
+        return {name: replaced(name, value, scheduled) for name, value in options.items()}, scheduled
+
+    def located(self) -> list[tuple[Flat, int]]:
+        """Where the state of each parameter is kept: a flat buffer and the parameter's number in it."""
+        places = {
+            id(p): (flat, i) for flats in self._laid_out() for flat in flats for i, p in enumerate(flat.parameters)
+        }
+        return [places[id(p)] for p in self.parameters]
+
+    def _laid_out(self) -> list[list[Flat]]:
+        """The parameters of each group in flat buffers, adopted again where they were given arrays of their own."""
+        if [id(group["parameters"]) for group in self.groups] != list(map(id, self._members)):
+            raise ValueError("the parameters of the groups were replaced; use optimizer.add_group, or a new optimizer")
+        for group, flats in zip(self.groups, self._flats, strict=True):
+            names = self.state_names(group)
+            if not flats:
+                flats.extend(flats_of(group["parameters"], names))
+            elif not all(tuple(flat.states) == names and flat.holds() for flat in flats):
+                flats[:] = adopted_again(group["parameters"], flats, names)
+        return self._flats
+
+    def _looked_at(self, group: dict[str, Any]) -> _Known:
+        """What a group's options come to at this step."""
+        now, scheduled = self.options_at(self.steps, group)
+        self.check(now)
+        numbers = [value for name, value in scheduled.items() if name != "learning_rate"]
+        return _Known(dict(group), self._program(group), float(now["learning_rate"]), numbers, bool(scheduled))
+
+    def _program(self, group: Mapping[str, Any]) -> Program:
+        """The program for a group: one for each set of options that do not follow a schedule."""
+        options = {k: _plain(v) for k, v in group.items() if k not in ("parameters", "learning_rate")}
+        key = (self.state_names(group), *((name, _fixed(value)) for name, value in options.items()))
+        program = self._programs.get(key)
+        if program is None:
+            if len(self._programs) >= 64:  # options changed by hand at every step
+                self._programs.clear()
+            scalars = ("learning_rate", "step")
+            program = trace_formula(type(self).formula, self.state_names(group), scalars, options)
+            self._programs[key] = program
+        return program
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_programs": {}, "_known": {}}  # copies trace the formula themselves
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{k}={v}" for k, v in self.groups[0].items() if k != "parameters")
+        now, scheduled = self.options_at(self.steps, self.groups[0])
+        options = ", ".join(f"{k}={v}{' (scheduled)' * (k in scheduled)}" for k, v in now.items())
         return f"{type(self).__name__}({len(self.parameters)} parameters, {options})"
 
 
@@ -137,160 +261,24 @@ def _check_parameter(p: Any, seen: set[int]) -> None:
         what = "a tensor that was computed" if isinstance(p, Tensor) else f"a {type(p).__name__}"
         raise TypeError(f"an optimizer takes leaf Tensors, such as model.parameters(); this is {what}")
     if p.value.dtype.kind != "f":
-        raise TypeError(f"an optimizer takes floating tensors; this one has dtype {p.value.dtype}")
+        raise TypeError(
+            f"an optimizer takes floating tensors; this one has dtype {p.value.dtype}: leave it out, or make it one "
+            "with dtype=np.float32"
+        )
     if id(p) in seen:
-        raise ValueError(f"a parameter of shape {p.shape} was given to the optimizer twice")
+        raise ValueError(f"a parameter of shape {p.shape} was given to the optimizer twice; name it in one group only")
     seen.add(id(p))
 
 
-def _flats_of(parameters: Sequence[Tensor], states: Sequence[str]) -> list[_Flat]:
-    """One flat buffer per dtype."""
-    dtypes = list(dict.fromkeys(p.value.dtype for p in parameters))
-    return [_Flat([p for p in parameters if p.value.dtype == d], states) for d in dtypes]
+def _plain(value: Any) -> Any:
+    """An option as numbers of Python: NumPy's would carry their precision into the formula."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return value.item() if hasattr(value, "item") and not callable(value) else value
 
 
-def _adopted_again(parameters: Sequence[Tensor], flats: Sequence[_Flat], states: Sequence[str]) -> list[_Flat]:
-    """Some parameter has another array than ours. Where the shape and dtype are the same, copy it in; else start anew.
-
-    States follow their parameters where the shape is still the same.
-    """
-    if all(flat.adopt() for flat in flats):
-        return list(flats)
-    new = _flats_of(parameters, states)
-    for flat in new:
-        for i, p in enumerate(flat.parameters):
-            old, j = next((f, f.parameters.index(p)) for f in flats if any(q is p for q in f.parameters))
-            if old.shapes[j] == flat.shapes[i]:
-                flat.steps[i] = old.steps[j]
-                for name in states:
-                    flat.view(flat.states[name], i)[...] = old.view(old.states[name], j)
-    return new
-
-
-class _Flat:
-    """Parameters of one dtype laid end to end: each parameter's array is a view into `values`."""
-
-    def __init__(self, parameters: Sequence[Tensor], states: Sequence[str]) -> None:
-        self.parameters = _ByIdentity(parameters)
-        self.shapes = [p.value.shape for p in parameters]
-        self.dtype = parameters[0].value.dtype
-        self.starts = [0, *np.cumsum([p.value.size for p in parameters]).tolist()]
-        self.values = np.empty(self.starts[-1], self.dtype)
-        self.states = {name: np.zeros_like(self.values) for name in states}
-        self.steps = [0] * len(parameters)
-        self.views = [self.view(self.values, i) for i in range(len(parameters))]
-        self.active: tuple[bool, ...] = ()
-        self.runs: list[_Run] = []
-        self.program: Program | None = None
-        self.adopt()
-
-    def view(self, flat: Any, i: int) -> Any:
-        """The part of a flat array that belongs to the i-th parameter, in its shape."""
-        return flat[self.starts[i] : self.starts[i + 1]].reshape(self.shapes[i])
-
-    def holds(self) -> bool:
-        """Whether every parameter's array still is our view."""
-        return all(p.value is v for p, v in zip(self.parameters, self.views, strict=True))
-
-    def adopt(self) -> bool:
-        """Copy the parameters' arrays in and make them views; False, and nothing done, where one no longer fits."""
-        if any(
-            p.value.shape != s or p.value.dtype != self.dtype for p, s in zip(self.parameters, self.shapes, strict=True)
-        ):
-            return False
-        for p, view in zip(self.parameters, self.views, strict=True):
-            if p.value is not view:
-                view[...] = p.value
-                p.value = view
-        return True
-
-    def step(self, program: Program, learning_rate: float) -> None:
-        active = tuple(p.grad is not None for p in self.parameters)
-        if active != self.active or program is not self.program:
-            self.active, self.program = active, program
-            self.runs = self._plan(program)
-        for run in self.runs:
-            for i in run.members:
-                self.steps[i] += 1
-            run.execute(learning_rate, self.steps[run.members[0]])
-
-    def _plan(self, program: Program) -> list[_Run]:
-        """Parameters that have a gradient and the same number of steps behind them go together."""
-        members: dict[int, list[int]] = {}
-        for i, is_active in enumerate(self.active):
-            if is_active:
-                members.setdefault(self.steps[i], []).append(i)
-        return [_Run(self, program, m) for m in members.values()]
-
-
-class _ByIdentity(list[Tensor]):
-    """A list of tensors whose `index` compares by identity (tensors compare elementwise)."""
-
-    def index(self, tensor: Any, *_: Any) -> int:
-        return next(i for i, t in enumerate(self) if t is tensor)
-
-
-class _Run:
-    """The blocks of one update, with all the views they need made beforehand."""
-
-    def __init__(self, flat: _Flat, program: Program, members: list[int]) -> None:
-        self.flat, self.program, self.members = flat, program, members
-        dtype = flat.dtype
-        self.scalars = [np.empty((), dtype) for _ in program.scalars(1.0, 1)]
-        constants = [np.asarray(c, dtype) for c in program.constants]
-        blocks = self._blocks()
-        longest = max((stop - start for start, stop, _ in blocks), default=0)
-        scratch = [np.empty(longest, dtype) for _ in range(program.temporaries + 1)]
-        self.calls = []
-        for start, stop, inside in blocks:
-            gradient, *temporaries = (s[: stop - start] for s in scratch)
-            gather = None
-            if len(inside) > 1:
-                gather = [
-                    (i, gradient[flat.starts[i] - start : flat.starts[i + 1] - start].reshape(flat.shapes[i]))
-                    for i in inside
-                ]
-            single = (inside[0], start - flat.starts[inside[0]], stop - flat.starts[inside[0]])
-            states = [s[start:stop] for s in flat.states.values()]
-            tail = (*states, *self.scalars, *constants, *temporaries)
-            self.calls.append((flat.values[start:stop], gradient, gather, single, tail))
-
-    def _blocks(self) -> list[tuple[int, int, list[int]]]:
-        """(start, stop, parameters inside): a large parameter in several blocks, small neighbours in one."""
-        blocks: list[tuple[int, int, list[int]]] = []
-        starts = self.flat.starts
-        for i in self.members:
-            start, stop = starts[i], starts[i + 1]
-            before, end, inside = blocks[-1] if blocks else (0, -1, [i])
-            if end == start < stop and before == starts[inside[0]] and stop - before <= BLOCK:
-                blocks[-1] = (before, stop, [*inside, i])
-            else:
-                blocks.extend((a, min(a + BLOCK, stop), [i]) for a in range(start, stop, BLOCK))
-        return blocks
-
-    def execute(self, learning_rate: float, step: int) -> None:
-        parameters = self.flat.parameters
-        gradients = {}
-        for i in self.members:
-            p = parameters[i]
-            if np.shape(p.grad) != p.value.shape:
-                raise ValueError(f"the gradient of a parameter of shape {p.shape} has shape {np.shape(p.grad)}")
-            gradients[i] = p.grad
-        for place, number in zip(self.scalars, self.program.scalars(learning_rate, step), strict=True):
-            place[...] = number
-        update = self.program.update
-        dtype = self.flat.dtype
-        for value, gradient, gather, (i, start, stop), tail in self.calls:
-            if gather is not None:
-                for j, part in gather:
-                    part[...] = gradients[j]
-            else:
-                g = gradients[i]
-                if g.dtype == dtype and g.flags.c_contiguous:
-                    gradient = g.reshape(-1)[start:stop]
-                else:
-                    gradient[...] = g.reshape(-1)[start:stop]
-            update(value, gradient, *tail)
-        now = tick()
-        for i in self.members:
-            parameters[i].version = now
+def _fixed(value: Any) -> Any:
+    """What an option contributes to the choice of a program: its value, or that it follows a schedule."""
+    if type(value) is tuple:
+        return tuple(map(_fixed, value))
+    return "scheduled" if callable(value) else value

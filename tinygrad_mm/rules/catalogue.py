@@ -20,7 +20,7 @@ from tinygrad_mm.graph import RULES, Rule, name_of
 
 __all__ = ["catalogue", "rule_source"]
 
-WIDTHS = (19, 13, 64, 46)  # columns of the table: function, argument, rule, law
+WIDTHS = (23, 13, 64, 44)  # columns of the table: function, argument, rule, law
 HEADS = ("function", "argument", "gradient of the argument; = stands for the expression", "shape law")
 
 
@@ -52,11 +52,8 @@ def catalogue(names: Iterable[str] = ()) -> str:
     `names` choose functions: `exp`, `linalg.norm`, or patterns such as `arc*`. Raises KeyError where one fits nothing,
     and names the functions that are spelled nearly so.
 
-    >>> print(catalogue(["exp"]))  # doctest: +ELLIPSIS
-    tinygrad_mm.rules.elementwise
-    -----...
-    function            argument      gradient of the argument...      shape law
-    exp                 x             g * y                      ...   (...) -> (...)
+    >>> print(catalogue(["exp"]).splitlines()[-1])
+    exp                 x             g * y                      (...) -> (...)
     """
     rules = [rule for rule in RULES.values() if not names] or list(_chosen(names))
     sections: dict[str, list[str]] = {}
@@ -64,7 +61,7 @@ def catalogue(names: Iterable[str] = ()) -> str:
         if rule.differentiable:
             sections.setdefault(_home(rule), []).extend(_rows(rule))
     head = "-" * (sum(WIDTHS) + 3) + "\n" + _line(HEADS)
-    parts = ["\n".join([home, head, *rows]) for home, rows in sections.items()]
+    parts = ["\n".join([home, head, *rows]) for home, rows in sorted(sections.items())]
     for title, metadata in (
         ("recorded, the gradient stops", False),
         ("a look at shapes and dtypes only, not recorded", True),
@@ -103,9 +100,15 @@ def _text(rule: Rule, function: Callable[..., Any], register: str, position: int
     for call in reversed(calls.get(register, [])):
         if len(call.args) > position and _value(call.args[0], names) is rule.fun:
             found = call.args[position]
-            if not isinstance(found, ast.Lambda) or found in here:
+            if isinstance(found, ast.Lambda):
+                right = found in here  # another call may have registered another lambda before
+            elif isinstance(found, ast.Name):
+                right = names.get(found.id) is function
+            else:
+                right = not isinstance(found, ast.Starred)
+            if right:
                 return _segment(source, found)
-    # Registered by a loop, or inside a function: there is no call that names the function, but a lambda has its line.
+    # Registered by a loop, or inside a function: there is no call that names it, but a lambda knows its line.
     if name_of(function) == "<lambda>" and here:
         return _segment(source, here[min(position, len(here)) - 1])
     return name_of(function)

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defstopped, defvjp, primitive
+from tinygrad_mm.rules.operands import as_arrays
 
 # A Python number as the other argument stays a Python number in a rule: np.f(2.0) would be a float64, and turn a
 # float32 gradient into one. So rules apply functions to g, y and arrays, and only arithmetic to numbers.
@@ -115,6 +116,7 @@ defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf
 # fmt: on
 
 RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways
+RULES[np.clip].forward = lambda a, a_min=None, a_max=None: np.clip(as_arrays([a, a_min, a_max])[0], a_min, a_max)
 
 
 def _ratio(a, y):
@@ -144,9 +146,18 @@ defvjp(np.sinc, lambda g, y, x: g * sinc_derivative(x, 1))
 defvjp(sinc_derivative, lambda g, y, x, order=0: g * sinc_derivative(x, order + 1))
 
 
+@primitive
+def exponent(x):
+    """The binary exponent of each element, as `np.frexp` gives it."""
+    return np.frexp(x)[1]
+
+
+defstopped(exponent)
+
+
 def _select(condlist, choicelist, default=0):
-    result = default
-    for condition, choice in zip(reversed(condlist), reversed(choicelist), strict=True):
+    *choices, result = as_arrays([*choicelist, default])
+    for condition, choice in zip(reversed(condlist), reversed(choices), strict=True):
         result = np.where(condition, choice, result)
     return result
 
@@ -158,9 +169,13 @@ def _choose(a, choices, mode="raise"):
 
 
 def _interp(x, xp, fp, left=None, right=None, period=None):
+    """In float64 throughout, as NumPy computes it."""
     if period is not None:
         raise TypeError("interp: period= is not supported on Tensors; wrap x and xp with np.mod first")
-    i = np.clip(np.searchsorted(xp, x, side="right") - 1, 0, len(xp) - 2)
+    x, xp, fp = (v.astype(np.float64) if hasattr(v, "dtype") else np.asarray(v, np.float64) for v in (x, xp, fp))
+    if xp.ndim != 1 or xp.shape != fp.shape or xp.shape[0] < 2:
+        raise ValueError(f"interp: xp and fp must be two lists of one length, at least 2; they have {xp.shape} and {fp.shape}")
+    i = np.clip(np.searchsorted(xp, x, side="right") - 1, 0, xp.shape[0] - 2)
     inside = fp[i] + (fp[i + 1] - fp[i]) * ((x - xp[i]) / (xp[i + 1] - xp[i]))
     low, high = fp[0] if left is None else left, fp[-1] if right is None else right
     return np.where(x < xp[0], low, np.where(x > xp[-1], high, inside))
@@ -171,7 +186,7 @@ defcomposite(np.clip,         lambda a, a_min=None, a_max=None, *, min=None, max
                               np.clip(a, a_min if min is None else min, a_max if max is None else max))
 defcomposite(np.divmod,       lambda a, b: (a // b, a % b), law="(...), (...) -> (...), (...) broadcast")
 defcomposite(np.modf,         lambda x: (x - np.trunc(x), np.trunc(x)), law="(...) -> (...), (...)")
-defcomposite(np.frexp,        lambda x: (np.ldexp(x, -np.frexp(x.detach())[1]), np.frexp(x.detach())[1]), law="(...) -> (...), (...)")
+defcomposite(np.frexp,        lambda x: (np.ldexp(x, -exponent(x)), exponent(x)), law="(...) -> (...), (...)")
 defcomposite(np.select,       _select, law="[(...), ...], [(...), ...] -> (...) broadcast")
 defcomposite(np.choose,       _choose, law="(...), [(...), ...] -> (...) broadcast")
 defcomposite(np.interp,       _interp, law="(...), (n,), (n,) -> (...)")

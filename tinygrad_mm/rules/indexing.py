@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, primitive
+from tinygrad_mm.rules.axes import along, at_least_one, axis_or_flat
 
 
 class Slot:
@@ -86,35 +89,18 @@ def last_writes(x, key, *arrays):
     return (written[key] == numbers).astype(x.dtype)
 
 
-@primitive
-def other_factors(x, value, key, *arrays):
-    """For each place of an index, the product of all factors that `x.at[key].multiply(value)` puts there but its own."""
-    key = _filled(key, arrays)
-    numbers = np.arange(x.size).reshape(x.shape)[key].ravel()
-    flat = np.broadcast_to(value, x[key].shape).ravel()
-    order = np.argsort(numbers, kind="stable")
-    out = np.ones(flat.shape, np.result_type(x, value))
-    for group in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
-        for i in group if len(group) > 1 else ():
-            out[i] = np.prod(flat[group[group != i]])
-    return out.reshape(x[key].shape)
-
-
 defstopped(last_writes)
 
 
 def _multiply_back(g, x, value, key, arrays):
-    """The gradient of the factors of `index_multiply`; repeated places have a product rule of their own."""
+    """The gradient of the factors of `index_multiply`: where one place gets several, each is multiplied by the others."""
+    back = getitem(g * x, key, *arrays)
     if not arrays and not _may_repeat(key):
-        return getitem(g * x, key)
-    return getitem(g * x, key, *arrays) * other_factors(x, value, key, *arrays)
-
-
-def _other_factors_back(g, y, x, value, key, *arrays):
-    raise NotImplementedError(
-        "x.at[index].multiply(values) with repeated indices can be differentiated once only; "
-        "for higher orders multiply with distinct indices, one call after the other"
-    )
+        return back
+    places = getitem(np.arange(math.prod(x.shape)).reshape(x.shape), key, *arrays)
+    factors, numbers = np.broadcast_to(value, places.shape).reshape(-1), places.reshape(-1)
+    others = (np.expand_dims(numbers, 1) == numbers) & ~np.eye(numbers.shape[0], dtype=bool)
+    return back * np.prod(np.where(others, factors, 1), axis=1).reshape(places.shape)
 
 
 # fmt: off
@@ -126,7 +112,6 @@ defvjp(index_add,      lambda g, y, x, value, key, *arrays: g,
                        lambda g, y, x, value, key, *arrays: getitem(g, key, *arrays),                          law="(...), (...) -> (...)")
 defvjp(index_multiply, lambda g, y, x, value, key, *arrays: index_multiply(g, value, key, *arrays),
                        lambda g, y, x, value, key, *arrays: _multiply_back(g, x, value, key, arrays),          law="(...), (...) -> (...)")
-defvjp(other_factors,  None, _other_factors_back,                                                              law="(...), (...) -> (...)")
 # fmt: on
 
 
@@ -135,12 +120,8 @@ defvjp(other_factors,  None, _other_factors_back,                               
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _axis_and_data(a, axis):
-    return (a.reshape(-1), 0) if axis is None else (a, axis % a.ndim)
-
-
 def _take(a, indices, axis=None, out=None, mode="raise"):
-    a, axis = _axis_and_data(a, axis)
+    a, axis = axis_or_flat(at_least_one(a), axis)
     n = a.shape[axis]
     if mode == "wrap":
         indices = np.remainder(indices, n)
@@ -148,31 +129,31 @@ def _take(a, indices, axis=None, out=None, mode="raise"):
         indices = np.clip(indices, 0, n - 1)
     if not hasattr(indices, "requires_grad"):
         indices = np.asarray(indices)
-    return a[(slice(None),) * axis + (indices,)]
+    return along(a, axis, indices)
 
 
 def _take_along_axis(arr, indices, axis=-1):
-    arr, axis = _axis_and_data(arr, axis)
-    shape = tuple(1 if i == axis else max(n, m) for i, (n, m) in enumerate(zip(arr.shape, indices.shape, strict=True)))
+    arr, axis = axis_or_flat(arr, axis)
+    shape = tuple(1 if i == axis else n if m == 1 else m for i, (n, m) in enumerate(zip(arr.shape, indices.shape, strict=True)))
     places = [np.arange(n).reshape((-1,) + (1,) * (arr.ndim - i - 1)) for i, n in enumerate(shape)]
     places[axis] = indices
     return arr[tuple(places)]
 
 
 def _sort(a, axis=-1, kind=None, order=None, *, stable=None):
-    a, axis = _axis_and_data(a, axis)
+    a, axis = axis_or_flat(a, axis)
     options = {"kind": kind} if stable is None else {"stable": stable}
     return _take_along_axis(a, np.argsort(a, axis=axis, **options), axis)
 
 
 def _partition(a, kth, axis=-1, kind="introselect", order=None):
-    a, axis = _axis_and_data(a, axis)
+    a, axis = axis_or_flat(a, axis)
     return _take_along_axis(a, np.argpartition(a, kth, axis=axis, kind=kind), axis)
 
 
 def _compress(condition, a, axis=None, out=None):
-    a, axis = _axis_and_data(a, axis)
-    return a[(slice(None),) * axis + (np.flatnonzero(condition),)]
+    a, axis = axis_or_flat(at_least_one(a), axis)
+    return along(a, axis, np.flatnonzero(condition))
 
 
 LAW = "(...) -> (...)"

@@ -1,20 +1,14 @@
-"""The functions of `np.linalg` for matrices and stacks of them: inverses, determinants, decompositions.
+"""The functions of `np.linalg` for matrices and stacks of them, without the decompositions: determinants, inverses.
 
 Written in the notation of the literature: A is the argument, and the gradient of something has a bar (x̄), or a g before
 its name in code. The sources are
 
 - Giles 2008, *Collected matrix derivative results for forward and reverse mode algorithmic differentiation*;
 - Golub and Pereyra 1973, *The differentiation of pseudo-inverses and nonlinear least squares problems whose variables
-  separate*;
-- Murray 2016, *Differentiation of the Cholesky decomposition*;
-- Townsend 2016, *Differentiating the singular value decomposition*;
-- Walter and Lehmann 2012, *Algorithmic differentiation of linear algebra functions with application in optimum
-  experimental design*.
+  separate*.
 
-Conventions: functions of symmetric matrices (`cholesky`, `eigh`, `eigvalsh`) have symmetric gradients. Where
-eigenvalues or singular values are equal, their vectors are no function of the matrix: any basis of their space will do.
-The terms that turn one such vector into another are left out there, so that gradients of what does not depend on that
-basis are right, and all others finite. Left out too is what these terms add to a second derivative at such a matrix.
+The determinant has its first two derivatives at singular matrices too, where `slogdet` has none and raises the
+LinAlgError of `np.linalg.inv`. Pseudo-inverses and least squares are differentiated among matrices of the same rank.
 """
 
 from __future__ import annotations
@@ -24,41 +18,18 @@ import operator
 
 import numpy as np
 
-from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, primitive, state
-from tinygrad_mm.rules.products import swap
+from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, primitive
+from tinygrad_mm.rules.decompositions import singular_values_back, symmetric
+from tinygrad_mm.rules.products import all_arrays, swap
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Parts of the formulas
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _symmetric(a):
-    return (a + swap(a)) / 2
-
-
-def _diagonal_matrix(d):
-    return d[..., None, :] * np.eye(d.shape[-1], dtype=d.dtype)
-
-
 def _inner(a, b):
     """The sum of all products of elements, <A, B> = tr(AᵀB), as a matrix of one element."""
     return np.sum(a * b, axis=(-2, -1), keepdims=True)
-
-
-def _reciprocal(x):
-    """1 / x, and 0 where x is 0."""
-    zero = x == 0
-    return np.where(zero, 0, 1 / np.where(zero, 1, x))
-
-
-def _differences(v):
-    """The matrix v[j] - v[i]."""
-    return v[..., None, :] - v[..., :, None]
-
-
-def _sums(v):
-    """The matrix v[j] + v[i]."""
-    return v[..., None, :] + v[..., :, None]
 
 
 def _without_each(s):
@@ -108,7 +79,7 @@ def cofactor_change(a, e):
     """
     u, s, vh = np.linalg.svd(a)
     e = swap(u) @ e @ swap(vh)
-    same = np.eye(s.shape[-1], dtype=bool)
+    same = np.eye(s.shape[-1], dtype=bool, like=s)
     p = np.where(same, 0, _without_each(np.where(same, 1, s[..., None, :])))
     on_diagonal = p @ np.diagonal(e, axis1=-2, axis2=-1)[..., None]
     return _orientation(u, vh) * (u @ np.where(same, on_diagonal, -p * swap(e)) @ vh)
@@ -142,14 +113,14 @@ def _solve_left(g, y, a, b):
 
 
 def _pinv(g, y, a, hermitian):
-    """dA⁺ = -A⁺ dA A⁺ + A⁺ A⁺ᵀ dAᵀ (I - A A⁺) + (I - A⁺ A) dAᵀ A⁺ᵀ A⁺, for a constant rank (Golub and Pereyra 4.12)."""
+    """dA⁺ = -A⁺ dA A⁺ + A⁺ A⁺ᵀ dAᵀ (I - A A⁺) + (I - A⁺ A) dAᵀ A⁺ᵀ A⁺, for a constant rank (Golub and Pereyra)."""
     left, right = swap(g) @ y @ swap(y), swap(y) @ y @ swap(g)
     ga = left - a @ (y @ left) + right - (right @ y) @ a - swap(y) @ g @ swap(y)
-    return _symmetric(ga) if hermitian else ga
+    return symmetric(ga) if hermitian else ga
 
 
 def _lstsq_parts(g, y, a, b, rcond):
-    """A⁺, and as matrices of columns: b, x, x̄, the residual b - A x; and the gradient of the sums of its squares."""
+    """A⁺; x, x̄ and the residual b - A x as matrices of columns; and the gradient of the sums of squared residuals."""
     if rcond is None or rcond < 0:
         rcond = float(np.finfo(a.dtype).eps) * (max(a.shape) if rcond is None else 1)
     b, x, gx = (v if b.ndim > 1 else v[:, None] for v in (b, y[0], g[0]))
@@ -171,92 +142,12 @@ def _lstsq_left(g, y, a, b, rcond):
     inverse, x, gx, r, gsums = _lstsq_parts(g, y, a, b, rcond)
     z = swap(inverse) @ gx
     through_x = r @ swap(inverse @ z) - z @ swap(x) + (swap(inverse) @ x) @ swap(gx - swap(a) @ z)
-    return through_x - 2 * (r * gsums) @ swap(x) + _singular_values(g[3], a)
+    return through_x - 2 * (r * gsums) @ swap(x) + singular_values_back(g[3], a)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Decompositions
+# Products of several matrices
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def _cholesky(g, y, upper):
-    """Ā = L⁻ᵀ Φ(Lᵀ L̄) L⁻¹, symmetrised; Φ takes the lower triangle and half the diagonal (Murray, equation 10)."""
-    y, g = (swap(y), swap(g)) if upper else (y, g)
-    m = swap(y) @ g
-    phi = (np.tril(m) + np.tril(m, -1)) / 2
-    return _symmetric(np.linalg.solve(swap(y), swap(np.linalg.solve(swap(y), phi))))
-
-
-def _eigh(g, y):
-    """Ā = V (diag(w̄) + F ∘ Vᵀ V̄) Vᵀ with F[i, j] = 1 / (w[j] - w[i]), symmetrised (Giles 3.1)."""
-    (gw, gv), (w, v) = g, y
-    f = _reciprocal(_differences(w))
-    return _symmetric(v @ (_diagonal_matrix(gw) + f * (swap(v) @ gv)) @ swap(v))
-
-
-def _eigenvalues(g, a, uplo):
-    """Ā = V diag(w̄) Vᵀ (Giles 3.1)."""
-    v = np.linalg.eigh(a, UPLO=uplo)[1]
-    return (v * g[..., None, :]) @ swap(v)
-
-
-@primitive
-def svd(a, full_matrices=True):
-    """`np.linalg.svd` with both sets of vectors: A = U diag(s) Vᵀ.
-
-    Shape: (..., n, m) -> (..., n, k), (..., k), (..., k, m), where k is the smaller of n and m
-    """
-    return np.linalg.svd(a, full_matrices=full_matrices)
-
-
-def _svd(g, y):
-    """Ā = U (diag(s̄) + (F ∘ 2 skew(Uᵀ Ū)) S + S (F ∘ 2 skew(Vᵀ V̄))) Vᵀ + (I - U Uᵀ) Ū S⁻¹ Vᵀ + U S⁻¹ V̄ᵀ (I - V Vᵀ).
-
-    Here F[i, j] = 1 / (s[j]² - s[i]²), and 2 skew(M) = M - Mᵀ (Townsend, section 1.1). For a square matrix the last two
-    terms are zero, for others one of them is.
-    """
-    u, s, v = y[0], y[1], swap(y[2])
-    gu, gs, gv = g[0], g[1], swap(g[2])
-    row, column = s[..., None, :], s[..., :, None]
-    f = _reciprocal(_differences(s)) * _reciprocal(_sums(s))
-    turn_u, turn_v = swap(u) @ gu, swap(v) @ gv
-    inside = f * (turn_u - swap(turn_u)) * row + column * f * (turn_v - swap(turn_v))
-    ga = u @ (_diagonal_matrix(gs) + inside) @ swap(v)
-    if u.shape[-2] > s.shape[-1]:
-        return ga + ((gu - u @ turn_u) * _reciprocal(row)) @ swap(v)
-    if v.shape[-2] > s.shape[-1]:
-        return ga + u @ swap((gv - v @ turn_v) * _reciprocal(row))
-    return ga
-
-
-def _singular_values(g, a):
-    """Ā = U diag(s̄) Vᵀ (Giles 3.2)."""
-    u, _, vh = np.linalg.svd(a, full_matrices=False)
-    return (u * g[..., None, :]) @ vh
-
-
-@primitive
-def qr(a, mode="reduced"):
-    """`np.linalg.qr` with both factors: A = Q R.
-
-    Shape: (..., n, m) -> (..., n, k), (..., k, m), where k is the smaller of n and m
-    """
-    return np.linalg.qr(a, mode=mode)
-
-
-def _qr(g, y):
-    """Ā = (Q̄ + Q copyltu(M)) R⁻ᵀ with M = R R̄ᵀ - Q̄ᵀ Q; copyltu copies the lower triangle to the upper (Walter and
-    Lehmann, 2.4).
-
-    A wide matrix is A = Q [R₁ R₂]: its first columns are Q R₁, and the others, Q R₂, are linear in Q and in R₂ = Qᵀ A₂.
-    """
-    (gq, gr), (q, r) = g, y
-    k = q.shape[-1]
-    if r.shape[-1] > k:
-        first, gfirst, last, glast = r[..., :k], gr[..., :k], r[..., k:], gr[..., k:]
-        return np.concatenate([_qr([gq + q @ last @ swap(glast), gfirst], (q, first)), q @ glast], axis=-1)
-    m = r @ swap(gr) - swap(gq) @ q
-    return swap(np.linalg.solve(r, swap(gq + q @ (np.tril(m) + swap(np.tril(m, -1))))))
 
 
 @primitive
@@ -286,12 +177,6 @@ defvjp(np.linalg.solve,    lambda g, y, a, b: _solve_left(g, y, a, b),
 defvjp(np.linalg.pinv,     lambda g, y, a, rcond=None, hermitian=False, rtol=None: _pinv(g, y, a, hermitian), law="(..., n, m) -> (..., m, n)")
 defvjp(np.linalg.lstsq,    lambda g, y, a, b, rcond=None: _lstsq_left(g, y, a, b, rcond),
                            lambda g, y, a, b, rcond=None: _lstsq_right(g, y, a, b, rcond),               law="(n, m), (n, ...) -> (m, ...), (...), (), (k,)")
-defvjp(np.linalg.cholesky, lambda g, y, a, *, upper=False: _cholesky(g, y, upper),                       law="(..., n, n) -> (..., n, n)")
-defvjp(np.linalg.eigh,     lambda g, y, a, UPLO="L": _eigh(g, y),                                        law="(..., n, n) -> (..., n), (..., n, n)")
-defvjp(np.linalg.eigvalsh, lambda g, y, a, UPLO="L": _eigenvalues(g, a, UPLO),                           law="(..., n, n) -> (..., n)")
-defvjp(svd,                lambda g, y, a, full_matrices=True: _svd(g, y),                               law="(..., n, m) -> (..., n, k), (..., k), (..., k, m)")
-defvjp(np.linalg.svdvals,  lambda g, y, x: _singular_values(g, x),                                       law="(..., n, m) -> (..., k)")
-defvjp(qr,                 lambda g, y, a, mode="reduced": _qr(g, y),                                    law="(..., n, m) -> (..., n, k), (..., k, m)")
 defvjp_each(multi_dot,     lambda i, g, y, *matrices: _multi_dot_each(i, g, matrices),                   law="(n, k), (k, l), ..., (l, m) -> (n, m)")
 # fmt: on
 
@@ -299,49 +184,8 @@ defstopped(np.linalg.matrix_rank)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Derived functions, and the forms of svd and qr that have a gradient
+# Derived functions
 # ---------------------------------------------------------------------------------------------------------------------
-
-SVDResult = type(np.linalg.svd(np.eye(1)))
-
-
-def _refuse_free_columns(a, function, instead):
-    """Columns that only complete an orthonormal basis are no function of the matrix, so they can have no gradient."""
-    if state.recording and a.requires_grad:
-        raise ValueError(
-            f"{function}: for a matrix of shape {a.shape} some columns only fill up an orthonormal basis, in any way, "
-            f"and have no gradient; use {instead}"
-        )
-
-
-def _svd_of(a, full_matrices=True, compute_uv=True, hermitian=False):
-    if hermitian:
-        return _svd_hermitian(a, compute_uv)
-    if not compute_uv:
-        return np.linalg.svdvals(a)
-    if full_matrices and a.ndim > 1 and a.shape[-2] != a.shape[-1]:
-        _refuse_free_columns(a, "svd", "full_matrices=False, or compute_uv=False if you need the singular values only")
-    return svd(a, full_matrices=bool(full_matrices))
-
-
-def _svd_hermitian(a, compute_uv):
-    """Singular values of a symmetric matrix are its eigenvalues without their signs, in descending order."""
-    if not compute_uv:
-        return np.sort(np.abs(np.linalg.eigvalsh(a)), axis=-1)[..., ::-1]
-    w, v = np.linalg.eigh(a)
-    s = np.abs(w)
-    order = np.argsort(s, axis=-1)[..., ::-1]
-    sign = np.take_along_axis(np.copysign(1, w), order, axis=-1)
-    u = np.take_along_axis(v, order[..., None, :], axis=-1)
-    return SVDResult(u, np.take_along_axis(s, order, axis=-1), swap(u * sign[..., None, :]))
-
-
-def _qr_of(a, mode="reduced"):
-    if mode not in ("reduced", "complete", "r"):
-        raise ValueError(f"qr: mode={mode!r} is not supported on Tensors; use 'reduced', 'complete' or 'r'")
-    if mode == "complete" and a.ndim > 1 and a.shape[-2] > a.shape[-1]:
-        _refuse_free_columns(a, "qr", "mode='reduced', or mode='r' if you need R only")
-    return qr(a).R if mode == "r" else qr(a, mode=mode)
 
 
 def _matrix_power(a, n):
@@ -370,10 +214,12 @@ def _matrix_power(a, n):
 
 def _multi_dot(arrays, *, out=None):
     """The first array may be a row, the last one a column."""
-    arrays = list(arrays)
+    arrays = all_arrays(arrays)
     if len(arrays) < 2:
         raise ValueError(f"multi_dot: at least two arrays are needed; {len(arrays)} were given")
-    first, last = np.ndim(arrays[0]), np.ndim(arrays[-1])
+    if len(arrays) == 2:
+        return np.dot(*arrays)
+    first, last = arrays[0].ndim, arrays[-1].ndim
     arrays[0] = np.expand_dims(arrays[0], 0) if first == 1 else arrays[0]
     arrays[-1] = np.expand_dims(arrays[-1], -1) if last == 1 else arrays[-1]
     product = multi_dot(*arrays)
@@ -401,8 +247,8 @@ def _tensorsolve(a, b, axes=None):
 
 
 def _cond(x, p=None):
-    if 0 in x.shape[-2:]:
-        raise np.linalg.LinAlgError(f"cond: a matrix of shape {x.shape[-2:]} has no condition number")
+    if x.ndim < 2 or 0 in x.shape[-2:]:
+        raise np.linalg.LinAlgError(f"cond: an array of shape {x.shape} has no condition number; it must hold matrices")
     if p is None or p in (2, -2):
         s = np.linalg.svdvals(x)
         return s[..., -1] / s[..., 0] if p == -2 else s[..., 0] / s[..., -1]
@@ -410,8 +256,6 @@ def _cond(x, p=None):
 
 
 # fmt: off
-defcomposite(np.linalg.svd,          _svd_of,                                                            law="(..., n, m) -> (..., n, k), (..., k), (..., k, m)")
-defcomposite(np.linalg.qr,           _qr_of,                                                             law="(..., n, m) -> (..., n, k), (..., k, m)")
 defcomposite(np.linalg.matrix_power, _matrix_power,                                                      law="(..., n, n) -> (..., n, n)")
 defcomposite(np.linalg.multi_dot,    _multi_dot,                                                         law="[(n, k), (k, l), ..., (l, m)] -> (n, m)")
 defcomposite(np.linalg.tensorinv,    _tensorinv,                                                         law="(n..., m...) -> (m..., n...)")

@@ -11,7 +11,12 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defvjp
-from tinygrad_mm.rules.reduction import _axes, _count, _kept, _safe_quotient
+from tinygrad_mm.rules.axes import all_axes
+
+
+def _kept(v, x, axes):
+    """A norm of x with the axes that it was taken over back in place, with length 1."""
+    return v.reshape(tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
 
 
 def _shares(chosen, dtype, axis):
@@ -22,12 +27,13 @@ def _shares(chosen, dtype, axis):
 
 def _norm(g, y, x, order, axis):
     """The gradient of `np.linalg.norm`: of the Euclidean norm x / ‖x‖, and below that of the others."""
-    axes = _axes(x, axis)
+    axes = all_axes(x, axis)
     if 0 in x.shape:
         return np.zeros_like(x)
-    g, y = _kept(g, x, axis), _kept(y, x, axis)
+    g, y = _kept(g, x, axes), _kept(y, x, axes)
     if order is None or order in ("f", "fro") or (len(axes) == 1 and order == 2):
-        return g * _safe_quotient(x, y)
+        zero = y == 0
+        return g * np.where(zero, 0, x / np.where(zero, 1, y))
     if len(axes) == 1:
         return g * _vector_norm(y, x, order, axes)
     if order in (2, -2, "nuc"):
@@ -74,11 +80,11 @@ def _norm_of_vectors(x, /, *, axis=None, keepdims=False, ord=2):
     """Several axes are flattened to one, as NumPy does it, in the order given."""
     if axis is not None and not isinstance(axis, tuple):
         return np.linalg.norm(x, ord, axis, keepdims)
-    axes = _axes(x, axis)
+    axes = all_axes(x, axis)
     rest = tuple(i for i in range(x.ndim) if i not in axes)
-    flat = np.transpose(x, axes + rest).reshape((_count(x, axis), *(x.shape[i] for i in rest)))
-    norms = np.linalg.norm(flat, ord, 0)
-    return _kept(norms, x, axis) if keepdims else norms
+    length = math.prod(x.shape[i] for i in axes)
+    norms = np.linalg.norm(np.transpose(x, axes + rest).reshape((length, *(x.shape[i] for i in rest))), ord, 0)
+    return _kept(norms, x, axes) if keepdims else norms
 
 
 # fmt: off

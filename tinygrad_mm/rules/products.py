@@ -6,12 +6,12 @@ names the sum that its function leaves out, and hands it to the same few functio
 
 from __future__ import annotations
 
+import math
 import string
 
 import numpy as np
 
 from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defvjp, defvjp_each, primitive
-from tinygrad_mm.rules.shape import _weak
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrices and vectors
@@ -47,7 +47,8 @@ def _matmul_right(g, a, b):
     if b.ndim == 1:
         return np.matmul(swap(a), _column(g))[..., 0]
     if b.ndim == 2 and a.ndim > 2:  # one matrix for a whole stack: the sum over the stack is inside the product
-        return np.matmul(a.reshape(-1, a.shape[-1]).T, g.reshape(-1, g.shape[-1]))
+        rows = math.prod(a.shape[:-1])
+        return np.matmul(a.reshape(rows, a.shape[-1]).T, g.reshape(rows, g.shape[-1]))
     return np.matmul(swap(a), g)
 
 
@@ -59,6 +60,13 @@ def _matmul_right(g, a, b):
 def _like(a, b):
     """A Python number as an array of b's dtype, so that it does not change that dtype; anything else as it is."""
     return np.asarray(a, b.dtype) if isinstance(a, (bool, int, float)) else a
+
+
+def all_arrays(operands):
+    """Operands as arrays and Tensors: numbers and lists take the dtype of the arrays among them."""
+    given = [hasattr(a, "dtype") and not isinstance(a, np.generic) for a in operands]
+    dtype = np.result_type(*(a.dtype for a, known in zip(operands, given, strict=True) if known))
+    return [a if known else np.asarray(a, dtype) for a, known in zip(operands, given, strict=True)]
 
 
 def _keeping_dtype(fun):
@@ -217,12 +225,12 @@ for _product in (np.dot, np.inner, np.vdot, np.outer, np.tensordot):
 
 
 @primitive
-def contract(*operands, subscripts, optimize=False):
+def einsum(*operands, subscripts, optimize=False):
     """`np.einsum(subscripts, *operands)` in normal form: one letter for each axis, and the output written out.
 
     Shape: as the subscripts say
 
-    >>> contract(np.eye(2), np.array([1.0, 2.0]), subscripts="ij,j->i")
+    >>> einsum(np.eye(2), np.array([1.0, 2.0]), subscripts="ij,j->i")
     array([1., 2.])
     """
     return np.einsum(subscripts, *operands, optimize=optimize)
@@ -238,7 +246,7 @@ def on_diagonals(d, term, shape):
     array([[1., 0.],
            [0., 2.]])
     """
-    out = np.zeros(shape, d.dtype)
+    out = np.zeros(shape, d.dtype, like=d)
     np.einsum(f"{term}->{_distinct(term)}", out)[...] = d  # without a sum, einsum returns a view
     return out
 
@@ -248,7 +256,7 @@ def _distinct(term):
     return "".join(dict.fromkeys(term))
 
 
-def _contract_back(i, g, operands, subscripts, optimize):
+def _einsum_back(i, g, operands, subscripts, optimize):
     """The gradient of the i-th operand: the same sum of products, with g in that operand's place.
 
     That leaves the letters that it shares with the output or another operand. A letter of its own was summed, so its
@@ -261,13 +269,9 @@ def _contract_back(i, g, operands, subscripts, optimize):
     lengths = dict(zip(term, shape, strict=True))
     elsewhere = set(output).union(*terms)
     kept = [letter for letter in lengths if letter in elsewhere and lengths[letter] != 1]
-    c = contract(
-        g,
-        *operands[:i],
-        *operands[i + 1 :],
-        subscripts=f"{','.join([output, *terms])}->{''.join(kept)}",
-        optimize=optimize if isinstance(optimize, (bool, str)) else True,  # a path is for the operands it was made for
-    )
+    optimize = optimize if isinstance(optimize, (bool, str)) else True  # a path is for the operands it was made for
+    product = f"{','.join([output, *terms])}->{''.join(kept)}"
+    c = einsum(g, *operands[:i], *operands[i + 1 :], subscripts=product, optimize=optimize)
     if len(kept) < len(lengths) or c.shape != tuple(lengths.values()):
         c = c.reshape(tuple(c.shape[kept.index(letter)] if letter in kept else 1 for letter in lengths))
         c = np.broadcast_to(c, tuple(lengths.values()))
@@ -277,16 +281,13 @@ def _contract_back(i, g, operands, subscripts, optimize):
 def _letters(sublist):
     """The subscripts of an operand in the interleaved form: integers below 52, and Ellipsis."""
     letters = string.ascii_uppercase + string.ascii_lowercase  # in this order, as NumPy sorts an implicit output
-    try:
-        return "".join("..." if s is Ellipsis else letters[s] for s in sublist)
-    except (IndexError, TypeError):
-        raise ValueError(f"einsum: the sublist {list(sublist)} must hold integers from 0 to 51, or Ellipsis") from None
+    if not all(s is Ellipsis or s in range(52) for s in sublist):
+        raise ValueError(f"einsum: the sublist {sublist} must hold integers from 0 to 51, or Ellipsis")
+    return "".join("..." if s is Ellipsis else letters[s] for s in sublist)
 
 
 def _joined(operands):
     """Subscripts and arrays, from `"ij,jk->ik", a, b` or from the interleaved `a, [0, 1], b, [1, 2], [0, 2]`."""
-    if not operands:
-        raise ValueError("einsum: at least one operand is needed")
     if isinstance(operands[0], str):
         return operands[0].replace(" ", ""), list(operands[1:])
     arrays, sublists = list(operands[: len(operands) // 2 * 2 : 2]), operands[1::2]
@@ -325,12 +326,12 @@ def _written_out(subscripts, arrays):
     return f"{','.join(terms)}->{output}"
 
 
-def _einsum(*operands, out=None, optimize=False, dtype=None, order="K", casting="safe"):
+def _einsum_of(*operands, out=None, optimize=False, dtype=None, order="K", casting="safe"):
     subscripts, arrays = _joined(operands)
-    arrays = _weak(arrays)
+    arrays = all_arrays(arrays)
     if dtype is not None:
         arrays = [a.astype(dtype) for a in arrays]
-    return contract(*arrays, subscripts=_written_out(subscripts, arrays), optimize=optimize)
+    return einsum(*arrays, subscripts=_written_out(subscripts, arrays), optimize=optimize)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -358,12 +359,12 @@ def _linalg_cross(x1, x2, /, *, axis=-1):
 
 
 # fmt: off
-defvjp_each(contract,      lambda i, g, y, *operands, subscripts, optimize=False: _contract_back(i, g, operands, subscripts, optimize),
+defvjp_each(einsum,        lambda i, g, y, *operands, subscripts, optimize=False: _einsum_back(i, g, operands, subscripts, optimize),
                            law="as the subscripts say")
-defvjp(on_diagonals,       lambda g, y, d, term, shape: contract(g, subscripts=f"{term}->{_distinct(term)}"),
+defvjp(on_diagonals,       lambda g, y, d, term, shape: einsum(g, subscripts=f"{term}->{_distinct(term)}"),
                            law="one axis for each different letter -> one for each letter")
 
-defcomposite(np.einsum,                  _einsum,                                                   law="as the subscripts say")
+defcomposite(np.einsum,                  _einsum_of,                                                law="as the subscripts say")
 defcomposite(np.matrix_transpose,        _matrix_transpose,                                         law="(..., n, m) -> (..., m, n)")
 defcomposite(np.linalg.matrix_transpose, _matrix_transpose,                                         law="(..., n, m) -> (..., m, n)")
 defcomposite(np.linalg.matmul,           lambda x1, x2, /: np.matmul(x1, x2),                       law="(..., n, k), (..., k, m) -> (..., n, m)")

@@ -11,22 +11,16 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, primitive
-
-
-def _axes(x, axis):
-    """The axes of a reduction as a tuple of non-negative integers."""
-    if axis is None:
-        return tuple(range(x.ndim))
-    return tuple(a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+from tinygrad_mm.rules.axes import all_axes, along, one_axis
 
 
 def _count(x, axis):
-    return math.prod(x.shape[a] for a in _axes(x, axis))
+    return math.prod(x.shape[a] for a in all_axes(x, axis))
 
 
 def _kept(v, x, axis):
     """A result of reducing x, with the reduced axes back in place with length 1."""
-    axes = _axes(x, axis)
+    axes = all_axes(x, axis if x.ndim else None)  # NumPy allows 0-d arrays an axis in some reductions
     return v.reshape(tuple(1 if a in axes else n for a, n in enumerate(x.shape)))
 
 
@@ -47,12 +41,12 @@ def _share(g, y, x, axis):
 
 def _others(x, axis):
     """The product of all the other elements along the axes, for each element: exact where elements are 0."""
-    axes = _axes(x, axis)
+    axes = all_axes(x, axis if x.ndim else None)
     rest = tuple(a for a in range(x.ndim) if a not in axes)
     order = rest + axes
     back = tuple(order.index(a) for a in range(x.ndim))
     moved = np.transpose(x, order)
-    flat = moved.reshape(tuple(x.shape[a] for a in rest) + (_count(x, axis),))
+    flat = moved.reshape(tuple(x.shape[a] for a in rest) + (math.prod(x.shape[a] for a in axes),))
     one = np.ones_like(flat[..., :1])
     before = np.cumprod(np.concatenate([one, flat[..., :-1]], axis=-1), axis=-1)
     after = np.cumprod(np.concatenate([one, flat[..., :0:-1]], axis=-1), axis=-1)[..., ::-1]
@@ -81,7 +75,7 @@ def _previous(y):
 
 def _cumprod_back(g, x, axis):
     """Exact at zeros: (the product before i) times (a recurrence over what follows i)."""
-    if axis is None:
+    if axis is None or x.ndim == 0:
         return _cumprod_back(g, x.reshape(-1), 0).reshape(x.shape)
     g, x = np.moveaxis(g, axis, -1), np.moveaxis(x, axis, -1)
     if x.shape[-1] == 0:
@@ -91,7 +85,7 @@ def _cumprod_back(g, x, axis):
 
 
 def _cumsum_back(g, x, axis):
-    if axis is None:
+    if axis is None or x.ndim == 0:
         return np.cumsum(g[::-1])[::-1].reshape(x.shape)
     return np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis)
 
@@ -106,7 +100,7 @@ def _safe_quotient(a, b):
 defvjp(np.sum,     lambda g, y, x, axis=None, dtype=None, out=None, keepdims=False: _spread(g, x, axis),                        law="(..., n, ...) -> (..., ...)")
 defvjp(np.mean,    lambda g, y, x, axis=None, dtype=None, out=None, keepdims=False: _spread(g / _count(x, axis), x, axis),      law="(..., n, ...) -> (..., ...)")
 defvjp(np.prod,    lambda g, y, x, axis=None, dtype=None, out=None, keepdims=False: _kept(g, x, axis) * _others(x, axis),       law="(..., n, ...) -> (..., ...)")
-defvjp(np.var,     lambda g, y, x, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g, x, axis) * _centred(x, axis) * (2 / (_count(x, axis) - ddof)),
+defvjp(np.var,     lambda g, y, x, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g * 2 / (_count(x, axis) - ddof), x, axis) * _centred(x, axis),
                    law="(..., n, ...) -> (..., ...)")
 defvjp(np.std,     lambda g, y, x, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g, x, axis) * _safe_quotient(_centred(x, axis), _kept(y, x, axis)) / (_count(x, axis) - ddof),
                    law="(..., n, ...) -> (..., ...)")
@@ -172,6 +166,8 @@ def _extreme(whole, pair):
     def extreme(a, axis=None, out=None, keepdims=False, initial=NOT_GIVEN, where=True):
         if where is not True and initial is NOT_GIVEN:
             raise ValueError(f"{whole.__name__}: where= needs initial=, the value of a selection of nothing")
+        if initial is not NOT_GIVEN and _count(a, axis) == 0:
+            return np.sum(a, axis=axis, keepdims=keepdims) + initial  # a sum of nothing is 0
         result = whole(_options(a, None, where, initial), axis=axis, keepdims=keepdims)
         return result if initial is NOT_GIVEN else pair(result, initial)
 
@@ -195,21 +191,24 @@ def _nan_moment(moment):
 
 
 def _average(a, axis=None, weights=None, returned=False, *, keepdims=False):
+    axes = all_axes(a, axis)
     if weights is None:
-        result, total = np.mean(a, axis=axis, keepdims=keepdims), _count(a, axis)
+        result = np.mean(a, axis=axis, keepdims=keepdims)
+        total = np.full_like(result, math.prod(a.shape) / math.prod(result.shape))
     else:
         if np.shape(weights) != a.shape:
-            axes = _axes(a, axis)
             places = dict(zip(axes, np.shape(weights), strict=True))
             weights = np.reshape(weights, tuple(places.get(i, 1) for i in range(a.ndim)))
         total = np.sum(np.broadcast_to(weights, a.shape), axis=axis, keepdims=keepdims)
+        if _count(a, axis) == 0 and 0 not in total.shape:
+            raise ZeroDivisionError("average: there is nothing to take an average of")
         result = np.sum(a * weights, axis=axis, keepdims=keepdims) / total
     return (result, np.broadcast_to(total, result.shape)) if returned else result
 
 
 def _flat_last(a, axis):
     """The axes of a reduction moved to the end and flattened to one."""
-    axes = _axes(a, axis)
+    axes = all_axes(a, axis)
     rest = tuple(i for i in range(a.ndim) if i not in axes)
     return np.transpose(a, rest + axes).reshape(tuple(a.shape[i] for i in rest) + (_count(a, axis),))
 
@@ -223,12 +222,12 @@ def _quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear",
     place = np.asarray(q, dtype=np.float64) * (ordered.shape[-1] - 1)
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, ordered.shape[-1] - 1)
-    part = (place - low).astype(a.dtype)
+    part = (place - low).astype(np.result_type(a.dtype, q) if isinstance(q, np.ndarray) else a.dtype)
     result = np.moveaxis(ordered[..., low] * (1 - part) + ordered[..., high] * part, -1, 0) if place.ndim else (
         ordered[..., int(low)] * (1 - part) + ordered[..., int(high)] * part
     )
     if keepdims:
-        axes = _axes(a, axis)
+        axes = all_axes(a, axis)
         result = result.reshape(place.shape + tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
     return result
 
@@ -240,42 +239,55 @@ def _median(a, axis=None, out=None, overwrite_input=False, keepdims=False):
     return _kept(middle, a, axis) if keepdims else middle
 
 
-def _along(a, axis, part):
-    return a[(slice(None),) * (axis % a.ndim) + (part,)]
-
-
 def _diff(a, n=1, axis=-1, prepend=NOT_GIVEN, append=NOT_GIVEN):
     if n < 0:
         raise ValueError(f"diff: order n={n} must not be negative")
-    parts = [p for p in (prepend, a, append) if p is not NOT_GIVEN]
-    edge = tuple(1 if i == axis % a.ndim else k for i, k in enumerate(a.shape))
-    if len(parts) > 1:
-        a = np.concatenate([p if np.ndim(p) else np.broadcast_to(p, edge) for p in parts], axis=axis)
+    if n == 0:
+        return a
+    if a.ndim == 0:
+        raise ValueError("diff: an array with at least 1 axis is needed, this one has 0")
+    axis = one_axis(a, axis)
+    edge = a.shape[:axis] + (1,) + a.shape[axis + 1 :]
+    ends = [p if p is NOT_GIVEN or hasattr(p, "dtype") else np.asarray(p, a.dtype) for p in (prepend, append)]
+    ends = [p if p is NOT_GIVEN or p.ndim else np.broadcast_to(p, edge) for p in ends]
+    a = np.concatenate([p for p in (ends[0], a, ends[1]) if p is not NOT_GIVEN], axis=axis)
+    minus = np.not_equal if a.dtype == bool else np.subtract
     for _ in range(n):
-        a = _along(a, axis, slice(1, None)) - _along(a, axis, slice(None, -1))
+        a = minus(along(a, axis, slice(1, None)), along(a, axis, slice(None, -1)))
     return a
 
 
+def _ediff1d(ary, to_end=None, to_begin=None):
+    ends = [p if p is None or hasattr(p, "dtype") else np.asarray(p, ary.dtype) for p in (to_begin, to_end)]
+    parts = (ends[0], np.diff(ary.reshape(-1)), ends[1])
+    return np.concatenate([p.reshape(-1).astype(ary.dtype) for p in parts if p is not None])
+
+
 def _trapezoid(y, x=None, dx=1.0, axis=-1):
+    axis = one_axis(y, axis)
     if x is None:
         step = dx
     elif np.ndim(x) == 1:
-        step = np.diff(x).reshape((-1,) + (1,) * (y.ndim - 1 - axis % y.ndim))
+        step = np.diff(x).reshape((-1,) + (1,) * (y.ndim - 1 - axis))
     else:
         step = np.diff(x, axis=axis)
-    return np.sum(step * (_along(y, axis, slice(1, None)) + _along(y, axis, slice(None, -1))) / 2.0, axis=axis)
+    return np.sum(step * (along(y, axis, slice(1, None)) + along(y, axis, slice(None, -1))) / 2.0, axis=axis)
 
 
 def _gradient(f, *spacing, axis=None, edge_order=1):
-    axes = _axes(f, axis if not isinstance(axis, list) else tuple(axis))
+    axes = all_axes(f, axis)
+    steps = spacing if len(spacing) > 1 else (spacing or (1.0,)) * len(axes)
     if any(np.ndim(h) for h in spacing) or edge_order != 1:
         raise TypeError("gradient: on Tensors only constant spacing and edge_order=1 are supported")
-    steps = spacing if len(spacing) > 1 else (spacing or (1.0,)) * len(axes)
+    if len(steps) != len(axes):
+        raise TypeError(f"gradient: {len(steps)} distances were given for {len(axes)} axes")
+    if any(f.shape[a] < 2 for a in axes):
+        raise ValueError(f"gradient: each axis needs at least 2 elements, the shape is {f.shape}")
     results = []
     for a, h in zip(axes, steps, strict=True):
-        first = (_along(f, a, slice(1, 2)) - _along(f, a, slice(0, 1))) / h
-        inner = (_along(f, a, slice(2, None)) - _along(f, a, slice(None, -2))) / (2.0 * h)
-        last = (_along(f, a, slice(-1, None)) - _along(f, a, slice(-2, -1))) / h
+        first = (along(f, a, slice(1, 2)) - along(f, a, slice(0, 1))) / h
+        inner = (along(f, a, slice(2, None)) - along(f, a, slice(None, -2))) / (2.0 * h)
+        last = (along(f, a, slice(-1, None)) - along(f, a, slice(-2, -1))) / h
         results.append(np.concatenate([first, inner, last], axis=a))
     return results[0] if len(axes) == 1 else tuple(results)
 
@@ -307,7 +319,7 @@ defcomposite(np.nanstd,         _nan_moment(_std),                              
 defcomposite(np.nancumsum,      lambda a, axis=None: np.cumsum(np.where(np.isnan(a), 0, a), axis=axis),                         law="(..., n, ...) -> (..., n, ...)")
 defcomposite(np.nancumprod,     lambda a, axis=None: np.cumprod(np.where(np.isnan(a), 1, a), axis=axis),                        law="(..., n, ...) -> (..., n, ...)")
 defcomposite(np.diff,           _diff,                                                                                          law="(..., n, ...) -> (..., n - 1, ...)")
-defcomposite(np.ediff1d,        lambda ary, to_end=None, to_begin=None: np.concatenate([np.ravel(p) for p in (to_begin, np.diff(np.ravel(ary)), to_end) if p is not None]), law="(...) -> (n - 1)")
+defcomposite(np.ediff1d,        _ediff1d,                                                                                       law="(...) -> (n - 1)")
 defcomposite(np.gradient,       _gradient,                                                                                      law="(...) -> (...) for each axis")
 defcomposite(np.trapezoid,      _trapezoid,                                                                                     law=REDUCED)
 # fmt: on

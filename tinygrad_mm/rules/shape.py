@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from tinygrad_mm.graph import defcomposite, defvjp, defvjp_each, primitive
+from tinygrad_mm.rules.axes import along, at_least_one, axis_or_flat, one_axis
+from tinygrad_mm.rules.operands import as_arrays
 
 
 @primitive
@@ -35,9 +38,9 @@ def _unmoved(g, source, destination):
 
 def _part(i, g, arrays, axis):
     """The part of a gradient that belongs to the i-th of the joined arrays."""
-    axis %= g.ndim
+    axis = one_axis(g, axis)
     start = sum(a.shape[axis] for a in arrays[:i])
-    return g[(slice(None),) * axis + (slice(start, start + arrays[i].shape[axis]),)]
+    return along(g, axis, slice(start, start + arrays[i].shape[axis]))
 
 
 def _reorder(g, x, order):
@@ -90,27 +93,15 @@ defvjp(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _array(a):
-    """A Tensor as it is, anything else as an array."""
-    return a if hasattr(a, "requires_grad") else np.asarray(a)
-
-
-def _weak(arrays):
-    """The members of a sequence as arrays; Python numbers and lists take the dtype of the Tensors among them."""
-    known = [a.dtype for a in arrays if hasattr(a, "dtype") and not isinstance(a, np.generic)]
-    dtype = np.result_type(*known) if known else None
-    return [a if hasattr(a, "dtype") and not isinstance(a, np.generic) else np.asarray(a, dtype) for a in arrays]
-
-
 def _concatenate(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
-    arrays = _weak([a for a in arrays])
+    arrays = as_arrays([*arrays])
     if axis is None:
         arrays, axis = [a.reshape(-1) for a in arrays], 0
     return join(*(arrays if dtype is None else [a.astype(dtype) for a in arrays]), axis=axis)
 
 
 def _stack(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
-    arrays = _weak([a for a in arrays])
+    arrays = as_arrays([*arrays])
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"stack: all arrays must have the same shape; these are {[a.shape for a in arrays]}")
     return _concatenate([np.expand_dims(a, axis) for a in arrays], axis, dtype=dtype)
@@ -118,19 +109,19 @@ def _stack(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
 
 def _joined(at_least, axis):
     def stack(tup, *, dtype=None, casting="same_kind"):
-        arrays = [at_least(a) for a in _weak(list(tup))]
+        arrays = [at_least(a) for a in as_arrays([*tup])]
         return _concatenate(arrays, 0 if arrays and arrays[0].ndim == 1 else axis, dtype=dtype)
 
     return stack
 
 
 def _column_stack(tup):
-    return _concatenate([a.reshape(-1, 1) if a.ndim < 2 else a for a in _weak(list(tup))], 1)
+    return _concatenate([a.reshape(-1, 1) if a.ndim < 2 else a for a in as_arrays([*tup])], 1)
 
 
 def _at_least(ndim, shape):
     def at_least(*arrays):
-        results = [a if a.ndim >= ndim else a.reshape(shape(a.shape)) for a in map(_array, arrays)]
+        results = [a if a.ndim >= ndim else a.reshape(shape(a.shape)) for a in as_arrays(arrays)]
         return results[0] if len(results) == 1 else tuple(results)
 
     return at_least
@@ -150,8 +141,7 @@ def _array_split(ary, sections, axis=0, exact=False):
             raise ValueError(f"split: an axis of length {n} does not divide into {sections} equal parts")
         size, more = divmod(n, sections)
         edges = [i * size + min(i, more) for i in range(sections + 1)]
-    before = (slice(None),) * (axis % ary.ndim)
-    return [ary[before + (slice(a, max(a, b)),)] for a, b in zip(edges, edges[1:], strict=False)]
+    return [along(ary, one_axis(ary, axis), slice(a, max(a, b))) for a, b in zip(edges, edges[1:], strict=False)]
 
 
 def _split_on(axis, ndim):
@@ -164,14 +154,14 @@ def _split_on(axis, ndim):
 
 
 def _rollaxis(a, axis, start=0):
-    axis %= a.ndim
-    start = start + a.ndim if start < 0 else start
+    axis = one_axis(a, axis)
+    start = normalize_axis_index(start, a.ndim + 1) if start >= 0 else start + a.ndim
     return np.moveaxis(a, axis, start - 1 if axis < start else start)
 
 
 def _repeat(a, repeats, axis=None):
-    a, axis = (a.reshape(-1), 0) if axis is None else (a, axis % a.ndim)
-    return a[(slice(None),) * axis + (np.repeat(np.arange(a.shape[axis]), repeats),)]
+    a, axis = axis_or_flat(at_least_one(a), axis)
+    return along(a, axis, np.repeat(np.arange(a.shape[axis]), repeats))
 
 
 def _tile(A, reps):
@@ -202,7 +192,7 @@ def _trace(a, offset=0, axis1=0, axis2=1, dtype=None, out=None):
 def _meshgrid(*xi, copy=True, sparse=False, indexing="xy"):
     if indexing not in ("xy", "ij"):
         raise ValueError(f"meshgrid: indexing={indexing!r}; use 'xy' or 'ij'")
-    xi = [np.ravel(_array(x)) for x in xi]
+    xi = [x.reshape(-1) for x in as_arrays(xi)]
     place = list(range(len(xi)))
     if indexing == "xy" and len(xi) > 1:
         place[:2] = [1, 0]
@@ -211,24 +201,24 @@ def _meshgrid(*xi, copy=True, sparse=False, indexing="xy"):
 
 
 def _broadcast_arrays(*args, subok=False):
-    arrays = [_array(a) for a in args]
+    arrays = as_arrays(args)
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     return tuple(np.broadcast_to(a, shape) for a in arrays)
 
 
 def _append(arr, values, axis=None):
-    arr, values = _weak([arr, values])
+    arr, values = as_arrays([arr, values])
     return _concatenate([arr.reshape(-1), values.reshape(-1)] if axis is None else [arr, values], axis or 0)
 
 
 def _delete(arr, obj, axis=None):
-    arr, axis = (arr.reshape(-1), 0) if axis is None else (arr, axis % arr.ndim)
-    return arr[(slice(None),) * axis + (np.delete(np.arange(arr.shape[axis]), obj),)]
+    arr, axis = axis_or_flat(arr, axis)
+    return along(arr, axis, np.delete(np.arange(arr.shape[axis]), obj))
 
 
 def _insert(arr, obj, values, axis=None):
     """NumPy's own insertion of numbers tells where each element goes."""
-    arr, axis = (arr.reshape(-1), 0) if axis is None else (arr, axis % arr.ndim)
+    arr, axis = axis_or_flat(arr, axis)
     values = values if hasattr(values, "requires_grad") else np.asarray(values, arr.dtype)
     n = arr.shape[axis]
     if np.ndim(obj) == 0 and not isinstance(obj, slice) and values.ndim == arr.ndim:
@@ -243,7 +233,7 @@ def _insert(arr, obj, values, axis=None):
     shape = arr.shape[:axis] + (new,) + arr.shape[axis + 1 :]
     source = np.insert(np.arange(n), obj, np.arange(n, n + new))
     both = _concatenate([arr, np.broadcast_to(values, shape)], axis)
-    return both[(slice(None),) * axis + (source,)]
+    return along(both, axis, source)
 
 
 def _block(arrays, depth=None):
@@ -258,9 +248,14 @@ def _block(arrays, depth=None):
     depth = depth_of(arrays)
     ndim = max(depth, most_axes(arrays))
 
+    def flat(a):
+        return [leaf for part in a for leaf in flat(part)] if isinstance(a, list) else [a]
+
+    members = iter(as_arrays(flat(arrays)))
+
     def join_up(a, level):
         if level == 0:
-            a = _array(a)
+            a = next(members)
             return a.reshape((1,) * (ndim - a.ndim) + a.shape)
         return _concatenate([join_up(x, level - 1) for x in a], axis=-level)
 
@@ -268,23 +263,29 @@ def _block(arrays, depth=None):
 
 
 def _unstack(x, *, axis=0):
-    return tuple(x[(slice(None),) * (axis % x.ndim) + (i,)] for i in range(x.shape[axis]))
+    if x.ndim == 0:
+        raise ValueError("unstack: an array with at least 1 axis is needed, this one has 0")
+    axis = one_axis(x, axis)
+    return tuple(along(x, axis, i) for i in range(x.shape[axis]))
 
 
 def _pad(array, pad_width, mode="constant", **options):
     """Each axis in turn: the new elements are copies, constants, or means and extremes, of elements of that axis."""
     if callable(mode):
         raise TypeError("pad: a function as mode= is not supported on Tensors; join the parts with np.concatenate")
-    pairs = np.broadcast_to(np.asarray(pad_width), (array.ndim, 2)).tolist() if not isinstance(pad_width, dict) else [
-        (w, w) if np.ndim(w) == 0 else tuple(w) for w in (pad_width.get(i, pad_width.get(i - array.ndim, 0)) for i in range(array.ndim))
-    ]
+    if isinstance(pad_width, dict):
+        pairs = [(0, 0)] * array.ndim
+        for axis, width in pad_width.items():
+            pairs[axis] = (width, width) if np.ndim(width) == 0 else tuple(width)
+    else:
+        pairs = np.broadcast_to(np.asarray(pad_width), (array.ndim, 2)).tolist()
     if any(n < 0 for pair in pairs for n in pair):
         raise ValueError(f"pad: pad_width {pad_width} must not be negative")
     if mode in ("edge", "wrap", "symmetric") or (mode == "reflect" and options.get("reflect_type", "even") == "even"):
         for axis, (before, after) in enumerate(pairs):
             if before or after:
                 source = np.pad(np.arange(array.shape[axis]), (before, after), mode)
-                array = array[(slice(None),) * axis + (source,)]
+                array = along(array, axis, source)
         return array
     for axis, (before, after) in enumerate(pairs):
         if before or after:
@@ -304,7 +305,7 @@ def _pad_values(a, axis, before, after, mode, options):
         return np.broadcast_to(v, tuple(n if i == axis else k for i, k in enumerate(a.shape)))
 
     def piece(part):
-        return a[(slice(None),) * axis + (part,)]
+        return along(a, axis, part)
 
     n = a.shape[axis]
     if mode == "constant":
@@ -342,7 +343,7 @@ def _sliding_window_view(x, window_shape, axis=None, *, subok=False, writeable=F
 
 
 def _kron(a, b):
-    a, b = _array(a), _array(b)
+    a, b = as_arrays([a, b])
     ndim = max(a.ndim, b.ndim)
     a, b = (x.reshape((1,) * (ndim - x.ndim) + x.shape) for x in (a, b))
     shape = tuple(n * m for n, m in zip(a.shape, b.shape, strict=True))

@@ -1,0 +1,73 @@
+"""Network functions that NumPy lacks: stateless, each an operation with its rule right below it.
+
+Floor 5. They take arrays (and give arrays) or Tensors (and are recorded). Classes and features lie on the last axis,
+images are (N, channels, height, width). A function that is clear as an expression of recorded ones is just that.
+"""
+
+from tinygrad_mm.functional.activations import (
+    elu,
+    gelu,
+    leaky_relu,
+    log_softmax,
+    logsumexp,
+    one_hot,
+    relu,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
+from tinygrad_mm.functional.attention import scaled_dot_product_attention
+from tinygrad_mm.functional.convolution import conv2d
+from tinygrad_mm.functional.error_function import erf
+from tinygrad_mm.functional.losses import (
+    _cross_entropy as _cross_entropy,  # the operation table has a row for it
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+)
+from tinygrad_mm.functional.normalization import batch_norm, layer_norm, standardize
+from tinygrad_mm.functional.pooling import avg_pool2d, max_pool2d
+from tinygrad_mm.functional.random import dropout, uniform_like
+from tinygrad_mm.functional.sequences import unstack
+from tinygrad_mm.functional.sliding import overlap_add, windows
+
+__all__ = [
+    "avg_pool2d",
+    "batch_norm",
+    "binary_cross_entropy_with_logits",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "erf",
+    "gelu",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "layer_norm",
+    "leaky_relu",
+    "log_softmax",
+    "logsumexp",
+    "max_pool2d",
+    "mse_loss",
+    "nll_loss",
+    "one_hot",
+    "overlap_add",
+    "relu",
+    "scaled_dot_product_attention",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "standardize",
+    "tanh",
+    "uniform_like",
+    "unstack",
+    "windows",
+]

@@ -1,0 +1,251 @@
+"""Activations: functions of single numbers, and those that make probabilities of the last axis."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.functional.error_function import erf
+from tinygrad_mm.graph import defvjp, primitive
+
+__all__ = [
+    "elu",
+    "gelu",
+    "leaky_relu",
+    "log_softmax",
+    "logsumexp",
+    "one_hot",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Elementwise
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@primitive
+def relu(x: Any) -> Any:
+    """max(x, 0), elementwise; the derivative at 0 is 0.
+
+    Shape: (...) -> (...)
+
+    >>> relu(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+    return np.maximum(x, 0)
+
+
+defvjp(relu, lambda g, y, x: g * (y > 0))
+
+
+@primitive
+def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
+    """Leaky ReLU: x where x > 0, negative_slope * x elsewhere (Maas et al. 2013); the derivative at 0 is the slope.
+
+    Shape: (...) -> (...)
+
+    >>> leaky_relu(np.array([-1.0, 2.0]))
+    array([-0.01,  2.  ])
+    """
+    return np.where(x > 0, x, x * negative_slope)
+
+
+defvjp(leaky_relu, lambda g, y, x, negative_slope=0.01: np.where(x > 0, g, g * negative_slope))
+
+
+@primitive
+def elu(x: Any, alpha: float = 1.0) -> Any:
+    """Exponential linear unit: x where x > 0, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016).
+
+    The derivative at 0 is alpha.
+
+    Shape: (...) -> (...)
+
+    >>> elu(np.array([-1e4, 0.0, 2.0]))
+    array([-1.,  0.,  2.])
+    """
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+defvjp(elu, lambda g, y, x, alpha=1.0: np.where(x > 0, g, g * (y + alpha)))
+
+
+@primitive
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x)), elementwise, without overflow.
+
+    Shape: (...) -> (...)
+
+    >>> sigmoid(np.array([0.0, 1e4]))
+    array([0.5, 1. ])
+    """
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+defvjp(sigmoid, lambda g, y, x: g * y * (1 - y))
+
+
+def tanh(x: Any) -> Any:
+    """Hyperbolic tangent, elementwise: `np.tanh`.
+
+    Shape: (...) -> (...)
+
+    >>> tanh(np.array([0.0]))
+    array([0.])
+    """
+    return np.tanh(x)
+
+
+def silu(x: Any) -> Any:
+    """Sigmoid-weighted x: x * sigmoid(x), elementwise; also called swish (Elfwing et al. 2018).
+
+    Shape: (...) -> (...)
+
+    >>> silu(np.array([0.0, 1e4]))
+    array([    0., 10000.])
+    """
+    return x * sigmoid(x)
+
+
+def softplus(x: Any, beta: float = 1.0) -> Any:
+    """log(1 + exp(beta x)) / beta, elementwise, without overflow: a smooth relu (Dugas et al. 2001).
+
+    Shape: (...) -> (...)
+
+    >>> softplus(np.array([-1e4, 1e4]))
+    array([    0., 10000.])
+    """
+    return np.logaddexp(x, 0) if beta == 1 else np.logaddexp(x * beta, 0) / beta
+
+
+@primitive
+def gelu(x: Any, approximate: str = "none") -> Any:
+    """Gaussian error linear unit: x times the probability that a standard normal number is below x, elementwise.
+
+    Hendrycks and Gimpel 2016; `approximate="tanh"` replaces that probability by their
+    (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+
+    Shape: (...) -> (...)
+
+    Raises ValueError for another `approximate`.
+
+    >>> gelu(np.array([-1.0, 1.0])).round(4)
+    array([-0.1587,  0.8413])
+    """
+    return x * _normal_probability(x, approximate)
+
+
+defvjp(gelu, lambda g, y, x, approximate="none": g * _gelu_slope(x, approximate))
+
+# The constants of the tanh form: tanh(A (x + B x^3)).
+A, B = math.sqrt(2 / math.pi), 0.044715
+
+
+def _normal_probability(x: Any, approximate: str) -> Any:
+    if approximate == "none":
+        return 0.5 + 0.5 * erf(x * math.sqrt(0.5))
+    if approximate == "tanh":
+        return 0.5 + 0.5 * np.tanh(A * x * (1 + B * x * x))
+    raise ValueError(f"gelu: approximate={approximate!r}; use 'none' or 'tanh'")
+
+
+def _gelu_slope(x: Any, approximate: str) -> Any:
+    """The probability p, plus x times its own slope: the normal density, or 2 p (1 - p) d(A x + A B x^3)/dx."""
+    p = _normal_probability(x, approximate)
+    if approximate == "none":
+        return p + x * np.exp(-0.5 * x * x) * math.sqrt(0.5 / math.pi)
+    return p + x * (p * (1 - p)) * (2 * A) * (1 + 3 * B * x * x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Along an axis
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@primitive
+def logsumexp(x: Any, axis: Any = -1, keepdims: bool = False) -> Any:
+    """log(sum(exp(x))) along an axis, without overflow.
+
+    Shape: (..., n) -> (...)
+
+    >>> logsumexp(np.array([1e4, 1e4])).round(4)
+    np.float64(10000.6931)
+    """
+    top = np.max(x, axis=axis, keepdims=True)
+    y = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
+    return y if keepdims else np.squeeze(y, axis=axis)
+
+
+defvjp(
+    logsumexp,
+    lambda g, y, x, axis=-1, keepdims=False: _kept(g, axis, keepdims) * np.exp(x - _kept(y, axis, keepdims)),
+    law="(..., n) -> (...)",
+)
+
+
+def _kept(v: Any, axis: Any, keepdims: bool) -> Any:
+    return v if keepdims else np.expand_dims(v, axis)
+
+
+@primitive
+def softmax(x: Any, axis: int = -1) -> Any:
+    """exp(x) / sum(exp(x)) along an axis: positive numbers that sum to 1.
+
+    Shape: (..., n) -> (..., n)
+
+    >>> softmax(np.array([0.0, 0.0]))
+    array([0.5, 0.5])
+    """
+    e = np.exp(x - np.maximum.reduce(x, axis=axis, keepdims=True))
+    return e / np.add.reduce(e, axis=axis, keepdims=True)
+
+
+defvjp(
+    softmax,
+    lambda g, y, x, axis=-1: y * (g - np.sum(g * y, axis=axis, keepdims=True)),
+    law="(..., n) -> (..., n)",
+)
+
+
+@primitive
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    """log(softmax(x)) along an axis, without overflow.
+
+    Shape: (..., n) -> (..., n)
+
+    >>> log_softmax(np.array([0.0, 1e4]))
+    array([-10000.,      0.])
+    """
+    z = x - np.maximum.reduce(x, axis=axis, keepdims=True)
+    return z - np.log(np.add.reduce(np.exp(z), axis=axis, keepdims=True))
+
+
+defvjp(
+    log_softmax,
+    lambda g, y, x, axis=-1: g - np.exp(y) * np.sum(g, axis=axis, keepdims=True),
+    law="(..., n) -> (..., n)",
+)
+
+
+@primitive
+def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
+    """1 at each label's place, 0 elsewhere.
+
+    Shape: (...) -> (..., classes)
+
+    >>> one_hot(np.array([2, 0]), 3)
+    array([[0., 0., 1.],
+           [1., 0., 0.]], dtype=float32)
+    """
+    return (labels[..., None] == np.arange(classes)).astype(dtype)
+
+
+defvjp(one_hot, None, law="(...) -> (..., classes)")

@@ -1,0 +1,51 @@
+"""Random functions: each draws from an explicit generator, and the draw is a recorded call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.graph import defstopped, primitive, state
+
+__all__ = ["dropout", "uniform_like"]
+
+
+@primitive
+def uniform_like(x: Any, rng: np.random.Generator) -> Any:
+    """Numbers drawn evenly from [0, 1), as many as x has, of its dtype; the gradient stops here.
+
+    Shape: (...) -> (...)
+
+    >>> uniform_like(np.zeros(2), np.random.default_rng(0)).round(4)
+    array([0.637 , 0.2698])
+    """
+    if state.generators is not None:  # so that a checkpoint can draw the same numbers again
+        state.generators.setdefault(id(rng), (rng, rng.bit_generator.state))
+    if x.dtype == np.float64:
+        return rng.random(x.shape)
+    return rng.random(x.shape, np.float32).astype(x.dtype, copy=False)
+
+
+defstopped(uniform_like)
+
+
+def dropout(x: Any, rate: float = 0.5, rng: np.random.Generator | None = None, training: bool = True) -> Any:
+    """In training, 0 with probability `rate` and x / (1 - rate) otherwise (Srivastava et al. 2014); else x itself.
+
+    Shape: (...) -> (...)
+
+    Raises ValueError for a rate outside [0, 1], TypeError where no generator is given in training.
+
+    >>> dropout(np.ones(6), 0.5, np.random.default_rng(0))
+    array([2., 0., 0., 0., 2., 2.])
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"dropout: rate={rate} is a probability; it lies between 0 and 1")
+    if not training or rate == 0:
+        return x
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError("dropout: it draws from a generator of yours; pass rng=np.random.default_rng(seed)")
+    if rate == 1:
+        return x * 0
+    return x * (uniform_like(x, rng) >= rate) * (1 / (1 - rate))

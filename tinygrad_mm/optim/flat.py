@@ -1,0 +1,194 @@
+"""The runner behind every optimizer: parameters laid end to end, updated in blocks that stay in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.graph import tick
+from tinygrad_mm.optim.formula import Program
+from tinygrad_mm.tensor import Tensor
+
+__all__ = ["Flat", "adopted_again", "flats_of"]
+
+BLOCK = 32 * 1024  # elements: 128 KB of float32, so that a block's parameter, gradient and states stay in cache
+
+
+def flats_of(parameters: Sequence[Tensor], states: Sequence[str]) -> list[Flat]:
+    """One flat buffer per dtype."""
+    dtypes = list(dict.fromkeys(p.value.dtype for p in parameters))
+    return [Flat([p for p in parameters if p.value.dtype == d], states) for d in dtypes]
+
+
+def adopted_again(parameters: Sequence[Tensor], flats: Sequence[Flat], states: Sequence[str]) -> list[Flat]:
+    """The flats after some parameter was given another array than ours, or after other states are wanted.
+
+    Where shapes, dtypes and states are the same, the arrays are copied in; otherwise new flats are made, into which
+    states follow their parameters as long as the shape is still the same.
+    """
+    if all(tuple(flat.states) == tuple(states) and flat.adopt() for flat in flats):
+        return list(flats)
+    old = {id(p): (flat, i) for flat in flats for i, p in enumerate(flat.parameters)}
+    new = flats_of(parameters, states)
+    for flat in new:
+        for i, p in enumerate(flat.parameters):
+            before, j = old[id(p)]
+            if before.shapes[j] == flat.shapes[i]:
+                flat.steps[i] = before.steps[j]
+                for name in states:
+                    if name in before.states:
+                        flat.view(flat.states[name], i)[...] = before.view(before.states[name], j)
+    return new
+
+
+class Flat:
+    """Parameters of one dtype laid end to end: each parameter's array is a view into `values`."""
+
+    def __init__(self, parameters: Sequence[Tensor], states: Sequence[str]) -> None:
+        self.parameters = list(parameters)
+        self.shapes = [p.value.shape for p in parameters]
+        self.dtype = parameters[0].value.dtype
+        self.starts = [0, *np.cumsum([p.value.size for p in parameters]).tolist()]
+        self.values = np.empty(self.starts[-1], self.dtype)
+        self.states = {name: np.zeros_like(self.values) for name in states}
+        self.steps = [0] * len(self.parameters)  # a parameter that is skipped falls behind
+        self._make_views()
+
+    def _make_views(self) -> None:
+        self.views = [self.view(self.values, i) for i in range(len(self.parameters))]
+        self.forget_runs()
+        self.adopt()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made from: it makes views and runs of its own, or they would show the original's arrays."""
+        return {k: v for k, v in vars(self).items() if k not in ("views", "active", "runs", "program")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_views()
+
+    def view(self, flat: Any, i: int) -> Any:
+        """The part of a flat array that belongs to the i-th parameter, in its shape."""
+        return flat[self.starts[i] : self.starts[i + 1]].reshape(self.shapes[i])
+
+    def holds(self) -> bool:
+        """Whether every parameter's array still is our view."""
+        return all(p.value is v for p, v in zip(self.parameters, self.views, strict=True))
+
+    def adopt(self) -> bool:
+        """Copy the parameters' arrays in and make them views; False, and nothing done, where one no longer fits."""
+        if any(
+            p.value.shape != s or p.value.dtype != self.dtype for p, s in zip(self.parameters, self.shapes, strict=True)
+        ):
+            return False
+        for p, view in zip(self.parameters, self.views, strict=True):
+            if p.value is not view:
+                view[...] = p.value
+                p.value = view
+        return True
+
+    def check_gradients(self) -> None:
+        """Raise TypeError for a gradient that is no array, ValueError for one of another shape than the parameter."""
+        for p in self.parameters:
+            g = p.grad
+            if g is None:
+                continue
+            if not isinstance(g, (np.ndarray, np.generic)):
+                raise TypeError(
+                    f"the gradient of a parameter of shape {p.shape} is a {type(g).__name__}; set .grad to a NumPy "
+                    "array"
+                )
+            if g.shape != p.value.shape:
+                raise ValueError(
+                    f"the gradient of a parameter of shape {p.shape} has shape {g.shape}; set .grad to an array of the "
+                    "parameter's shape, or to None to skip the parameter"
+                )
+
+    def forget_runs(self) -> None:
+        """Plan anew at the next step: the numbers of steps were changed."""
+        self.active: tuple[bool, ...] = ()
+        self.runs: list[_Run] = []
+        self.program: Program | None = None
+
+    def step(self, program: Program, learning_rate: float, scheduled: Sequence[float]) -> None:
+        """Update the parameters that have a gradient and are not frozen."""
+        active = tuple(p.grad is not None and p.requires_grad for p in self.parameters)
+        if active != self.active or program is not self.program:
+            self.active, self.program = active, program
+            self.runs = self._plan(program)
+        for run in self.runs:
+            for i in run.members:
+                self.steps[i] += 1
+            run.execute(program.scalars(learning_rate, self.steps[run.members[0]], *scheduled))
+
+    def _plan(self, program: Program) -> list[_Run]:
+        """Parameters that are updated and have the same number of steps behind them go together."""
+        members: dict[int, list[int]] = {}
+        for i, is_active in enumerate(self.active):
+            if is_active:
+                members.setdefault(self.steps[i], []).append(i)
+        return [_Run(self, program, m) for m in members.values()]
+
+
+class _Run:
+    """The blocks of one update, with all the views they need made beforehand."""
+
+    def __init__(self, flat: Flat, program: Program, members: list[int]) -> None:
+        self.flat, self.program, self.members = flat, program, members
+        dtype = flat.dtype
+        self.scalars = [np.empty((), dtype) for _ in range(program.numbers)]
+        constants = [np.asarray(c, dtype) for c in program.constants]
+        blocks = self._blocks()
+        longest = max((stop - start for start, stop, _ in blocks), default=0)
+        scratch = [np.empty(longest, dtype) for _ in range(program.temporaries + 1)]
+        self.calls = []
+        for start, stop, inside in blocks:
+            gradient, *temporaries = (s[: stop - start] for s in scratch)
+            gather = None
+            if len(inside) > 1:
+                gather = [
+                    (i, gradient[flat.starts[i] - start : flat.starts[i + 1] - start].reshape(flat.shapes[i]))
+                    for i in inside
+                ]
+            single = (inside[0], start - flat.starts[inside[0]], stop - flat.starts[inside[0]])
+            states = [s[start:stop] for s in flat.states.values()]
+            tail = (*states, *self.scalars, *constants, *temporaries)
+            self.calls.append((flat.values[start:stop], gradient, gather, single, tail))
+
+    def _blocks(self) -> list[tuple[int, int, list[int]]]:
+        """(start, stop, parameters inside): a large parameter in several blocks, small neighbours in one."""
+        blocks: list[tuple[int, int, list[int]]] = []
+        starts = self.flat.starts
+        for i in self.members:
+            start, stop = starts[i], starts[i + 1]
+            before, end, inside = blocks[-1] if blocks else (0, -1, [i])
+            if end == start < stop and before == starts[inside[0]] and stop - before <= BLOCK:
+                blocks[-1] = (before, stop, [*inside, i])
+            else:
+                blocks.extend((a, min(a + BLOCK, stop), [i]) for a in range(start, stop, BLOCK))
+        return blocks
+
+    def execute(self, numbers: Sequence[float]) -> None:
+        """One update of the members, by their gradients as they are now."""
+        parameters = self.flat.parameters
+        gradients = {i: parameters[i].grad for i in self.members}
+        for place, number in zip(self.scalars, numbers, strict=True):
+            place[...] = number
+        update = self.program.update
+        dtype = self.flat.dtype
+        for value, gradient, gather, (i, start, stop), tail in self.calls:
+            if gather is not None:
+                for j, part in gather:
+                    part[...] = gradients[j]
+            else:
+                g = gradients[i]
+                if g.dtype == dtype and g.flags.c_contiguous:
+                    gradient = g.reshape(-1)[start:stop]
+                else:
+                    gradient[...] = g.reshape(-1)[start:stop]
+            update(value, gradient, *tail)
+        now = tick()
+        for i in self.members:
+            parameters[i].version = now
