@@ -16,6 +16,7 @@ from oracles import first_derivative
 
 import tinygrad_mm as tg
 from tinygrad_mm import functional
+from tinygrad_mm.functional import pooling
 from tinygrad_mm.graph import entered, state
 from tinygrad_mm.transforms import checkpoint
 
@@ -261,6 +262,18 @@ def test_ties_share_the_gradient_of_max_pool():
     x = tg.Tensor(np.array([[[[1.0, 1.0], [0.0, 1.0]]]]), requires_grad=True)
     functional.max_pool2d(x, 2).sum().backward()
     assert np.allclose(x.grad, [[[[1 / 3, 1 / 3], [0, 1 / 3]]]])
+
+
+def test_sending_to_maxima_and_reading_at_them_are_transposes():
+    """With ties and overlaps: the second derivative of max_pool2d rests on it."""
+    r = rng()
+    x = r.integers(0, 3, (2, 3, 6, 5)).astype(float)
+    slide = ((3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1))
+    y = pooling._max_pool(x, *slide)
+    g, v = r.standard_normal(y.shape), r.standard_normal(x.shape)
+    there, back = pooling._to_maxima(g, y, x, *slide), pooling._at_maxima(v, y, x, *slide)
+    assert np.isclose(np.sum(there * v), np.sum(g * back))
+    assert np.isclose(there.sum(), g.sum())
 
 
 def test_an_empty_batch_passes():

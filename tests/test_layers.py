@@ -206,6 +206,17 @@ def test_gru_is_its_cells_step_by_step(steps, layers, n):
     assert np.allclose(last.data, np.stack(hidden), atol=1e-6)
 
 
+def test_gru_cell_is_its_equations():
+    cell = nn.GRUCell(3, 2, rng=0).to(np.float64)
+    cell.input_bias.data, cell.hidden_bias.data = normal(6, seed=1), normal(6, seed=2)
+    x, h = normal(4, 3), normal(4, 2, seed=3)
+    W, U, b, c = (p.data for p in (cell.input_weight, cell.hidden_weight, cell.input_bias, cell.hidden_bias))
+    gate = [(x @ W[:, i : i + 2] + b[i : i + 2], h @ U[:, i : i + 2] + c[i : i + 2]) for i in (0, 2, 4)]
+    r, z = (1 / (1 + np.exp(-(u + v))) for u, v in gate[:2])
+    n = np.tanh(gate[2][0] + r * gate[2][1])
+    assert np.allclose(cell(x, h).data, (1 - z) * n + z * h)
+
+
 def test_containers():
     blocks = nn.ModuleList([nn.Linear(2, 2, rng=0)])
     blocks.append(nn.ReLU())

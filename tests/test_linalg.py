@@ -127,6 +127,12 @@ def test_a_zero_element_has_gradient_zero(order: float) -> None:
         assert np.all(np.isfinite(curvature(lambda x: np.linalg.norm(x, order), [0.0, 2.0], np.ones(2))))
 
 
+def test_negative_order_with_a_zero_element() -> None:
+    """(1 / |a| + 1 / |b|)⁻¹ is 0 where a is 0, whatever b is."""
+    with np.errstate(divide="ignore"):
+        np.testing.assert_array_equal(gradient(lambda x: np.linalg.norm(x, -1), [0.0, 2.0]), [0, 0])
+
+
 @pytest.mark.parametrize(
     ("order", "x", "expected"),
     [

@@ -241,6 +241,14 @@ def test_loading_keeps_the_optimizers_arrays():
     assert np.allclose(model.weight.data, before - 0.1 * 4)
 
 
+def test_loading_between_forward_and_backward_is_noticed():
+    model = nn.Linear(3, 2, rng=0)
+    loss = (model(tg.Tensor(np.ones((4, 3), np.float32), requires_grad=True)) ** 2).sum()
+    model.load_state_dict(nn.Linear(3, 2, rng=1).state_dict())
+    with pytest.raises(RuntimeError, match="was changed after add had read it"):
+        loss.backward()
+
+
 def test_loading_names_every_fault_and_changes_nothing():
     model = Tied()
     before = model.state_dict()

@@ -127,17 +127,13 @@ def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
 
 def recorded(rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any, needed: bool) -> Any:
     """The result of a call as a Tensor, with the record of the call where one is needed."""
-    tensor = _kind.__new__(_kind)
-    if type(value) is not np.ndarray:
-        value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
-    tensor.value = value
-    tensor.requires_grad = False
-    tensor.node = tensor.grad = tensor.extra = None
-    tensor.version = tick()
+    tensor = result(value)
     if needed and state.recording:
         node = tensor.node = _new_node(Node)
         node.fun, node.args, node.kwargs, node.scope, node.line = rule.fun, args, kwargs, state.scope, None
-        tensor.requires_grad = rule.differentiable and (type(value) is tuple or value.dtype.kind == "f")
+        tensor.requires_grad = rule.differentiable and (
+            type(tensor.value) is tuple or tensor.value.dtype.kind == "f"
+        )
     if state.watched:
         _watched(tensor, rule.fun, args, kwargs)
     return tensor
@@ -155,7 +151,14 @@ def _watched(tensor: Any, fun: Callable[..., Any], args: tuple[Any, ...], kwargs
 
 def result(value: Any) -> Any:
     """An array as a Tensor outside any graph."""
-    return recorded(RULES[np.positive], (), NO_KWARGS, value, False)
+    tensor = _kind.__new__(_kind)
+    if type(value) is not np.ndarray:
+        value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
+    tensor.value = value
+    tensor.requires_grad = False
+    tensor.node = tensor.grad = tensor.extra = None
+    tensor.version = tick()
+    return tensor
 
 
 def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

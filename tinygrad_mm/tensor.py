@@ -26,6 +26,7 @@ from tinygrad_mm.recording import (
     result,
     results_are,
 )
+from tinygrad_mm.rules.elementwise import stop_gradient
 from tinygrad_mm.rules.indexing import getitem
 from tinygrad_mm.rules.shape import astype
 from tinygrad_mm.updates import At
@@ -174,7 +175,7 @@ class Tensor(ArrayMethods, Vertex):
 
     def detach(self) -> Tensor:
         """The same array as a tensor outside the graph."""
-        return result(self.value)
+        return apply(stop_gradient, (self,)) if state.tracing else result(self.value)
 
     def copy(self) -> Tensor:
         """A copy, in the graph."""

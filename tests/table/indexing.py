@@ -76,7 +76,7 @@ ROWS = [
     Row(getitem,            "3 n", call=lambda x: x[np.array([[0, -1], [1, 0]])], note="matrix of places", zero_d=IndexError),
     Row(getitem,            "3 n 4", call=lambda x: x[REPEATED[:, None], ..., [0, 3]], note="arrays around an ellipsis", zero_d=IndexError),
     Row(getitem,            "3 n", call=lambda x: x[np.array([True, False, True]), None, 0], note="mask, newaxis and integer", zero_d=IndexError, empty=IndexError),
-    Row(getitem,            "3 n", call=lambda x: x[x[:, 0] > x[1, 0] - 1], note="Tensor as mask", zero_d=IndexError, empty=IndexError),
+    Row(getitem,            "3 n", call=lambda x: x[x[:, 0] >= x[1, 0]], note="Tensor as mask", zero_d=IndexError, empty=IndexError),
     Row(getitem,            "3 n", call=lambda x: x[np.argsort(x[:, 0])], note="Tensor as places", zero_d=IndexError, empty=IndexError),
     Row(getitem,            "3 n", call=lambda x: x[np.argsort(x[:, 0]), ::-1], note="Tensor and slice", zero_d=IndexError, empty=IndexError),
     Row(getitem,            "3 n", call=lambda x: x[np.argmax(x[:, 0]), -1], note="0-d Tensor and integer", zero_d=IndexError, empty=IndexError),

@@ -122,9 +122,16 @@ ROWS = [
     Row(np.gradient,   "3 2"),
     Row(np.gradient,   "3 2", options={"axis": st.sampled_from([0, 1, (0, 1), (1, 0)])}, zero_d=AxisError),
     Row(np.gradient,   "3 2", call=lambda f: np.gradient(f, 0.5, 2.0), note="two distances", zero_d=TypeError),
+    Row(np.convolve,   "n", "m", options={"mode": st.sampled_from(["full", "same", "valid"])}, empty=ValueError, ulps=16, domain=POSITIVE),
     Row(np.trapezoid,  options=ONE, ulps=16, domain=POSITIVE, zero_d=IndexError),
     Row(np.trapezoid,  "... n", "n", call=lambda y, x: np.trapezoid(y, x * x), ulps=16, domain=POSITIVE, zero_d=ValueError),
     Row(np.trapezoid,  "n m", "n m", call=lambda y, x: np.trapezoid(y, x, axis=0), ulps=16, domain=POSITIVE, zero_d=ValueError),
     Row(np.trapezoid,  "... n", call=lambda y: np.trapezoid(y, dx=0.25), ulps=16, domain=POSITIVE, zero_d=IndexError),
 ]
 # fmt: on
+if hasattr(np, "cumulative_sum"):  # NumPy 2.1
+    ROWS += [
+        Row(np.cumulative_sum, "n"),
+        Row(np.cumulative_sum, options={**ONE, "include_initial": st.booleans()}),
+        Row(np.cumulative_prod, options={**ONE, "include_initial": st.booleans()}),
+    ]

@@ -146,6 +146,9 @@ ROWS = [
     Row(np.kron,            "n m", "k l"),
     Row(np.kron,            "...", "n m"),
 
+    Row(np.linspace,        "...", "...", options={"num": st.integers(1, 4), "endpoint": st.booleans()}, ulps=64, domain=(1, 3)),
+    Row(np.linspace,        "s...", "s...", call=lambda a, b: np.linspace(a, b, 3, axis=-1, retstep=True), ulps=64, domain=[(1, 2), (2, 3)]),
+
     # padding
     Row(np.pad,             "2 3", options=pads("constant")),
     Row(np.pad,             "2 3", options=pads("constant", constant_values=st.sampled_from([1.5, (1.0, 2.0)]))),

@@ -54,6 +54,12 @@ class Drawing:
     """A picture of a computation graph, to save, to show in a notebook, or to go on with as a `graphviz.Digraph`.
 
     `picture` is the content as plain data.
+
+    >>> from tinygrad_mm.tensor import Tensor
+    >>> a = Tensor(2.0, requires_grad=True)
+    >>> drawing = draw(a * a + a)
+    >>> drawing.source.startswith("digraph")
+    True
     """
 
     def __init__(self, picture: Picture, direction: Direction = "LR") -> None:

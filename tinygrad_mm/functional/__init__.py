@@ -21,8 +21,8 @@ from tinygrad_mm.functional.activations import (
 from tinygrad_mm.functional.attention import scaled_dot_product_attention
 from tinygrad_mm.functional.convolution import conv2d
 from tinygrad_mm.functional.error_function import erf
+from tinygrad_mm.functional.losses import _cross_entropy as _cross_entropy  # the operation table has a row for it
 from tinygrad_mm.functional.losses import (
-    _cross_entropy as _cross_entropy,  # the operation table has a row for it
     binary_cross_entropy_with_logits,
     cross_entropy,
     huber_loss,

@@ -155,6 +155,12 @@ def exponent(x):
 defstopped(exponent)
 
 
+@primitive
+def stop_gradient(x):
+    """x itself, where no gradient passes: how a traced function records `detach()`."""
+    return x
+
+
 def _select(condlist, choicelist, default=0):
     *choices, result = as_arrays([*choicelist, default])
     for condition, choice in zip(reversed(condlist), reversed(choices), strict=True):
@@ -195,6 +201,7 @@ defcomposite(np.real_if_close, lambda x, tol=100: x, law="(...) -> (...)")
 # fmt: on
 
 defstopped(
+    stop_gradient,
     *(np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal),
     *(np.logical_and, np.logical_or, np.logical_xor, np.logical_not),
     *(np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert, np.left_shift, np.right_shift, np.bitwise_count),

@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, primitive
-from tinygrad_mm.rules.axes import all_axes, along, one_axis
+from tinygrad_mm.rules.axes import all_axes, along, at_least_one, one_axis
+from tinygrad_mm.rules.operands import as_arrays
 
 
 def _count(x, axis):
@@ -292,6 +293,30 @@ def _gradient(f, *spacing, axis=None, edge_order=1):
     return results[0] if len(axes) == 1 else tuple(results)
 
 
+def _cumulative(whole, first):
+    def cumulative(x, /, *, axis=None, dtype=None, out=None, include_initial=False):
+        x = at_least_one(x)
+        if axis is None and x.ndim > 1:
+            raise ValueError(f"cumulative_{whole.__name__[3:]}: an array with {x.ndim} axes needs axis=")
+        axis = one_axis(x, 0 if axis is None else axis)
+        y = whole(_options(x, dtype), axis=axis)
+        edge = np.broadcast_to(np.asarray(first, y.dtype), y.shape[:axis] + (1,) + y.shape[axis + 1 :])
+        return np.concatenate([edge, y], axis=axis) if include_initial else y
+
+    return cumulative
+
+
+def _convolve(a, v, mode="full"):
+    """Each place of v reversed beside a is a row of windows of a, with zeros around it."""
+    a, v = sorted(map(at_least_one, as_arrays([a, v])), key=lambda x: -x.shape[0])
+    if a.ndim > 1 or v.ndim > 1 or v.shape[0] == 0:
+        raise ValueError(f"convolve: two lists that are not empty are needed; these have the shapes {a.shape} and {v.shape}")
+    n = v.shape[0] - 1
+    before, after = {"full": (n, n), "same": (n // 2 + n % 2, n // 2), "valid": (0, 0)}[mode]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(a, (before, after)), v.shape[0])
+    return np.sum(windows * v[::-1], axis=-1)
+
+
 REDUCED = "(..., n, ...) -> (..., ...)"
 
 # fmt: off
@@ -322,6 +347,10 @@ defcomposite(np.diff,           _diff,                                          
 defcomposite(np.ediff1d,        _ediff1d,                                                                                       law="(...) -> (n - 1)")
 defcomposite(np.gradient,       _gradient,                                                                                      law="(...) -> (...) for each axis")
 defcomposite(np.trapezoid,      _trapezoid,                                                                                     law=REDUCED)
+defcomposite(np.convolve,       _convolve,                                                                                      law="(n,), (m,) -> (n + m - 1,)")
 # fmt: on
+if hasattr(np, "cumulative_sum"):  # NumPy 2.1
+    defcomposite(np.cumulative_sum, _cumulative(np.cumsum, 0), law="(..., n, ...) -> (..., n, ...)")
+    defcomposite(np.cumulative_prod, _cumulative(np.cumprod, 1), law="(..., n, ...) -> (..., n, ...)")
 
 defstopped(np.all, np.any, np.argmax, np.argmin, np.nanargmax, np.nanargmin, np.count_nonzero)

@@ -342,6 +342,16 @@ def _sliding_window_view(x, window_shape, axis=None, *, subok=False, writeable=F
     return x.reshape(-1)[places]
 
 
+def _linspace(start, stop, num=50, endpoint=True, retstep=False, dtype=None, axis=0, *, device=None):
+    start, stop = as_arrays([start, stop])
+    steps = num - 1 if endpoint else num
+    step = (stop - start) / max(steps, 1)
+    places = np.arange(num).reshape((-1,) + (1,) * step.ndim).astype(step.dtype)
+    y = np.moveaxis(start + places * step, 0, axis)
+    y = y if dtype is None else y.astype(dtype)
+    return (y, step) if retstep else y
+
+
 def _kron(a, b):
     a, b = as_arrays([a, b])
     ndim = max(a.ndim, b.ndim)
@@ -385,6 +395,7 @@ defcomposite(np.atleast_1d,        _at_least_1d,                                
 defcomposite(np.atleast_2d,        _at_least_2d,                                                             law="(n,) -> (1, n)")
 defcomposite(np.atleast_3d,        _at_least_3d,                                                             law="(n,) -> (1, n, 1)")
 defcomposite(np.pad,               _pad,                                                                     law="(..., n, ...) -> (..., before + n + after, ...)")
+defcomposite(np.linspace,          _linspace,                                                                law="(...), (...) -> (n, ...)")
 defcomposite(np.kron,              _kron,                                                                    law="(n, m), (k, l) -> (n * k, m * l)")
 defcomposite(np.lib.stride_tricks.sliding_window_view, _sliding_window_view,                                 law="(..., n, ...) -> (..., n - w + 1, ..., w)")
 # fmt: on
