@@ -95,6 +95,12 @@ def test_gradient_of_every_leaf_and_accumulation():
     (x * x).sum().backward()
     (x * x).sum().backward()
     assert x.grad.tolist() == [4.0, 8.0]
+    s = tg.Tensor(3.0, requires_grad=True)
+    for _ in range(3):
+        (s * s).backward()
+        assert type(s.grad) is np.ndarray
+        assert s.grad.shape == ()
+    assert s.grad == 18
 
 
 def test_leaves_do_not_share_gradient_arrays():

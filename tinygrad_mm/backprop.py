@@ -115,11 +115,11 @@ def backpropagate(
             if vjp is None:
                 continue
             c = vjp(g, y, *values, **kwargs) if each is None else vjp(i, g, y, *values, **kwargs)
+            if monitor is not None:
+                monitor.contribution(vertex, i, c)
             value = a.value
             if type(value) is not tuple and (getattr(c, "shape", None) != value.shape or c.dtype is not value.dtype):
                 c = _fit(c, value, node, i)
-            if monitor is not None:
-                monitor.contribution(vertex, i, c)
             before = pending.get(key)
             if before is None:
                 pending[key] = c

@@ -92,13 +92,14 @@ def _seed(y: Vertex, gradient: Any, unused: bool = False, recorded: bool = False
                 f"backward: the output has shape {y.value.shape}; reduce it to one number (np.sum, np.mean), "
                 "or pass gradient= of that shape"
             )
-        return np.ones_like(y.value)
+        return result(np.ones_like(y.value)) if recorded else np.ones_like(y.value)
     if isinstance(gradient, Vertex):
         given: Any = gradient if recorded else gradient.value
         shape, dtype = gradient.value.shape, gradient.value.dtype
     else:
         given = as_array(gradient)
         shape, dtype = given.shape, given.dtype
+        given = result(given) if recorded else given
     if shape != y.value.shape:
         raise ValueError(f"backward: gradient has shape {shape}, the output {y.value.shape}; they must be equal")
     return given if dtype == y.value.dtype else given.astype(y.value.dtype)
@@ -109,4 +110,4 @@ def _accumulate(leaf: Vertex, g: Any, owned: bool) -> None:
     if leaf.grad is None:
         leaf.grad = g if owned and type(g) is np.ndarray else np.array(g)
     else:
-        leaf.grad = leaf.grad + g if leaf.grad.ndim == 0 else np.add(leaf.grad, g, out=leaf.grad)
+        np.add(leaf.grad, g, out=leaf.grad)

@@ -115,7 +115,7 @@ class Monitor:
         """The gradient of `vertex` is complete, and its rules run next."""
 
     def contribution(self, vertex: Vertex, i: int, gradient: Any) -> None:
-        """The rule of the call behind `vertex` gave this gradient for its i-th argument."""
+        """The rule of the call behind `vertex` gave this for its i-th argument, not yet summed back or cast."""
 
 
 class State(threading.local):

@@ -26,9 +26,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _in_place(name: str, instead: str) -> Callable[..., NoReturn]:
     def method(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError(
-            f"ndarray.{name} writes into the array, which the graph could not differentiate; use {instead}"
-        )
+        raise TypeError(f"ndarray.{name} writes into the array, which the graph could not differentiate; use {instead}")
 
     method.__name__ = name
     method.__doc__ = f"Not supported (it writes in place): use {instead}."
@@ -42,49 +40,73 @@ class ArrayMethods:
 
     # -- reductions: shape (...) -> the axes named removed, or kept with length 1 under keepdims
 
-    def sum(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+    def sum(
+        self, axis: Axis = None, dtype: Any = None, out: None = None, keepdims: bool = False, **options: Any
+    ) -> Self:
         """Sum over `axis` (all axes by default)."""
-        return np.sum(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+        return np.sum(self, **_given(axis=axis, dtype=dtype, out=out, keepdims=keepdims), **options)  # type: ignore
 
-    def prod(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+    def prod(
+        self, axis: Axis = None, dtype: Any = None, out: None = None, keepdims: bool = False, **options: Any
+    ) -> Self:
         """Product over `axis`."""
-        return np.prod(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+        return np.prod(self, **_given(axis=axis, dtype=dtype, out=out, keepdims=keepdims), **options)  # type: ignore
 
-    def mean(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+    def mean(
+        self, axis: Axis = None, dtype: Any = None, out: None = None, keepdims: bool = False, **options: Any
+    ) -> Self:
         """Arithmetic mean over `axis`."""
-        return np.mean(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+        return np.mean(self, **_given(axis=axis, dtype=dtype, out=out, keepdims=keepdims), **options)  # type: ignore
 
-    def var(self, axis: Axis = None, ddof: float = 0, keepdims: bool = False, **options: Any) -> Self:
+    def var(
+        self,
+        axis: Axis = None,
+        dtype: Any = None,
+        out: None = None,
+        ddof: float = 0,
+        keepdims: bool = False,
+        **options: Any,
+    ) -> Self:
         """Variance over `axis`, divided by N - ddof."""
-        return np.var(self, **_given(axis=axis, ddof=ddof or None, keepdims=keepdims), **options)  # type: ignore
+        options |= _given(axis=axis, dtype=dtype, out=out, ddof=ddof or None, keepdims=keepdims)
+        return np.var(self, **options)  # type: ignore
 
-    def std(self, axis: Axis = None, ddof: float = 0, keepdims: bool = False, **options: Any) -> Self:
+    def std(
+        self,
+        axis: Axis = None,
+        dtype: Any = None,
+        out: None = None,
+        ddof: float = 0,
+        keepdims: bool = False,
+        **options: Any,
+    ) -> Self:
         """Standard deviation over `axis`, divided by N - ddof."""
-        return np.std(self, **_given(axis=axis, ddof=ddof or None, keepdims=keepdims), **options)  # type: ignore
+        options |= _given(axis=axis, dtype=dtype, out=out, ddof=ddof or None, keepdims=keepdims)
+        return np.std(self, **options)  # type: ignore
 
-    def max(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+    def max(self, axis: Axis = None, out: None = None, keepdims: bool = False, **options: Any) -> Self:
         """Largest element over `axis`; ties share the gradient."""
-        return np.max(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+        return np.max(self, **_given(axis=axis, out=out, keepdims=keepdims), **options)  # type: ignore
 
-    def min(self, axis: Axis = None, keepdims: bool = False, **options: Any) -> Self:
+    def min(self, axis: Axis = None, out: None = None, keepdims: bool = False, **options: Any) -> Self:
         """Smallest element over `axis`; ties share the gradient."""
-        return np.min(self, **_given(axis=axis, keepdims=keepdims), **options)  # type: ignore
+        return np.min(self, **_given(axis=axis, out=out, keepdims=keepdims), **options)  # type: ignore
 
-    def all(self, axis: Axis = None, keepdims: bool = False) -> Self:
+    def all(self, axis: Axis = None, out: None = None, keepdims: bool = False, **options: Any) -> Self:
         """Whether all elements are true."""
-        return np.all(self, **_given(axis=axis, keepdims=keepdims))  # type: ignore
+        return np.all(self, **_given(axis=axis, out=out, keepdims=keepdims), **options)  # type: ignore
 
-    def any(self, axis: Axis = None, keepdims: bool = False) -> Self:
+    def any(self, axis: Axis = None, out: None = None, keepdims: bool = False, **options: Any) -> Self:
         """Whether any element is true."""
-        return np.any(self, **_given(axis=axis, keepdims=keepdims))  # type: ignore
+        return np.any(self, **_given(axis=axis, out=out, keepdims=keepdims), **options)  # type: ignore
 
-    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Self:
+    def argmax(self, axis: int | None = None, out: None = None, *, keepdims: bool = False) -> Self:
         """Index of the largest element."""
-        return np.argmax(self, **_given(axis=axis, keepdims=keepdims))  # type: ignore
+        return np.argmax(self, **_given(axis=axis, out=out, keepdims=keepdims))  # type: ignore
 
-    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Self:
+    def argmin(self, axis: int | None = None, out: None = None, *, keepdims: bool = False) -> Self:
         """Index of the smallest element."""
-        return np.argmin(self, **_given(axis=axis, keepdims=keepdims))  # type: ignore
+        return np.argmin(self, **_given(axis=axis, out=out, keepdims=keepdims))  # type: ignore
 
     def argsort(self, axis: int = -1, **options: Any) -> Self:
         """Indices that would sort the array."""
@@ -94,17 +116,17 @@ class ArrayMethods:
         """Indices that would partition the array."""
         return np.argpartition(self, kth, axis=axis)  # type: ignore
 
-    def cumsum(self, axis: int | None = None) -> Self:
+    def cumsum(self, axis: int | None = None, dtype: Any = None, out: None = None) -> Self:
         """Running sum along `axis`."""
-        return np.cumsum(self, axis=axis)  # type: ignore
+        return np.cumsum(self, axis=axis, **_given(dtype=dtype, out=out))  # type: ignore
 
-    def cumprod(self, axis: int | None = None) -> Self:
+    def cumprod(self, axis: int | None = None, dtype: Any = None, out: None = None) -> Self:
         """Running product along `axis`."""
-        return np.cumprod(self, axis=axis)  # type: ignore
+        return np.cumprod(self, axis=axis, **_given(dtype=dtype, out=out))  # type: ignore
 
-    def trace(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Self:
+    def trace(self, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any = None, out: None = None) -> Self:
         """Sum of a diagonal."""
-        return np.trace(self, offset, axis1, axis2)  # type: ignore
+        return np.trace(self, offset, axis1, axis2, **_given(dtype=dtype, out=out))  # type: ignore
 
     # -- shape
 
@@ -160,17 +182,17 @@ class ArrayMethods:
 
     # -- elements
 
-    def take(self, indices: Any, axis: int | None = None, mode: str = "raise") -> Self:
+    def take(self, indices: Any, axis: int | None = None, out: None = None, mode: str = "raise") -> Self:
         """Elements at `indices` along `axis`."""
-        return np.take(self, indices, axis=axis, **({} if mode == "raise" else {"mode": mode}))  # type: ignore
+        return np.take(self, indices, axis=axis, out=out, mode=mode)  # type: ignore
 
-    def compress(self, condition: Any, axis: int | None = None) -> Self:
+    def compress(self, condition: Any, axis: int | None = None, out: None = None) -> Self:
         """Slices where `condition` is true."""
-        return np.compress(condition, self, axis=axis)  # type: ignore
+        return np.compress(condition, self, axis=axis, out=out)  # type: ignore
 
-    def choose(self, choices: Any, mode: str = "raise") -> Self:
+    def choose(self, choices: Any, out: None = None, mode: str = "raise") -> Self:
         """Elements picked from `choices` by the integers in the array."""
-        return np.choose(self, choices, mode=mode)  # type: ignore
+        return np.choose(self, choices, mode=mode, **_given(out=out))  # type: ignore
 
     def nonzero(self) -> tuple[Self, ...]:
         """Indices of the elements that are not zero."""
@@ -180,13 +202,13 @@ class ArrayMethods:
         """Where `v` would be inserted to keep the order."""
         return np.searchsorted(self, v, side=side, sorter=sorter)  # type: ignore
 
-    def clip(self, min: Any = None, max: Any = None) -> Self:
+    def clip(self, min: Any = None, max: Any = None, out: None = None, **options: Any) -> Self:
         """Elements limited to [min, max]."""
-        return np.clip(self, min, max)  # type: ignore
+        return np.clip(self, min, max, **_given(out=out), **options)  # type: ignore
 
-    def round(self, decimals: int = 0) -> Self:
+    def round(self, decimals: int = 0, out: None = None) -> Self:
         """Elements rounded; the gradient stops here."""
-        return np.round(self, decimals)  # type: ignore
+        return np.round(self, decimals, **_given(out=out))  # type: ignore
 
     def conj(self) -> Self:
         """The array itself: Tensors are real."""
@@ -194,9 +216,9 @@ class ArrayMethods:
 
     conjugate = conj
 
-    def dot(self, other: Any) -> Self:
+    def dot(self, other: Any, out: None = None) -> Self:
         """`np.dot(self, other)`."""
-        return np.dot(self, other)  # type: ignore
+        return np.dot(self, other, **_given(out=out))  # type: ignore
 
     # -- methods that write in place
 

@@ -32,6 +32,7 @@ __all__ = [
 
 # Types that an operation takes as they are. Python numbers among them are weak: they never change a Tensor's dtype.
 _AS_THEY_ARE = frozenset({float, int, bool, np.ndarray, type(None), tuple, str, type})
+_UFUNCS_TAKE = _AS_THEY_ARE - {tuple}  # a tuple may be a shape elsewhere, beside an operator it is a sequence
 
 _new_node = Node.__new__
 _kind: type[Vertex] = Vertex
@@ -68,8 +69,8 @@ def as_array(data: Any, dtype: Any = None) -> np.ndarray[Any, Any]:
 
 
 def as_it_is(a: Any) -> bool:
-    """Whether an operand is in normal form already."""
-    return isinstance(a, Vertex) or type(a) in _AS_THEY_ARE
+    """Whether an operand of a ufunc is in normal form already."""
+    return isinstance(a, Vertex) or type(a) in _UFUNCS_TAKE
 
 
 def binary(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
@@ -81,12 +82,12 @@ def binary(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any
         if isinstance(other, Vertex):
             needed = needed or other.requires_grad
             b = other.value
-        elif type(other) in _AS_THEY_ARE:
+        elif type(other) in _UFUNCS_TAKE:
             b = other
         elif _foreign(other):
             return NotImplemented
         else:
-            b = other = operand(other)
+            b = other = operand(other, (list, tuple))
         try:
             value = rule.forward(self.value, b)
         except Exception as error:
@@ -94,7 +95,7 @@ def binary(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any
         return recorded(rule, (self, other), NO_KWARGS, value, needed)
 
     def reflected(self: Any, other: Any) -> Any:
-        return NotImplemented if _foreign(other) else apply(fun, (operand(other), self))
+        return NotImplemented if _foreign(other) else apply(fun, (operand(other, (list, tuple)), self))
 
     return operator, reflected
 
@@ -173,6 +174,8 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
         raise TypeError(f"{qualified(fun)}: out= would write into an array outside the graph; use the returned Tensor")
     if rule.metadata:
         return fun(*_plain(args), **_plain(kwargs))
+    if isinstance(fun, np.ufunc):
+        args = [operand(a, (list, tuple)) for a in args]
     if not rule.differentiable:
         if state.tracing and _hidden(args, kwargs):
             raise TypeError(f"{qualified(fun)}: a Tensor inside a container or keyword cannot be traced")
@@ -190,6 +193,9 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
         args = list(args[:arity])
         while len(args) < arity and len(args) < len(rule.names) and rule.names[len(args)] in kwargs:
             args.append(kwargs.pop(rule.names[len(args)]))
+        for name, value in kwargs.items():
+            if name in rule.names[arity:] and isinstance(value, Vertex):
+                raise TypeError(f"{qualified(fun)}: {name}= takes a plain value, not a Tensor")
         unknown = [name for name in kwargs if name not in rule.names]
         if unknown or any(isinstance(v, Vertex) for v in kwargs.values()):
             if rule.composite is not None:
@@ -206,13 +212,11 @@ def _top(a: Any) -> Any:
     return a if isinstance(a, Vertex) else a.item() if isinstance(a, np.generic) else _plain(a)
 
 
-def operand(a: Any) -> Any:
+def operand(a: Any, sequences: Any = list) -> Any:
     """An operand in normal form: NumPy scalars become Python scalars (weak), sequences become arrays."""
-    if isinstance(a, Vertex) or type(a) in _AS_THEY_ARE:
-        return a
-    if isinstance(a, np.generic):
-        return a.item()
-    return as_array(a) if isinstance(a, list) else a
+    if isinstance(a, sequences):
+        return as_array(a)
+    return a.item() if isinstance(a, np.generic) else a
 
 
 def _plain(a: Any) -> Any:

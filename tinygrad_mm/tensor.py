@@ -239,12 +239,11 @@ class Tensor(ArrayMethods, Vertex):
                     break
             else:
                 return apply(ufunc, inputs)
-        if kwargs.get("out", (None,)) != (None,):
+        if any(a is not None for a in kwargs.pop("out", ())):
             raise TypeError(
                 f"{name_of(ufunc)}: out= would write into an array outside the graph; use the returned Tensor instead "
                 "(for a += b with an array a: a = a + b)"
             )
-        kwargs.pop("out", None)
         if method == "__call__":
             return call(ufunc, inputs, kwargs)
         whole = _UFUNC_METHODS.get((ufunc, method))

@@ -19,7 +19,7 @@ import numpy as np
 from tinygrad_mm.recording import as_array
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["WeightsError", "load", "read_metadata", "save"]
+__all__ = ["WeightsError", "load", "load_with_metadata", "read_metadata", "remove_unfinished", "save"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -70,8 +70,14 @@ def load(path: str | os.PathLike[str]) -> dict[str, Array]:
 
     Raises FileNotFoundError where there is no such file, WeightsError where it is damaged, is no safetensors file, or
     holds a type that NumPy lacks.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(Path(folder, "line.safetensors"), {"slope": np.array([2.0])})
+    ...     load(Path(folder, "line.safetensors"))["slope"]
+    array([2.])
     """
-    return _read(path)[0]
+    return load_with_metadata(path)[0]
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -83,7 +89,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     ...     read_metadata(Path(folder, "none.safetensors"))
     {'epoch': '5'}
     """
-    return _read(path)[1]
+    return load_with_metadata(path)[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -125,7 +131,7 @@ def _digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file in one step: a temporary neighbour, forced to the disk, then given the name."""
-    temporary = path.with_name(f".tinygrad_mm-{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{_unfinished(path)}{secrets.token_hex(8)}.tmp")
     try:
         try:
             with open(temporary, "xb") as file:  # the umask decides the permissions, as for any new file
@@ -140,6 +146,23 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         what = f"the weights could not be written ({error.strerror}); check the folder, its permissions and free space"
         raise OSError(error.errno, what, str(path)) from error
+
+
+def _unfinished(path: Path) -> str:
+    """How the names of files begin that are to become this one."""
+    return f".{path.name[:200]}-unfinished-"
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """Remove what runs that were killed in the middle of `save(path, ...)` have left beside it.
+
+    Nobody else may be saving under this name at the same time.
+    """
+    path = Path(os.path.realpath(path))
+    start = _unfinished(path)
+    for file in path.parent.iterdir() if path.parent.is_dir() else ():
+        if file.name.startswith(start) and file.name.endswith(".tmp"):
+            file.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -157,7 +180,8 @@ def _sync_folder(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
+def load_with_metadata(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
+    """The arrays in a safetensors file, and the metadata, from one reading; raises what `load` raises."""
     from safetensors import SafetensorError
     from safetensors.numpy import load as deserialize
 

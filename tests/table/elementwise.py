@@ -57,6 +57,8 @@ ROWS = [
                          call=lambda a, n: a ** getattr(n, "item", lambda: n)(), note="broken exponent"),
     Row(np.power,        "...", domain=(-3, 3), call=lambda a: np.power(a, np.array([2.0, 3.0, -2.0], a.dtype).reshape(3, *[1] * a.ndim)),
                          note="array of whole exponents, negative base"),
+    Row(np.power,        "3", domain=(-3, 3), call=lambda a: a ** np.array([2, 3, 4]), promotes=True, note="integer array as exponent"),
+    Row(np.power,        "3", domain=POSITIVE, call=lambda a: a ** np.arange(3.0).astype(a.dtype), note="exponents 0, 1 and 2"),
     Row(np.power,        "...", domain=(-2, 2), options={"base": st.sampled_from([2, 2.0, 0.5, 3])}, call=lambda b, base: base**b, note="number as base"),
     Row(np.float_power,  "...", "...", domain=[POSITIVE, (-2, 2)], promotes=True),
     Row(np.remainder,    "...", "...", domain=BETWEEN),

@@ -96,6 +96,12 @@ ROWS = [
     Row(index_multiply,     "3 n", "n", options={"key": st.sampled_from([0, slice(1, None), UNIQUE])}, call=update("multiply"), zero_d=IndexError),
     Row(index_multiply,     "3 n", "4 1", options={"key": REPEATED}, call=update("multiply"), note="repeated places", zero_d=IndexError),
 
+    Row(index_set,          "3 n", "n", call=lambda x, v: update("set")(x, v, (np.argsort(x[:, 0])[:2], slice(None, None, -1))), note="Tensor as places", zero_d=IndexError, empty=IndexError),
+    Row(index_add,          "3 n", "n", call=lambda x, v: update("add")(x, v, np.array([True, False, True])), note="mask", zero_d=IndexError),
+    Row(index_add,          "3 n", call=lambda x: update("add")(x, x[0] * x[1], np.argmax(x[:, 0])), note="Tensor as place, of itself", zero_d=IndexError, empty=IndexError),
+    Row(index_multiply,     "3 4", "4", call=lambda x, v: update("multiply")(x, v, (REPEATED, [0, 1, 0, 1])), note="two repeated lists", zero_d=IndexError),
+    Row(index_multiply,     "3 n", "4 n", call=lambda x, v: update("multiply")(x, v, np.argsort(x[:, 0])[[0, 1, 0, 2]]), note="repeated Tensor places", zero_d=IndexError, empty=IndexError),
+
     # functions that pick
     Row(np.take,            "n ...", options={"indices": my.places, "axis": 0}),
     Row(np.take,            "n m", options={"indices": my.places}, note="flattened", empty=IndexError),
@@ -108,8 +114,9 @@ ROWS = [
     Row(np.sort, zero_d=AxisError),
     Row(np.sort,            options={"axis": my.one_axis}, zero_d=AxisError),
     Row(np.sort,            "n m", options={"axis": None, "kind": "stable"}),
-    Row(np.partition,       "3 n", options={"kth": st.sampled_from([0, 1, 2, (0, 2)]), "axis": 0}, zero_d=AxisError),
-    Row(np.partition,       "n 3", options={"kth": 1}, zero_d=AxisError),
+    Row(np.partition,       "3 n", options={"kth": (0, 1, 2), "axis": 0}, zero_d=AxisError, note="of all places: sorted"),
+    Row(np.partition,       "n 3", call=lambda x: np.partition(x, 1)[:, 1], zero_d=AxisError, note="the middle of three"),
+    Row(np.partition,       "n 3", call=lambda x: np.partition(x, 2, axis=None)[2], zero_d=ValueError, empty=IndexError, note="flattened"),
     Row(np.compress,        "3 n", call=lambda x: np.compress([True, False, True], x, axis=0), zero_d=IndexError),
     Row(np.compress,        "n 3", call=lambda x: x.compress([False, True], axis=1), note="method, short condition", zero_d=AxisError),
     Row(np.compress,        "n 3", call=lambda x: np.compress([True, False, True], x), note="flattened", zero_d=IndexError, empty=IndexError),

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["INSTALL", "LayoutProgram", "find_program", "png", "render", "resolution", "svg_size", "write"]
+__all__ = [
+    "INSTALL",
+    "LayoutProgram",
+    "find_program",
+    "png",
+    "render",
+    "resolution",
+    "svg_size",
+    "with_fonts_of_one_width",
+    "write",
+]
 
 INSTALL = "`apt install graphviz` or `pip install 'tinygrad_mm[pictures]'`"
 
@@ -56,7 +66,22 @@ def render(source: str, form: str) -> bytes:
     program = find_program()
     if form == "pdf" and program.pure:
         raise RuntimeError("graphviz-pure cannot write PDF: save as .svg instead, or `apt install graphviz`")
-    return png(program, source) if form == "png" else _run(program, source, f"-T{form}")
+    if form == "png":
+        return png(program, source)
+    picture = _run(program, source, f"-T{form}")
+    return with_fonts_of_one_width(picture) if form == "svg" else picture
+
+
+def with_fonts_of_one_width(svg: bytes) -> bytes:
+    """An SVG whose text names every common font with the letter widths of Helvetica, so that it fits its boxes.
+
+    >>> with_fonts_of_one_width(b'<text font-family="Helvetica,sans-Serif">a</text>')
+    b'<text font-family="Helvetica,Arial,Liberation Sans,Nimbus Sans,Arimo,sans-serif">a</text>'
+    """
+    return svg.replace(
+        b'font-family="Helvetica,sans-Serif"',
+        b'font-family="Helvetica,Arial,Liberation Sans,Nimbus Sans,Arimo,sans-serif"',
+    )
 
 
 def png(program: LayoutProgram, source: str) -> bytes:

@@ -116,7 +116,7 @@ defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf
 # fmt: on
 
 RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways
-RULES[np.clip].forward = lambda a, a_min=None, a_max=None: np.clip(as_arrays([a, a_min, a_max])[0], a_min, a_max)
+RULES[np.clip].forward = lambda a, *bounds: np.clip(as_arrays([a, *(b for b in bounds if b is not None)])[0], *bounds)
 
 
 def _ratio(a, y):
@@ -161,6 +161,11 @@ def stop_gradient(x):
     return x
 
 
+def _modf(x):
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    return x - np.trunc(x), np.trunc(x)
+
+
 def _select(condlist, choicelist, default=0):
     *choices, result = as_arrays([*choicelist, default])
     for condition, choice in zip(reversed(condlist), reversed(choices), strict=True):
@@ -191,7 +196,7 @@ def _interp(x, xp, fp, left=None, right=None, period=None):
 defcomposite(np.clip,         lambda a, a_min=None, a_max=None, *, min=None, max=None:
                               np.clip(a, a_min if min is None else min, a_max if max is None else max))
 defcomposite(np.divmod,       lambda a, b: (a // b, a % b), law="(...), (...) -> (...), (...) broadcast")
-defcomposite(np.modf,         lambda x: (x - np.trunc(x), np.trunc(x)), law="(...) -> (...), (...)")
+defcomposite(np.modf,         _modf, law="(...) -> (...), (...)")
 defcomposite(np.frexp,        lambda x: (np.ldexp(x, -exponent(x)), exponent(x)), law="(...) -> (...), (...)")
 defcomposite(np.select,       _select, law="[(...), ...], [(...), ...] -> (...) broadcast")
 defcomposite(np.choose,       _choose, law="(...), [(...), ...] -> (...) broadcast")

@@ -170,5 +170,5 @@ defcomposite(np.extract,         lambda condition, arr: arr.reshape(-1)[np.flatn
 defstopped(
     *(np.argsort, np.argpartition, np.lexsort, np.searchsorted, np.digitize, np.nonzero, np.flatnonzero, np.argwhere),
     *(np.unravel_index, np.ravel_multi_index, np.bincount, np.unique, np.histogram, np.intersect1d, np.union1d),
-    *(np.setdiff1d, np.indices),
+    np.setdiff1d,
 )

@@ -20,7 +20,8 @@ import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, primitive
 from tinygrad_mm.rules.decompositions import singular_values_back, symmetric
-from tinygrad_mm.rules.products import all_arrays, swap
+from tinygrad_mm.rules.operands import as_arrays
+from tinygrad_mm.rules.products import swap
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Parts of the formulas
@@ -214,7 +215,7 @@ def _matrix_power(a, n):
 
 def _multi_dot(arrays, *, out=None):
     """The first array may be a row, the last one a column."""
-    arrays = all_arrays(arrays)
+    arrays = as_arrays(arrays)
     if len(arrays) < 2:
         raise ValueError(f"multi_dot: at least two arrays are needed; {len(arrays)} were given")
     if len(arrays) == 2:

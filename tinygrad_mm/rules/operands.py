@@ -6,11 +6,15 @@ import numpy as np
 
 
 def as_arrays(operands):
-    """Tensors and arrays as they are; numbers and lists as arrays of the dtype of the Tensors and arrays among them."""
+    """Tensors and arrays as they are; numbers and lists as arrays that widen none of those (an int tensor by a float)."""
     known = [a.dtype for a in operands if _is_array(a)]
-    dtype = np.result_type(*known) if known else None
-    return [a if _is_array(a) else np.asarray(a, dtype) for a in operands]
+    return [a if _is_array(a) else _weak(np.asarray(a), known) for a in operands]
 
 
 def _is_array(a):
     return hasattr(a, "dtype") and not isinstance(a, np.generic)
+
+
+def _weak(a, known):
+    """NumPy promotes a Python 0.0 or 0 weakly: it counts as the kind of number only."""
+    return a.astype(np.result_type(*known, a.dtype.type(0).item())) if known else a

@@ -12,6 +12,7 @@ import string
 import numpy as np
 
 from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defvjp, defvjp_each, primitive
+from tinygrad_mm.rules.operands import as_arrays
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrices and vectors
@@ -37,6 +38,9 @@ def _matmul_left(g, a, b):
         return _column(g) * b
     if a.ndim == 1:
         return np.matmul(b, _column(g))[..., 0]
+    if a.ndim == 2 and b.ndim > 2:  # one matrix for a whole stack, as below
+        inside = (*range(b.ndim - 2), b.ndim - 1)
+        return np.tensordot(g, b, axes=(inside, inside))
     return np.matmul(g, swap(b))
 
 
@@ -60,13 +64,6 @@ def _matmul_right(g, a, b):
 def _like(a, b):
     """A Python number as an array of b's dtype, so that it does not change that dtype; anything else as it is."""
     return np.asarray(a, b.dtype) if isinstance(a, (bool, int, float)) else a
-
-
-def all_arrays(operands):
-    """Operands as arrays and Tensors: numbers and lists take the dtype of the arrays among them."""
-    given = [hasattr(a, "dtype") and not isinstance(a, np.generic) for a in operands]
-    dtype = np.result_type(*(a.dtype for a, known in zip(operands, given, strict=True) if known))
-    return [a if known else np.asarray(a, dtype) for a, known in zip(operands, given, strict=True)]
 
 
 def _keeping_dtype(fun):
@@ -328,7 +325,7 @@ def _written_out(subscripts, arrays):
 
 def _einsum_of(*operands, out=None, optimize=False, dtype=None, order="K", casting="safe"):
     subscripts, arrays = _joined(operands)
-    arrays = all_arrays(arrays)
+    arrays = as_arrays(arrays)
     if dtype is not None:
         arrays = [a.astype(dtype) for a in arrays]
     return einsum(*arrays, subscripts=_written_out(subscripts, arrays), optimize=optimize)

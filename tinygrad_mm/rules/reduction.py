@@ -204,7 +204,7 @@ def _average(a, axis=None, weights=None, returned=False, *, keepdims=False):
         if _count(a, axis) == 0 and 0 not in total.shape:
             raise ZeroDivisionError("average: there is nothing to take an average of")
         result = np.sum(a * weights, axis=axis, keepdims=keepdims) / total
-    return (result, np.broadcast_to(total, result.shape)) if returned else result
+    return (result, np.broadcast_to(total, result.shape).astype(result.dtype)) if returned else result
 
 
 def _flat_last(a, axis):
@@ -223,7 +223,7 @@ def _quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear",
     place = np.asarray(q, dtype=np.float64) * (ordered.shape[-1] - 1)
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, ordered.shape[-1] - 1)
-    part = (place - low).astype(np.result_type(a.dtype, q) if isinstance(q, np.ndarray) else a.dtype)
+    part = as_arrays([(place - low).astype(q.dtype) if isinstance(q, np.ndarray) else (place - low).tolist(), a])[0]
     result = np.moveaxis(ordered[..., low] * (1 - part) + ordered[..., high] * part, -1, 0) if place.ndim else (
         ordered[..., int(low)] * (1 - part) + ordered[..., int(high)] * part
     )
@@ -249,7 +249,7 @@ def _diff(a, n=1, axis=-1, prepend=NOT_GIVEN, append=NOT_GIVEN):
         raise ValueError("diff: an array with at least 1 axis is needed, this one has 0")
     axis = one_axis(a, axis)
     edge = a.shape[:axis] + (1,) + a.shape[axis + 1 :]
-    ends = [p if p is NOT_GIVEN or hasattr(p, "dtype") else np.asarray(p, a.dtype) for p in (prepend, append)]
+    ends = [p if p is NOT_GIVEN else as_arrays([p, a])[0] for p in (prepend, append)]
     ends = [p if p is NOT_GIVEN or p.ndim else np.broadcast_to(p, edge) for p in ends]
     a = np.concatenate([p for p in (ends[0], a, ends[1]) if p is not NOT_GIVEN], axis=axis)
     minus = np.not_equal if a.dtype == bool else np.subtract
@@ -259,7 +259,9 @@ def _diff(a, n=1, axis=-1, prepend=NOT_GIVEN, append=NOT_GIVEN):
 
 
 def _ediff1d(ary, to_end=None, to_begin=None):
-    ends = [p if p is None or hasattr(p, "dtype") else np.asarray(p, ary.dtype) for p in (to_begin, to_end)]
+    ends = [p if p is None else as_arrays([p, ary])[0] for p in (to_begin, to_end)]
+    if not all(p is None or np.can_cast(p.dtype, ary.dtype, "same_kind") for p in ends):
+        raise TypeError(f"ediff1d: to_begin and to_end must fit the dtype of the array, {ary.dtype}")
     parts = (ends[0], np.diff(ary.reshape(-1)), ends[1])
     return np.concatenate([p.reshape(-1).astype(ary.dtype) for p in parts if p is not None])
 

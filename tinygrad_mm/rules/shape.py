@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from tinygrad_mm.graph import defcomposite, defvjp, defvjp_each, primitive
+from tinygrad_mm.graph import RULES, defcomposite, defvjp, defvjp_each, primitive
 from tinygrad_mm.rules.axes import along, at_least_one, axis_or_flat, one_axis
 from tinygrad_mm.rules.operands import as_arrays
 
@@ -65,6 +65,8 @@ defvjp(np.triu,            lambda g, y, x, k=0: np.triu(g, k),                  
 defvjp(np.diagonal,        lambda g, y, x, offset=0, axis1=0, axis2=1: on_diagonal(g, x.shape, offset, axis1, axis2), law="(..., n, m, ...) -> (..., ..., k)")
 defvjp_each(join,          lambda i, g, y, *arrays, axis=0: _part(i, g, arrays, axis),                      law="(..., n, ...), (..., m, ...), ... -> (..., n + m + ..., ...)")
 # fmt: on
+
+RULES[np.reshape].forward = lambda x, shape, order="C": x.reshape(shape, order=order)  # NumPy 2.0 says `newshape`
 
 
 def _negated(shift):
@@ -281,17 +283,28 @@ def _pad(array, pad_width, mode="constant", **options):
         pairs = np.broadcast_to(np.asarray(pad_width), (array.ndim, 2)).tolist()
     if any(n < 0 for pair in pairs for n in pair):
         raise ValueError(f"pad: pad_width {pad_width} must not be negative")
-    if mode in ("edge", "wrap", "symmetric") or (mode == "reflect" and options.get("reflect_type", "even") == "even"):
-        for axis, (before, after) in enumerate(pairs):
-            if before or after:
-                source = np.pad(np.arange(array.shape[axis]), (before, after), mode)
-                array = along(array, axis, source)
-        return array
+    if mode not in PAD_OPTIONS or set(options) - {PAD_OPTIONS[mode]}:
+        raise ValueError(f"pad: mode={mode!r} with {', '.join(options) or 'no options'}; modes and options are {PAD_OPTIONS}")
+    odd = options.get("reflect_type", "even") == "odd"
     for axis, (before, after) in enumerate(pairs):
-        if before or after:
-            low, high = _pad_values(array, axis, before, after, mode, options)
-            array = _concatenate([low, array, high], axis)
+        if not before and not after:
+            continue
+        if mode in ("edge", "wrap", "reflect", "symmetric") and not odd:
+            array = along(array, axis, np.pad(np.arange(array.shape[axis]), (before, after), mode))
+            continue
+        low, high = _pad_values(array, axis, before, after, mode, options)
+        if array.dtype.kind in "iu":
+            whole = np.floor if mode == "linear_ramp" else np.round
+            low, high = whole(low).astype(array.dtype), whole(high).astype(array.dtype)
+        array = _concatenate([low, array, high], axis)
     return array
+
+
+PAD_OPTIONS = {
+    **{"constant": "constant_values", "empty": None, "edge": None, "wrap": None, "linear_ramp": "end_values"},
+    **{"reflect": "reflect_type", "symmetric": "reflect_type"},
+    **dict.fromkeys(["maximum", "mean", "median", "minimum"], "stat_length"),
+}
 
 
 def _pad_values(a, axis, before, after, mode, options):
@@ -308,6 +321,12 @@ def _pad_values(a, axis, before, after, mode, options):
         return along(a, axis, part)
 
     n = a.shape[axis]
+    if n == 0 and mode not in ("constant", "empty"):
+        raise ValueError(f"pad: an empty axis ({axis}) can only be padded with mode='constant' or 'empty'")
+    if mode in ("reflect", "symmetric"):  # each new element is a sum of multiples of the old ones: let NumPy say which
+        factors = np.pad(np.eye(n, dtype=a.dtype), ((before, after), (0, 0)), mode, reflect_type="odd")
+        new = np.moveaxis(np.tensordot(factors, a, (1, axis)), 0, axis)
+        return along(new, axis, slice(0, before)), along(new, axis, slice(before + n, None))
     if mode == "constant":
         low, high = pair("constant_values", 0)
         return block(np.asarray(low, a.dtype), before), block(np.asarray(high, a.dtype), after)
@@ -316,19 +335,15 @@ def _pad_values(a, axis, before, after, mode, options):
     if mode == "linear_ramp":
         low, high = pair("end_values", 0)
         shape = tuple(-1 if i == axis else 1 for i in range(a.ndim))
-        up = np.linspace(0, 1, before, endpoint=False, dtype=a.dtype).reshape(shape)
-        down = np.linspace(0, 1, after, endpoint=False, dtype=a.dtype)[::-1].reshape(shape)
+        dtype = a.dtype if a.dtype.kind == "f" else np.float64
+        up = np.linspace(0, 1, before, endpoint=False, dtype=dtype).reshape(shape)
+        down = np.linspace(0, 1, after, endpoint=False, dtype=dtype)[::-1].reshape(shape)
         return low + (piece(slice(0, 1)) - low) * up, high + (piece(slice(n - 1, n)) - high) * down
-    if mode in ("mean", "median", "maximum", "minimum"):
-        whole = {"mean": np.mean, "median": np.median, "maximum": np.max, "minimum": np.min}[mode]
-        low, high = ((n if s is None else min(int(s), n)) for s in pair("stat_length", None))
-        return (
-            block(whole(piece(slice(0, low)), axis=axis, keepdims=True), before),
-            block(whole(piece(slice(n - high, n)), axis=axis, keepdims=True), after),
-        )
-    raise TypeError(
-        f"pad: mode={mode!r} with {options or 'no options'} is not supported on Tensors; supported are constant, edge, "
-        "empty, linear_ramp, maximum, mean, median, minimum, reflect (even), symmetric, wrap"
+    whole = {"mean": np.mean, "median": np.median, "maximum": np.max, "minimum": np.min}[mode]
+    low, high = ((n if s is None else min(int(s), n)) for s in pair("stat_length", None))
+    return (
+        block(whole(piece(slice(0, low)), axis=axis, keepdims=True), before),
+        block(whole(piece(slice(n - high, n)), axis=axis, keepdims=True), after),
     )
 
 

@@ -1,0 +1,226 @@
+"""`DataLoader`: arrays into batches, in an order that can be repeated and resumed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.data.structures import Array, Rng, mapped, plain_array, stacked
+from tinygrad_mm.tensor import Tensor
+
+__all__ = ["DataLoader"]
+
+
+@dataclass
+class _Epoch:
+    """One way through the data: the generator's state before it, the order drawn, and how many batches were given."""
+
+    start: dict[str, Any]
+    order: Array | None
+    given: int = 0
+
+
+class DataLoader:
+    """Batches of NumPy arrays, in order or shuffled anew in each epoch.
+
+    `data` is an array whose first axis counts the examples; or a tuple or dict of such arrays, of equal length, and
+    batches are then tuples or dicts too; or any object with `__len__` and `__getitem__` (a list, say), whose examples
+    (numbers, arrays, tuples or dicts of them) are stacked. Every `for batch in loader` is one epoch. Shuffling draws
+    one permutation an epoch from `rng`, a NumPy generator or a seed (None: one from the operating system); the last
+    batch is smaller where `batch_size` does not divide the number of examples, or left out with `drop_last`.
+    Unshuffled batches of arrays are views, not copies.
+
+    With `prefetch`, a thread prepares that many batches ahead: worth it where `data[i]` reads files, not where batches
+    are cut from arrays. The batches are the same; but if `data[i]` itself draws random numbers, it then draws them
+    earlier, and a resumed run would not be the same.
+
+    Shape: each array (n, ...) -> batches (batch_size, ...)
+
+    Raises ValueError for arrays of unequal length, no examples, or a batch size that is not a positive integer;
+    TypeError for data that have no length.
+
+    >>> images, labels = np.zeros((5, 28, 28)), np.arange(5)
+    >>> for x, y in DataLoader((images, labels), batch_size=2):
+    ...     print(x.shape, y)
+    (2, 28, 28) [0 1]
+    (2, 28, 28) [2 3]
+    (1, 28, 28) [4]
+    >>> shuffled = DataLoader({"x": images, "y": labels}, batch_size=5, shuffle=True, rng=0)
+    >>> [sorted(batch["y"].tolist()) for batch in shuffled]
+    [[0, 1, 2, 3, 4]]
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int,
+        shuffle: bool = False,
+        rng: Rng = None,
+        drop_last: bool = False,
+        prefetch: int = 0,
+    ) -> None:
+        for name, value, least in (("batch_size", batch_size, 1), ("prefetch", prefetch, 0)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                kind = "a positive integer" if least else "an integer, 0 or more"
+                raise ValueError(f"DataLoader: {name}={value!r} must be {kind}")
+        self._columns = isinstance(data, (np.ndarray, Tensor, tuple, dict))
+        self.data = mapped(plain_array, data) if self._columns else data
+        self.batch_size = int(batch_size)
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.prefetch = int(prefetch)
+        self.rng = np.random.default_rng(rng)
+        self.examples = self._count()
+        self._epoch: _Epoch | None = None  # the one that was begun last, until its end
+        self._resumed = False
+        if not len(self):
+            raise ValueError(
+                f"DataLoader: {self.examples} examples give no batch"
+                + (f" of {batch_size} with drop_last; take a smaller batch_size" if self.examples else "")
+            )
+
+    def _count(self) -> int:
+        """How many examples there are."""
+        if not self._columns:
+            if not (hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")):
+                raise TypeError(
+                    f"DataLoader: {type(self.data).__name__} has no length or cannot be indexed; give an array, a "
+                    "tuple or dict of arrays, or a sequence (list(...) makes one of an iterator)"
+                )
+            return len(self.data)
+        shapes: list[tuple[int, ...]] = []
+        mapped(lambda column: shapes.append(column.shape), self.data)
+        if not shapes:
+            raise ValueError("DataLoader: there are no arrays in the data; give at least one")
+        if () in shapes:
+            raise ValueError(
+                "DataLoader: an array without axes has no examples to count; give arrays of shape (n, ...)"
+            )
+        if len({shape[0] for shape in shapes}) != 1:
+            raise ValueError(
+                f"DataLoader: arrays of shapes {shapes} differ in length; the first axis counts the examples"
+            )
+        return shapes[0][0]
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        return self.examples // self.batch_size if self.drop_last else -(-self.examples // self.batch_size)
+
+    # -- an epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        # The permutation is drawn here, not at the first batch: the order in which iterators are *made* decides.
+        if not self._resumed or self._epoch is None:
+            self._epoch = self._begun()
+        self._resumed = False
+        return self._rest(self._epoch)
+
+    def _begun(self) -> _Epoch:
+        start = self.rng.bit_generator.state
+        return _Epoch(dict(start), self.rng.permutation(self.examples) if self.shuffle else None)
+
+    def _rest(self, epoch: _Epoch) -> Iterator[Any]:
+        """The batches of an epoch that have not been given yet."""
+        parts = [slice(i, min(i + self.batch_size, self.examples)) for i in range(0, self.examples, self.batch_size)]
+        chosen = (part if epoch.order is None else epoch.order[part] for part in parts[epoch.given : len(self)])
+        for batch in self._ahead(chosen) if self.prefetch else map(self._batch, chosen):
+            epoch.given += 1  # before it is used: a position is saved after the step that uses it
+            yield batch
+        if self._epoch is epoch:
+            self._epoch = None
+
+    def _ahead(self, chosen: Iterator[slice | Array]) -> Iterator[Any]:
+        """The batches, `prefetch` of them under way in a thread that ends with this iterator, however it ends."""
+        thread = ThreadPoolExecutor(1, "DataLoader")
+        under_way: deque[Future[Any]] = deque()
+        try:
+            for part in chosen:
+                under_way.append(thread.submit(self._batch, part))
+                if len(under_way) > self.prefetch:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+    def _batch(self, chosen: slice | Array) -> Any:
+        if self._columns:
+            return mapped(lambda column: column[chosen], self.data)
+        indices = range(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen.tolist()
+        return stacked([self.data[i] for i in indices])
+
+    # -- its position
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch begun last stands, so that another loader of the same data goes on with its next batch.
+
+        The generator's state is kept twice, as it was before this epoch's permutation and as it is now: others may
+        draw from the same generator meanwhile.
+
+        >>> loader = DataLoader(np.arange(6), batch_size=2, shuffle=True, rng=0)
+        >>> batches = iter(loader)
+        >>> _ = next(batches)
+        >>> other = DataLoader(np.arange(6), batch_size=2, shuffle=True)
+        >>> other.load_state_dict(loader.state_dict())
+        >>> [(a == b).all() for a, b in zip(batches, other)]
+        [np.True_, np.True_]
+        """
+        epoch = self._epoch
+        return {
+            "made": self._made(),
+            "rng": self.rng.bit_generator.state,
+            "start": None if epoch is None else epoch.start,
+            "given": 0 if epoch is None else epoch.given,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called: the next `for` loop over the loader takes the rest of that epoch.
+
+        Raises ValueError, and changes nothing, where the state is not one of a loader made like this one.
+        """
+        if not isinstance(state, Mapping) or set(state) != {"made", "rng", "start", "given"}:
+            raise ValueError("DataLoader: this is no state of a DataLoader; pass what state_dict() returned")
+        if state["made"] != self._made():
+            raise ValueError(
+                f"DataLoader: the state was saved with {state['made']}, this loader has {self._made()}; make it with "
+                "the same data and options, then load"
+            )
+        given = state["given"]
+        if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= len(self):
+            raise ValueError(f"DataLoader: {given!r} batches cannot have been given of {len(self)}; the state is wrong")
+        before = self.rng.bit_generator.state
+        try:
+            epoch = None
+            if state["start"] is not None:
+                self.rng.bit_generator.state = state["start"]
+                epoch = self._begun()
+                epoch.given = given
+            self.rng.bit_generator.state = state["rng"]
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            self.rng.bit_generator.state = before
+            raise ValueError(
+                f"DataLoader: the saved state does not fit its generator ({error}); make the loader with the same kind "
+                f"of generator ({type(self.rng.bit_generator).__name__} now), then load"
+            ) from error
+        self._epoch, self._resumed = epoch, True
+
+    def _made(self) -> dict[str, Any]:
+        """What must be the same for a saved position to mean the same."""
+        return {
+            "examples": self.examples,
+            "batch_size": self.batch_size,
+            "shuffle": bool(self.shuffle),
+            "drop_last": bool(self.drop_last),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"DataLoader({self.examples} examples, {len(self)} batches of {self.batch_size}"
+            f"{', shuffled' if self.shuffle else ''}{', drop_last' if self.drop_last else ''}"
+            f"{f', prefetch={self.prefetch}' if self.prefetch else ''})"
+        )

@@ -1,0 +1,118 @@
+"""Reasons to stop before the last epoch: no more progress, Ctrl-C, a loss that is no number."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinygrad_mm.debug import AnomalyError, detect_anomaly
+
+if TYPE_CHECKING:
+    from tinygrad_mm.training.run import Run
+
+__all__ = ["EarlyStopping", "explain_not_finite", "interruptible"]
+
+
+class EarlyStopping:
+    """Stop when a number of the history has not become better for more than `patience` epochs in a row.
+
+    `monitor` is the number's name, by default "validation_loss", or "loss" without validation. Better is lower, unless
+    `higher_is_better`, by more than `threshold`. With `restore_best`, training ends with the weights and buffers of
+    the best epoch, however it ends. A number that is NaN is not better.
+
+    Raises ValueError for a patience or threshold below 0.
+
+    >>> EarlyStopping(patience=3, monitor="validation_accuracy", higher_is_better=True)
+    EarlyStopping(patience=3, monitor='validation_accuracy')
+    """
+
+    def __init__(
+        self,
+        patience: int = 5,
+        monitor: str | None = None,
+        higher_is_better: bool = False,
+        threshold: float = 0.0,
+        restore_best: bool = True,
+    ) -> None:
+        if patience < 0 or threshold < 0:
+            raise ValueError(f"EarlyStopping: patience={patience} and threshold={threshold} must not be negative")
+        self.patience, self.monitor, self.threshold = patience, monitor, threshold
+        self.higher_is_better, self.restore_best = higher_is_better, restore_best
+        self.best, self.waited = -math.inf, 0  # the best number so far, with its sign changed where lower is better
+        self.weights: dict[str, Any] = {}
+
+    def on_epoch(self, run: Run) -> None:
+        """Look at the newest number."""
+        value = run.monitored(self.monitor)
+        better = value if self.higher_is_better else -value
+        if better > self.best + self.threshold or (self.best == -math.inf and better > self.best):
+            self.best, self.waited = better, 0
+            if self.restore_best:
+                self.weights = run.model.state_dict()
+            return
+        self.waited += 1
+        if self.waited > self.patience:
+            best = self.best if self.higher_is_better else -self.best
+            run.stop(f"no better than {best:g} for {self.waited} epochs")
+
+    def on_end(self, run: Run) -> None:
+        """Bring the best weights back."""
+        if self.weights:
+            run.model.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next epochs depend on besides the options."""
+        return {"best": self.best, "waited": self.waited, "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was called."""
+        self.best, self.waited = float(state["best"]), int(state["waited"])
+        self.weights = dict(state["weights"])
+
+    def __repr__(self) -> str:
+        return f"EarlyStopping(patience={self.patience}, monitor={self.monitor!r})"
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets instead of raising KeyboardInterrupt; a second one raises as ever.
+
+    Only the main thread receives signals: in others, and where Ctrl-C is ignored, nothing changes.
+    """
+    pressed = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
+        yield pressed
+        return
+
+    def note(*_: Any) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def explain_not_finite(where: str, model: Any, compute: Callable[[], Any]) -> None:
+    """Raise an AnomalyError that names the step and the operation; `compute` computes the loss of that step again."""
+    try:
+        with detect_anomaly(model):
+            loss = compute()
+            with np.errstate(all="ignore"):
+                loss.backward()
+    except AnomalyError as error:
+        message = f"{where}. Computed again, step by step:\n{error}"
+        raise AnomalyError(message, error.operation, error.phase, error.reason) from None
+    raise FloatingPointError(
+        f"{where}; when computed again, no operation made it out of finite numbers: look at the data, at a loss that "
+        "is Inf by itself, and at functions that draw from generators outside the model"
+    )
