@@ -166,9 +166,7 @@ def one_axis(shape: Shape, *others: Shape) -> st.SearchStrategy[int]:
 def several_axes(shape: Shape, *others: Shape, least: int = 0) -> st.SearchStrategy[tuple[int, ...]]:
     """Different axes, counted from either end, possibly none."""
     axes = st.lists(st.sampled_from(range(len(shape))), unique=True, min_size=least) if shape else st.just([])
-    return axes.flatmap(
-        lambda found: st.tuples(*(st.sampled_from([axis, axis - len(shape)]) for axis in found))
-    )
+    return axes.flatmap(lambda found: st.tuples(*(st.sampled_from([axis, axis - len(shape)]) for axis in found)))
 
 
 def any_axes(shape: Shape, *others: Shape) -> st.SearchStrategy[int | tuple[int, ...] | None]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
+import json
+import math
+import pickle
 import re
 import struct
+import threading
+import time
 from collections import namedtuple
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tinygrad_mm.data import DataLoader, read_idx, read_idx_folder
+from tinygrad_mm.data import DataLoader, read_csv, read_idx, read_idx_folder, read_npz, train_test_split
 from tinygrad_mm.tensor import Tensor
 
 MNIST = Path(__file__).parents[1] / "examples" / "data" / "mnist"
@@ -359,3 +366,339 @@ def test_examples_that_do_not_stack():
 
 def test_repr():
     assert repr(DataLoader(IMAGES, 2, True, 0, True)) == "DataLoader(5 examples, 2 batches of 2, shuffled, drop_last)"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches ahead
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("DataLoader")]
+
+
+@settings(max_examples=50)
+@given(n=sizes, batch_size=sizes, prefetch=st.integers(1, 4), shuffle=st.booleans())
+def test_prefetched_batches_are_the_same(n, batch_size, prefetch, shuffle):
+    data = [(i, float(i)) for i in range(n)]
+    for examples in (data, np.arange(2 * n).reshape(n, 2)):
+        plain, ahead = (DataLoader(examples, batch_size, shuffle, 0, prefetch=p) for p in (0, prefetch))
+        for _ in range(2):
+            for a, b in zip(plain, ahead, strict=True):
+                assert np.array_equal(a, b)
+    assert threads() == []
+
+
+class Watched:
+    """Examples that say when they were read, and may refuse."""
+
+    def __init__(self, refused=None):
+        self.read, self.refused = [], refused
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        if i == self.refused:
+            raise OSError(f"example {i} cannot be read")
+        self.read.append(i)
+        return i
+
+
+def test_no_more_than_the_prefetched_batches_are_read_ahead():
+    data = Watched()
+    for taken, _ in enumerate(DataLoader(data, 2, prefetch=2), start=1):
+        time.sleep(0.002)
+        assert taken * 2 <= len(data.read) <= (taken + 2) * 2
+    assert data.read == list(range(12))
+
+
+def test_an_error_comes_with_the_batch_it_belongs_to():
+    batches = iter(DataLoader(Watched(refused=7), 2, prefetch=3))
+    assert [next(batches).tolist() for _ in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(OSError, match="example 7 cannot be read"):
+        next(batches)
+    assert threads() == []
+
+
+@pytest.mark.parametrize("how", ["close", "delete", "break", "raise"])
+def test_an_abandoned_iteration_leaves_no_thread(how):
+    data = Watched()
+    if how in ("close", "delete"):
+        batches = iter(DataLoader(data, 1, prefetch=3))
+        next(batches)
+        assert len(threads()) == 1
+        if how == "close":
+            batches.close()
+        del batches
+    else:
+        with suppress(KeyError):
+            for _ in DataLoader(data, 1, prefetch=3):
+                if how == "break":
+                    break
+                raise KeyError
+    gc.collect()
+    assert threads() == []
+    assert len(data.read) <= 5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Going on in the middle
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100)
+@given(
+    taken=st.integers(0, 12),
+    shuffle=st.booleans(),
+    drop_last=st.booleans(),
+    prefetch=st.integers(0, 2),
+    draws=st.integers(0, 2),
+)
+def test_another_loader_goes_on_with_the_next_batch(taken, shuffle, drop_last, prefetch, draws):
+    """`taken` batches are taken over several epochs; others draw from the generator between them."""
+
+    def loader(seed):
+        return DataLoader(np.arange(11), 3, shuffle, seed, drop_last, prefetch)
+
+    def some(loader, count):
+        found = []
+        while len(found) < count:
+            for batch in loader:
+                loader.rng.random(draws)
+                found.append(batch.tolist())
+                if len(found) == count:
+                    break
+        return found
+
+    whole = loader(5)
+    expected = some(whole, taken + 10)
+    first, second = loader(5), loader(6)
+    start = some(first, taken)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert start + some(second, 10) == expected
+    if shuffle or draws:
+        assert second.rng.random() == whole.rng.random()
+
+
+def test_the_position_is_that_of_the_epoch_begun_last():
+    loader = DataLoader(np.arange(6), 2)
+    assert (loader.state_dict()["start"], loader.state_dict()["given"]) == (None, 0)
+    first, second = iter(loader), iter(loader)
+    next(first), next(first), next(second)
+    assert loader.state_dict()["given"] == 1
+    assert len(list(first)) == 1
+    assert loader.state_dict()["given"] == 1
+    assert len(list(second)) == 2
+    assert (loader.state_dict()["start"], loader.state_dict()["given"]) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"made": {"examples": 7}}, "make it with the same data and options"),
+        ({"given": 4}, "4 batches cannot have been given of 3"),
+        ({"given": -1}, "-1 batches"),
+        ({"given": True}, "True batches"),
+        ({"given": "1"}, "'1' batches"),
+        ({"rng": {"bit_generator": "MT19937"}}, "PCG64"),
+        ({"rng": None}, "does not fit its generator"),
+        ({"start": {"bit_generator": "PCG64", "state": {"state": "x"}}}, "does not fit its generator"),
+        ({"more": 1}, "no state of a DataLoader"),
+    ],
+)
+def test_states_that_do_not_fit_change_nothing(change, message):
+    loader = DataLoader(np.arange(6), 2, True, 0)
+    before = loader.state_dict()
+    with pytest.raises(ValueError, match=message):
+        loader.load_state_dict({**before, **change})
+    assert loader.state_dict() == before
+    with pytest.raises(ValueError, match="no state of a DataLoader"):
+        loader.load_state_dict([])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+# ---------------------------------------------------------------------------------------------------------------------
+
+numbers = st.floats(allow_nan=False, width=32)
+
+
+@settings(max_examples=100)
+@given(
+    table=hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 4)), elements=numbers),
+    delimiter=st.sampled_from([",", ";", "\t"]),
+    header=st.integers(0, 2),
+    mark=st.booleans(),
+    quoted=st.booleans(),
+    packed=st.booleans(),
+)
+def test_csv_tables_come_back(folder, table, delimiter, header, mark, quoted, packed):
+    lines = [delimiter.join("# name" for _ in table[0])] * header
+    lines += [delimiter.join(f'"{x!r}"' if quoted else repr(x) for x in row) for row in table.tolist()]
+    text = ("\ufeff" if mark else "") + "\r\n".join(lines)
+    path = write(folder, gzip.compress(text.encode()) if packed else text.encode(), "table.csv" + ".gz" * packed)
+    read = read_csv(path, delimiter=delimiter, header=header)
+    assert read.dtype == np.float32
+    assert read.shape == table.shape
+    assert read.tolist() == table.tolist()
+
+
+def test_csv_columns_missing_fields_and_text(folder):
+    path = write(folder, b'1,,x\n , 4.5,"a ""b"", c"\n')
+    assert read_csv(path, columns=[1, 0], missing=-1, dtype=np.float64).tolist() == [[-1, 1], [4.5, -1]]
+    assert np.isnan(read_csv(path, columns=[0], missing=math.nan)[1, 0])
+    assert read_csv(path, columns=[2], dtype=str).tolist() == [["x"], ['a "b", c']]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n", r"could not convert string 'a' to float32 at row 0, column 1.*header=1"),
+        (b"1,2\n1,\n", r"could not convert string '' .* at row 1, column 2.*missing="),
+        (b"1,2\n1,2,3\n", r"number of columns changed from 2 to 3 at row 2"),
+        (b"", "there are no data below 0 lines"),
+        (b"\n\n", "there are no data"),
+        (b"1,2\n\xff,3\n", "can't decode byte 0xff"),
+        (b"\0\1\2", "could not convert"),
+    ],
+)
+def test_csv_files_that_are_no_tables(folder, content, message):
+    path = write(folder, content)
+    with pytest.raises(ValueError, match=f"(?s){message}") as caught:
+        read_csv(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_csv_damaged_gzip_and_wrong_columns(folder):
+    path = write(folder, gzip.compress(b"1,2\n" * 100)[:-9], "cut.csv.gz")
+    with pytest.raises(ValueError, match=r"cut\.csv\.gz: "):
+        read_csv(path)
+    with pytest.raises(ValueError, match="column"):
+        read_csv(write(folder, b"1,2\n"), columns=[2])
+
+
+NPZ = {"a": np.arange(6.0).reshape(2, 3), "b": np.array(7), "none": np.zeros((0, 2), np.uint8)}
+
+
+@pytest.mark.parametrize("write_npz", [np.savez, np.savez_compressed])
+def test_npz_arrays_come_back(tmp_path, write_npz):
+    write_npz(tmp_path / "x.npz", **NPZ)
+    read = read_npz(tmp_path / "x.npz")
+    assert {name: (a.dtype, a.tolist()) for name, a in read.items()} == {
+        name: (a.dtype, a.tolist()) for name, a in NPZ.items()
+    }
+
+
+def test_npz_runs_no_code(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "it ran",))
+
+    np.savez(tmp_path / "x.npz", a=np.array([Hostile()], object))
+    with pytest.raises(ValueError, match=r"x\.npz cannot be read as \.npz .*allow_pickle=False"):
+        read_npz(tmp_path / "x.npz")
+    (tmp_path / "y.npz").write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(ValueError, match=r"y\.npz cannot be read"):
+        read_npz(tmp_path / "y.npz")
+    np.save(tmp_path / "z.npy", np.arange(3))
+    with pytest.raises(ValueError, match=r"one array without a name.*np\.load"):
+        read_npz(tmp_path / "z.npy")
+    assert not (tmp_path / "it ran").exists()
+
+
+@settings(max_examples=300)
+@given(data=st.data(), compressed=st.booleans())
+def test_damaged_npz_files_are_refused_or_read(folder, data, compressed):
+    path = Path(folder, "damaged.npz")
+    (np.savez_compressed if compressed else np.savez)(path, **NPZ)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(content)))
+        content[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    path.write_bytes(content)
+    read = {}
+    with suppress(ValueError):  # any other error fails the test
+        read = read_npz(path)
+    assert all(type(array) is np.ndarray for array in read.values())
+
+
+@pytest.mark.parametrize("reader", [read_csv, read_npz])
+def test_tables_that_are_not_there(tmp_path, reader):
+    with pytest.raises(FileNotFoundError, match="nothing-here does not exist"):
+        reader(tmp_path / "nothing-here")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        reader("http://localhost/table")  # and no attempt to fetch it
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        reader(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training and test examples
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100)
+@given(n=st.integers(2, 40), size=st.one_of(st.floats(0.01, 0.99), st.integers(1, 39)), seed=st.integers(0, 9))
+def test_a_split_has_every_example_once(n, size, seed):
+    tests = math.ceil(n * size) if isinstance(size, float) else size
+    x, y = np.arange(2 * n).reshape(n, 2), [str(i) for i in range(n)]
+    if tests >= n:
+        with pytest.raises(ValueError, match="leaves one part empty"):
+            train_test_split(x, y, test_size=size, rng=seed)
+        return
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=size, rng=seed)
+    assert (len(x_train), len(x_test)) == (n - tests, tests)
+    assert sorted([*y_train.tolist(), *y_test.tolist()], key=int) == y
+    for a, b in ((x_train, y_train), (x_test, y_test)):
+        assert (a[:, 1] - 1).tolist() == [2 * int(i) for i in b]
+    again = train_test_split(x, test_size=size, rng=np.random.default_rng(seed))
+    assert np.array_equal(again[0], x_train)
+    assert np.array_equal(again[1], x_test)
+
+
+@settings(max_examples=100)
+@given(counts=st.lists(st.integers(2, 30), min_size=1, max_size=4), size=st.floats(0.1, 0.9), seed=st.integers(0, 9))
+def test_a_stratified_split_keeps_the_proportions(counts, size, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    n, tests = len(labels), math.ceil(len(labels) * size)
+    if tests >= n or min(tests, n - tests) < len(counts):
+        with pytest.raises(ValueError, match=r"leaves one part empty|cannot be spread"):
+            train_test_split(labels, test_size=size, rng=seed, stratify=labels)
+        return
+    x = np.arange(n)
+    train, test, x_train, x_test = train_test_split(labels, x, test_size=size, rng=seed, stratify=labels)
+    assert len(test) == tests
+    assert sorted([*x_train, *x_test]) == x.tolist()
+    assert np.array_equal(labels[x_test], test)
+    assert np.array_equal(labels[x_train], train)
+    for i, count in enumerate(counts):
+        assert abs(np.count_nonzero(test == i) - count * tests / n) < 1
+
+
+def test_a_split_is_drawn_at_random_within_each_label():
+    labels = np.repeat([0, 1], 50)
+    drawn = [train_test_split(np.arange(100), rng=seed, stratify=labels)[1] for seed in range(20)]
+    assert len({tuple(sorted(test)) for test in drawn}) == 20
+    assert any(np.any(np.diff(labels[test]) < 0) for test in drawn)  # the labels are mixed, not one after another
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        ((), {}, "give at least one"),
+        ((np.zeros(3), np.zeros(4)), {}, r"shapes \[\(3,\), \(4,\)\]"),
+        ((np.array(3),), {}, "give at least one"),
+        ((np.zeros(4),), {"stratify": np.zeros(3)}, r"shapes \[\(4,\), \(3,\)\]"),
+        ((np.zeros(4),), {"stratify": np.zeros((4, 1))}, "one label per example"),
+        ((np.zeros(4),), {"stratify": np.array([0, 0, 0, 1])}, r"the rarest \(1\) on 1 of 4 examples"),
+        ((np.zeros(4),), {"test_size": 0.0}, "leaves one part empty"),
+        ((np.zeros(4),), {"test_size": 1.0}, "leaves one part empty"),
+        ((np.zeros(4),), {"test_size": True}, "leaves one part empty"),
+        ((np.zeros(4),), {"test_size": -1}, "leaves one part empty"),
+        ((np.zeros(1),), {}, "leaves one part empty"),
+    ],
+)
+def test_splits_that_cannot_be(arrays, options, message):
+    with pytest.raises(ValueError, match=message):
+        train_test_split(*arrays, rng=0, **options)

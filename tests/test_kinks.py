@@ -178,7 +178,5 @@ def test_second_derivatives_of_a_product_with_zeros(f: Any, values: list[float])
 
 @pytest.mark.parametrize("values", ZEROS)
 def test_gradient_of_running_products_with_zeros(values: list[float]) -> None:
-    expected = [
-        sum(product_without(values[: k + 1], i) for k in range(i, len(values))) for i in range(len(values))
-    ]
+    expected = [sum(product_without(values[: k + 1], i) for k in range(i, len(values))) for i in range(len(values))]
     assert gradient(np.cumprod, values) == expected

@@ -19,7 +19,9 @@ def test_all_is_sorted_complete_and_resolves():
     public = {
         name
         for name, value in vars(tg).items()
-        if not name.startswith("_") and not inspect.ismodule(value) and getattr(value, "__module__", "").startswith("tinygrad_mm")
+        if not name.startswith("_")
+        and not inspect.ismodule(value)
+        and getattr(value, "__module__", "").startswith("tinygrad_mm")
     }
     assert public <= set(tg.__all__)
     assert set(tg.__all__) <= set(dir(tg))
@@ -44,4 +46,6 @@ def test_public_names_have_docstrings_with_an_example():
 
 def test_heavy_packages_load_only_when_used():
     code = "import sys, tinygrad_mm; print([m for m in ('graphviz', 'tqdm', 'matplotlib', 'safetensors', 'tinygrad_mm.drawing') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -63,9 +63,13 @@ def test_a_float32_network_never_computes_in_float64(monkeypatch):
         def contribution(self, vertex, i, c):
             seen.append((vertex.node.fun, c.dtype))
 
-    model = tg.nn.Sequential(tg.nn.Dense(4, 3, "sigmoid", rng=0), tg.nn.Dense(3, 3, "tanh", rng=1), tg.nn.Dense(3, 2, "relu", rng=2))
+    model = tg.nn.Sequential(
+        tg.nn.Dense(4, 3, "sigmoid", rng=0), tg.nn.Dense(3, 3, "tanh", rng=1), tg.nn.Dense(3, 2, "relu", rng=2)
+    )
     with entered(monitor=Seeing()):
-        loss = tg.cross_entropy(model(np.ones((5, 4), np.float32)) / np.float64(2) + np.std(model.layers[0].weight), np.arange(5) % 2)
+        loss = tg.cross_entropy(
+            model(np.ones((5, 4), np.float32)) / np.float64(2) + np.std(model.layers[0].weight), np.arange(5) % 2
+        )
         loss.backward()
     assert len(seen) > 20
     assert {d for _, d in seen} <= {np.dtype("float32"), np.dtype("bool"), np.dtype("int64")}
@@ -73,7 +77,12 @@ def test_a_float32_network_never_computes_in_float64(monkeypatch):
 
 def test_arrays_times_tensors_are_tensors():
     x = parameter(3)
-    for y in (np.ones(3, np.float32) * x, x * np.ones(3, np.float32), np.ones((2, 3), np.float32) @ x, [1.0, 2.0, 3.0] * x):
+    for y in (
+        np.ones(3, np.float32) * x,
+        x * np.ones(3, np.float32),
+        np.ones((2, 3), np.float32) @ x,
+        [1.0, 2.0, 3.0] * x,
+    ):
         assert isinstance(y, tg.Tensor)
         assert y.requires_grad
         assert y.dtype == np.float32

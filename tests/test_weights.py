@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import io
 import json
 import os
+import pickle
 import signal
 import stat
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file as independent_load
+from safetensors.numpy import save as independent_bytes
 from safetensors.numpy import save_file as independent_save
 
+import tinygrad_mm
 from tinygrad_mm.nn import Dense, Module, Sequential
 from tinygrad_mm.tensor import Buffer, Tensor
-from tinygrad_mm.weights import DTYPES, WeightsError, load, read_metadata, save
+from tinygrad_mm.weights import DIGEST, DTYPES, WeightsError, _digest, load, read_metadata, save
 
 SAMPLE = {
     "layers.0.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -198,6 +205,179 @@ def test_hostile_files(file, content, message):
     with pytest.raises(WeightsError, match=message) as caught:
         load(file)
     assert str(file) in str(caught.value)
+
+
+# A file that an enemy, or an accident, has made of a model's weights: bytes changed anywhere, or a header that is valid
+# JSON and tells lies. Nothing but numbers may come out of it.
+
+
+def changed_bytes(draw, content):
+    content = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(content)))
+        content[at : at + draw(st.integers(0, 16))] = draw(st.binary(max_size=16))
+    return bytes(content)
+
+
+def cut(draw, content):
+    return content[: draw(st.integers(0, len(content) - 1))]
+
+
+def foreign(draw, content):
+    """What other programs save under this name."""
+    buffer = io.BytesIO()
+    kind = draw(st.sampled_from(["pickle", "npz", "zip", "pickle behind a header"]))
+    if kind == "npz":
+        np.savez(buffer, weight=np.zeros((3, 2)))
+    elif kind == "zip":  # as PyTorch saves
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(Hostile()))
+    else:
+        buffer.write(pickle.dumps(Hostile(), protocol=draw(st.integers(0, 5))))
+        if kind == "pickle behind a header":
+            return (
+                raw({"weight": {"dtype": "U8", "shape": [buffer.tell()], "data_offsets": [0, buffer.tell()]}})
+                + buffer.getvalue()
+            )
+    return buffer.getvalue()
+
+
+lies = st.one_of(
+    st.integers(-2, 70),
+    st.integers(0, 2**64),
+    st.lists(st.integers(-1, 2**63), max_size=3),
+    st.sampled_from(
+        ["F32", "F64", "BF16", "F8_E5M2", "BOOL", "I64", "U8", "O", "", "\0", "__reduce__", None, True, 1.5, {}]
+    ),
+)
+
+
+def lying_header(draw, content):
+    """One or two entries of the header replaced, renamed or removed; with or without the digest."""
+    size = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    if draw(st.booleans()):
+        del header["__metadata__"]
+    for _ in range(draw(st.integers(1, 2))):
+        name = draw(st.sampled_from(sorted(header)))
+        what = draw(st.sampled_from(["rename", "remove", "copy", "replace", "dtype", "shape", "data_offsets"]))
+        if what == "rename":
+            header[draw(st.sampled_from(["x", "", "../x", "layers.0.weight", "layers.1.weight", "__class__"]))] = (
+                header.pop(name)
+            )
+        elif what == "remove" and len(header) > 1:
+            del header[name]
+        elif what == "copy":
+            header["copy"] = header[name]
+        elif what == "replace" or not isinstance(header[name], dict):
+            header[name] = draw(lies)
+        else:
+            header[name][what] = draw(lies)
+    return raw(header, data)
+
+
+def misfit(draw, content):
+    """A sound file, digest and all, of some other model."""
+    state = {name: array.copy() for name, array in target().state_dict().items()}
+    name = draw(st.sampled_from(sorted(state)))
+    what = draw(st.sampled_from(["dtype", "shape", "missing", "unexpected"]))
+    if what == "dtype":
+        state[name] = state[name].astype(draw(st.sampled_from([kind for kind in DTYPES if kind != "float32"])))
+    elif what == "shape":
+        state[name] = np.zeros(
+            draw(hnp.array_shapes(min_dims=0, min_side=0).filter(lambda s: s != state[name].shape)), "f4"
+        )
+    elif what == "missing":
+        del state[name]
+    else:
+        state[draw(st.sampled_from(["x", "", name + ".", "__class__", "forward", "training"]))] = np.zeros(3)
+    return independent_bytes(state, {DIGEST: _digest(state, {})} if draw(st.booleans()) else None)
+
+
+class Hostile:
+    """Unpickled, it makes a file."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("it-ran",))
+
+
+def target():
+    return Sequential(Dense(3, 2, "relu", rng=5), Dense(2, 2, rng=6))
+
+
+FORBIDDEN = {
+    "exec",
+    "compile",
+    "pickle.find_class",
+    "marshal.loads",
+    "os.system",
+    "subprocess.Popen",
+    "ctypes.dlopen",
+    "os.mkdir",
+}
+watching, happened = [False], []
+sys.addaudithook(lambda event, args: happened.append(event) if watching[0] and event in FORBIDDEN else None)
+
+
+def test_the_watch_sees_a_pickle_that_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    watching[0] = True
+    pickle.loads(pickle.dumps(Hostile()))
+    watching[0] = False
+    assert set(happened) >= {"pickle.find_class", "os.mkdir"}
+    happened.clear()
+
+
+@pytest.mark.parametrize("make", [changed_bytes, cut, foreign, lying_header, misfit], ids=lambda make: make.__name__)
+@settings(max_examples=400)
+@given(data=st.data())
+def test_hostile_files_change_no_model_and_run_no_code(file, make, data):
+    model = target()
+    save(file, model)
+    whole = file.read_bytes()
+    content = make(data.draw, whole)
+    file.write_bytes(content)
+    model.layers[0].weight.data += 1.0  # so that loading the original would show
+    before = model.state_dict()
+    error = None
+    watching[0] = True
+    try:
+        model.load_state_dict(load(file))
+    except ValueError as caught:  # WeightsError among them; anything else fails the test
+        error = str(caught)
+    finally:
+        watching[0] = False
+    assert happened == []
+    after = model.state_dict()
+    if error is not None:
+        assert same(after, before)
+        assert str(file) in error or "this state does not fit, so nothing was changed" in error
+    else:  # either the file says the same in other bytes, or it has lost its digest and fits
+        assert make in (changed_bytes, lying_header)
+        assert {n: (a.shape, a.dtype) for n, a in after.items()} == {n: (a.shape, a.dtype) for n, a in before.items()}
+        if DIGEST in read_metadata_of(content):
+            assert same(after, target().state_dict())
+
+
+def read_metadata_of(content):
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+
+
+def test_no_module_of_the_package_reads_pickles():
+    """The readers of Python objects that NumPy and Python have are not called anywhere."""
+    found = []
+    for path in Path(tinygrad_mm.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "_pickle"} & {
+                n.split(".")[0] for n in names
+            }:
+                found.append(f"{path.name}:{node.lineno}")
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                found += [] if isinstance(node.value, ast.Constant) and node.value.value is False else [f"{path.name}"]
+    assert found == []
 
 
 def test_booleans_are_zero_or_one_whatever_the_bytes(file):

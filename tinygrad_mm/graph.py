@@ -106,9 +106,7 @@ class Scope:
 class Monitor:
     """Told of every call and every step of a backward pass while it is `state.monitor`; does nothing by itself."""
 
-    def result(
-        self, vertex: Vertex, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
+    def result(self, vertex: Vertex, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """`vertex` was computed as `fun(*args, **kwargs)`."""
 
     def visit(self, vertex: Vertex, gradient: Any) -> None:

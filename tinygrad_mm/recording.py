@@ -132,9 +132,7 @@ def recorded(rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any], value
     if needed and state.recording:
         node = tensor.node = _new_node(Node)
         node.fun, node.args, node.kwargs, node.scope, node.line = rule.fun, args, kwargs, state.scope, None
-        tensor.requires_grad = rule.differentiable and (
-            type(tensor.value) is tuple or tensor.value.dtype.kind == "f"
-        )
+        tensor.requires_grad = rule.differentiable and (type(tensor.value) is tuple or tensor.value.dtype.kind == "f")
     if state.watched:
         _watched(tensor, rule.fun, args, kwargs)
     return tensor

@@ -1,6 +1,6 @@
 """Chains of up to 1,000,000 operations: seconds and microseconds a node, garbage collector on.
 
-    python tests/benchmarks/chain.py
+python tests/benchmarks/chain.py
 """
 
 from __future__ import annotations

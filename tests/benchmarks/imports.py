@@ -1,6 +1,6 @@
 """What `import tinygrad_mm` costs over `import numpy`: whole processes, in turn.
 
-    python tests/benchmarks/imports.py
+python tests/benchmarks/imports.py
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ def main():
         for code in codes:
             times[code].append(seconds(code))
     for code in codes:
-        print(f"{code:22} best {min(times[code]) * 1e3:6.1f} ms   median {statistics.median(times[code]) * 1e3:6.1f} ms")
+        print(
+            f"{code:22} best {min(times[code]) * 1e3:6.1f} ms   median {statistics.median(times[code]) * 1e3:6.1f} ms"
+        )
     a, b = (times[c] for c in codes)
-    print(f"difference             best {(min(b) - min(a)) * 1e3:6.1f} ms   median {(statistics.median(b) - statistics.median(a)) * 1e3:6.1f} ms")
+    print(
+        f"difference             best {(min(b) - min(a)) * 1e3:6.1f} ms   median {(statistics.median(b) - statistics.median(a)) * 1e3:6.1f} ms"
+    )
 
 
 if __name__ == "__main__":

@@ -35,13 +35,22 @@ def installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def measure(file: str, names: list[str], rounds: int, threads: int, extra: list[str]) -> dict[str, dict[str, list[float]]]:
+def measure(
+    file: str, names: list[str], rounds: int, threads: int, extra: list[str]
+) -> dict[str, dict[str, list[float]]]:
     """{contender: {case: [microseconds of each round]}}"""
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {
+        **os.environ,
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+    }
     found: dict[str, dict[str, list[float]]] = {name: {} for name in names}
     for _ in range(rounds):
         for name in names:
-            run = subprocess.run([sys.executable, file, "--contender", name, *extra], env=environment, capture_output=True, text=True)
+            run = subprocess.run(
+                [sys.executable, file, "--contender", name, *extra], env=environment, capture_output=True, text=True
+            )
             if run.returncode:
                 raise SystemExit(f"{name} failed:\n{run.stderr}")
             for case, value in json.loads(run.stdout.splitlines()[-1]).items():

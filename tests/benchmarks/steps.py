@@ -33,7 +33,12 @@ def ours(name, optimizer):
 
     sizes, n = NETWORKS[name]
     x, y = batch(sizes, n)
-    model = tg.nn.Sequential(*(tg.nn.Dense(a, b, "relu" if i < len(sizes) - 2 else None, rng=i) for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))))
+    model = tg.nn.Sequential(
+        *(
+            tg.nn.Dense(a, b, "relu" if i < len(sizes) - 2 else None, rng=i)
+            for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+        )
+    )
     opt = getattr(tg.optim, optimizer)(model.parameters(), 1e-3)
 
     def step():
@@ -69,7 +74,9 @@ def numpy_by_hand(name, optimizer):
     sizes, n = NETWORKS[name]
     x, y = batch(sizes, n)
     r = np.random.default_rng(0)
-    Ws = [(r.standard_normal((a, b)) * np.sqrt(2 / a)).astype(np.float32) for a, b in zip(sizes, sizes[1:], strict=False)]
+    Ws = [
+        (r.standard_normal((a, b)) * np.sqrt(2 / a)).astype(np.float32) for a, b in zip(sizes, sizes[1:], strict=False)
+    ]
     bs = [np.zeros(b, np.float32) for b in sizes[1:]]
     parameters = Ws + bs
     m, v, t = [np.zeros_like(p) for p in parameters], [np.zeros_like(p) for p in parameters], 0

@@ -98,22 +98,23 @@ def chosen(columns):
 
 
 def sent_one_by_one(v):
-    if v.ndim != 4:
-        raise ValueError
-    out = np.zeros((1, 2, *GRID), v.dtype)
-    flat = v.reshape(1, 2, -1)
+    out = np.zeros((v.shape[0], 2, *GRID), v.dtype)
+    flat = v.reshape(v.shape[0], 2, 12)
     for k, c, i in chosen(list(patch_indices(SLIDES[0]))):
-        out[0, c, i[0], i[1]] += flat[0, c, k]
+        out[:, c, i[0], i[1]] += flat[:, c, k]
     return out
 
 
 def gathered_one_by_one(v):
-    if v.ndim != 4:
-        raise ValueError
-    out = np.zeros((1, 2, 12), v.dtype)
+    out = np.zeros((v.shape[0], 2, 12), v.dtype)
     for k, c, i in chosen(list(patch_indices(SLIDES[0]))):
-        out[0, c, k] = v[0, c, i[0], i[1]]
-    return out.reshape(1, 2, 4, 3)
+        out[:, c, k] = v[:, c, i[0], i[1]]
+    return out.reshape(v.shape[0], 2, 4, 3)
+
+
+def maxima(v):
+    """The images whose maxima are meant, the same one for every image of v, and their tops."""
+    return np.repeat(TOPS, v.shape[0], axis=0), np.repeat(MAXIMA, v.shape[0], axis=0)
 
 
 def standardized(x, axes, epsilon):
@@ -153,8 +154,8 @@ ROWS = [
     Row(functional.overlap_add, "n 8 12", call=added_up, options={"slide": SLIDES[0]}, oracle=added_one_by_one, zero_d=IndexError),
     Row(functional.overlap_add, "n 12 4", call=added_up, options={"slide": SLIDES[1]}, oracle=added_one_by_one, zero_d=IndexError),
     Row(pooling._max_pool,      "n c 5 4", call=pooled, options=SLIDE, oracle=largest_one_by_one, zero_d=ValueError),
-    Row(pooling._to_maxima,     "1 2 4 3", call=lambda v: pooling._to_maxima(v.reshape(TOPS.shape), TOPS, MAXIMA, *SLIDES[0]), oracle=sent_one_by_one, ulps=4, zero_d=ValueError),
-    Row(pooling._at_maxima,     "1 2 5 4", call=lambda v: pooling._at_maxima(v.reshape(MAXIMA.shape), TOPS, MAXIMA, *SLIDES[0]), oracle=gathered_one_by_one, zero_d=ValueError),
+    Row(pooling._to_maxima,     "n 2 4 3", call=lambda v: pooling._to_maxima(v, *maxima(v), *SLIDES[0]), oracle=sent_one_by_one, ulps=256, zero_d=IndexError),
+    Row(pooling._at_maxima,     "n 2 5 4", call=lambda v: pooling._at_maxima(v, *maxima(v), *SLIDES[0]), oracle=gathered_one_by_one, zero_d=IndexError),
     Row(functional.standardize, "n 3 2", options={"axes": st.sampled_from([(0, 1, 2), (1, 2), (-1,)]), "epsilon": st.sampled_from([1e-5, 0.1])}, oracle=standardized, ulps=256, zero_d=AxisError),
     Row(functional.unstack,     "2 s...", options={"axis": 0}, oracle=unstacked, zero_d=IndexError),
     Row(functional.unstack,     "s... 2", options={"axis": -1}, oracle=unstacked, zero_d=IndexError),

@@ -298,6 +298,8 @@ MATRICES = [
     Row(np.linalg.matrix_power,     "... n n", call=lambda a, n: np.linalg.matrix_power(regular(a), n), options={"n": st.integers(-3, -1)}, domain=SMALL, zero_d=LinAlgError),
     Row(np.linalg.tensorinv,        "2 3 6", call=lambda a: np.linalg.tensorinv(equations(a, 2, 3, 6)), domain=(0.1, 1)),
     Row(np.linalg.tensorinv,        "4 2 2", call=lambda a: np.linalg.tensorinv(equations(a, 4, 2, 2), ind=1), domain=(0.1, 1)),
+    Row(np.linalg.tensorinv,        "n n", call=lambda a: np.linalg.tensorinv(equations(a, a.shape[0], a.shape[1]), ind=1), domain=(0.1, 1), zero_d=IndexError, empty=ValueError),
+    Row(np.linalg.tensorsolve,      "n n", "n", call=lambda a, b: np.linalg.tensorsolve(equations(a, *a.shape), b), domain=(0.1, 1)),
     Row(np.linalg.tensorsolve,      "2 3 6", "2 3", call=lambda a, b: np.linalg.tensorsolve(equations(a, 2, 3, 6), b), domain=(0.1, 1), zero_d=LinAlgError),
     Row(np.linalg.tensorsolve,      "2 6 3", "2 3", call=lambda a, b: np.linalg.tensorsolve(equations(a, 2, 6, 3), b, axes=(1,)), domain=(0.1, 1), zero_d=LinAlgError),
     Row(np.linalg.cond,             "... n m", call=lambda a, **options: np.linalg.cond(apart(a), **options), domain=SMALL, options={"p": st.sampled_from([None, 2, -2])}, zero_d=LinAlgError, empty=LinAlgError),

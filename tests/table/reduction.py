@@ -34,7 +34,10 @@ def recurrence_by_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """y[i] = sum over j <= i of b[j] * a[j + 1] * ... * a[i]."""
     a, b = np.broadcast_arrays(a, b)
     n = a.shape[-1]
-    rows = [sum((b[..., j] * np.prod(a[..., j + 1 : i + 1], axis=-1) for j in range(i + 1)), 0 * b[..., 0]) for i in range(n)]
+    rows = [
+        sum((b[..., j] * np.prod(a[..., j + 1 : i + 1], axis=-1) for j in range(i + 1)), 0 * b[..., 0])
+        for i in range(n)
+    ]
     return np.stack(rows, axis=-1) if n else np.zeros(a.shape, a.dtype)
 
 
@@ -113,6 +116,7 @@ ROWS = [
     Row(np.nanmean,    options={"hole": holes, **FULL}, call=with_holes(np.nanmean), ulps=8, domain=POSITIVE),
     Row(np.nanvar,     options={"hole": holes, **FULL}, call=with_holes(np.nanvar), ulps=64),
     Row(np.nanstd,     "2 3", options=WIDE, ulps=64),
+    Row(np.nanstd,     "2 n", call=lambda x: np.nanstd(x, axis=0, ddof=0.5), ulps=64),
     Row(np.nanmax,     options={"hole": holes, **FULL}, call=with_holes(np.nanmax), empty=ValueError),
     Row(np.nanmin,     options={"hole": holes, **FULL}, call=with_holes(np.nanmin), empty=ValueError),
     Row(np.nancumsum,  options={"hole": my.mask, **ONE}, call=with_holes(np.nancumsum)),

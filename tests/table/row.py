@@ -34,8 +34,8 @@ class Row:
 
     `domain`: the open interval that the values come from, for all arguments or as a list of one for each. Values lie
     on a lattice of that interval: no two arguments with the same domain have an element in common, so nothing is tied,
-    and the middle of the interval is not hit, so 0 is avoided by a domain such as (-3, 3). Keep other kinks out of the
-    domain.
+    and neither the middle nor the thirds of the interval are hit, so that (-3, 3) avoids 0, 1 and -1. Keep other kinks
+    out of the domain.
 
     `oracle`: what the forward value is compared with, called as `oracle(*arrays, **options)` on arrays; by default
     `call`. A function that NumPy does not have needs one, written independently.
@@ -93,8 +93,13 @@ class Row:
 
     @property
     def broadcasts(self) -> bool:
-        """Whether several arguments broadcast against each other in all their axes."""
-        return len(self.shapes) > 1 and all(law == "..." for law in self.shapes)
+        """Whether several arguments broadcast against each other, in all their axes or in the leading ones."""
+        return sum("..." in law.split() for law in self.shapes) > 1
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each argument may be a number too."""
+        return self.broadcasts and all(law == "..." for law in self.shapes)
 
     def __repr__(self) -> str:
         options = "".join(

@@ -47,7 +47,7 @@ STOPPED: list[tuple[Callable[..., Any], Callable[[Any], Any]]] = [
     (np.equal,             lambda x: x == x.T),
     (np.not_equal,         lambda x: x != 1),
     (np.less,              lambda x: x < x.T),
-    (np.less,              lambda x: 1.0 < x),
+    (np.less,              lambda x: np.less(1.0, x)),
     (np.less_equal,        lambda x: x <= 1.0),
     (np.greater,           lambda x: np.greater(x, x.T)),
     (np.greater_equal,     lambda x: x >= np.float64(1)),

@@ -38,10 +38,9 @@ def train_test_split(*arrays: Any, test_size: float = 0.25, rng: Rng = None, str
         )
     n = shapes[0][0]
     tests = _number_of_tests(n, test_size)
-    rng = np.random.default_rng(rng)
-    order = rng.permutation(n)
+    order = np.random.default_rng(rng).permutation(n)
     if labels is not None:
-        order = _stratified(order, labels, tests, rng)
+        order = _stratified(order, labels, tests)
     return [part for column in columns for part in (column[order[tests:]], column[order[:tests]])]
 
 
@@ -56,7 +55,7 @@ def _number_of_tests(n: int, test_size: float) -> int:
     return tests
 
 
-def _stratified(order: Array, labels: Array, tests: int, rng: np.random.Generator) -> Array:
+def _stratified(order: Array, labels: Array, tests: int) -> Array:
     """The order with its first `tests` examples taken from each label in proportion."""
     if labels.ndim != 1:
         raise ValueError(f"train_test_split: stratify has shape {labels.shape}; it is one label per example, (n,)")
@@ -74,4 +73,4 @@ def _stratified(order: Array, labels: Array, tests: int, rng: np.random.Generato
     chosen = np.zeros(len(order), bool)
     for i, share in enumerate(taken):
         chosen[order[label[order] == i][:share]] = True
-    return np.concatenate([rng.permutation(order[chosen[order]]), order[~chosen[order]]])
+    return np.concatenate([order[chosen[order]], order[~chosen[order]]])

@@ -88,7 +88,8 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damaged header may be odd Python
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw:
+                file = np.load(raw, allow_pickle=False)
                 if isinstance(file, np.ndarray):
                     raise ValueError("it holds one array without a name, as .npy files do; np.load reads it")
                 return {name: np.array(file[name]) for name in file.files}

@@ -55,7 +55,7 @@ def operands_and_options(node: Node) -> tuple[tuple[tuple[int, str], ...], tuple
     >>> operands_and_options(Node(np.multiply, (np.ones(3), 2.0), {}))
     (((0, 'a'), (1, 'b')), ())
     >>> operands_and_options(Node(np.sum, (np.ones(3),), {"axis": 0}))
-    (((0, 'x'),), ('axis=0',))
+    (((0, 'a'),), ('axis=0',))
     """
     args, names = node.args or (), _parameter_names(node)
     computed_with = _arity(node)

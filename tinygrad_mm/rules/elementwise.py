@@ -120,7 +120,7 @@ RULES[np.clip].forward = lambda a, *bounds: np.clip(as_arrays([a, *(b for b in b
 
 
 def _ratio(a, y):
-    """a / y, and 0 where y is 0: the gradient of a length at the origin."""
+    """The quotient a / y, and 0 where y is 0: the gradient of a length at the origin."""
     zero = y == 0
     return np.where(zero, 0, a / np.where(zero, 1, y))
 
@@ -157,7 +157,7 @@ defstopped(exponent)
 
 @primitive
 def stop_gradient(x):
-    """x itself, where no gradient passes: how a traced function records `detach()`."""
+    """X itself, where no gradient passes: how a traced function records `detach()`."""
     return x
 
 
@@ -173,7 +173,7 @@ def _select(condlist, choicelist, default=0):
     return result
 
 
-def _choose(a, choices, mode="raise"):
+def _choose(a, choices, out=None, mode="raise"):
     n = len(choices)
     index = {"wrap": lambda: a % n, "clip": lambda: np.clip(a, 0, n - 1), "raise": lambda: a}[mode]()
     return np.take_along_axis(np.stack(np.broadcast_arrays(*choices)), np.expand_dims(index, 0), axis=0)[0]
@@ -185,7 +185,9 @@ def _interp(x, xp, fp, left=None, right=None, period=None):
         raise TypeError("interp: period= is not supported on Tensors; wrap x and xp with np.mod first")
     x, xp, fp = (v.astype(np.float64) if hasattr(v, "dtype") else np.asarray(v, np.float64) for v in (x, xp, fp))
     if xp.ndim != 1 or xp.shape != fp.shape or xp.shape[0] < 2:
-        raise ValueError(f"interp: xp and fp must be two lists of one length, at least 2; they have {xp.shape} and {fp.shape}")
+        raise ValueError(
+            f"interp: xp and fp must be two lists of one length, at least 2; they have {xp.shape} and {fp.shape}"
+        )
     i = np.clip(np.searchsorted(xp, x, side="right") - 1, 0, xp.shape[0] - 2)
     inside = fp[i] + (fp[i + 1] - fp[i]) * ((x - xp[i]) / (xp[i + 1] - xp[i]))
     low, high = fp[0] if left is None else left, fp[-1] if right is None else right
@@ -193,17 +195,17 @@ def _interp(x, xp, fp, left=None, right=None, period=None):
 
 
 # fmt: off
-defcomposite(np.clip,         lambda a, a_min=None, a_max=None, *, min=None, max=None:
-                              np.clip(a, a_min if min is None else min, a_max if max is None else max))
 defcomposite(np.divmod,       lambda a, b: (a // b, a % b), law="(...), (...) -> (...), (...) broadcast")
 defcomposite(np.modf,         _modf, law="(...) -> (...), (...)")
 defcomposite(np.frexp,        lambda x: (np.ldexp(x, -exponent(x)), exponent(x)), law="(...) -> (...), (...)")
 defcomposite(np.select,       _select, law="[(...), ...], [(...), ...] -> (...) broadcast")
 defcomposite(np.choose,       _choose, law="(...), [(...), ...] -> (...) broadcast")
 defcomposite(np.interp,       _interp, law="(...), (n,), (n,) -> (...)")
-defcomposite(np.real,         lambda x: x, law="(...) -> (...)")
-defcomposite(np.real_if_close, lambda x, tol=100: x, law="(...) -> (...)")
+defcomposite(np.real,         lambda val: val, law="(...) -> (...)")
+defcomposite(np.real_if_close, lambda a, tol=100: a, law="(...) -> (...)")
 # fmt: on
+if hasattr(np, "unstack"):  # NumPy 2.1 knows the array API's names too
+    defcomposite(np.clip, lambda a, a_min=None, a_max=None, *, min=None, max=None: np.clip(a, min if a_min is None else a_min, max if a_max is None else a_max))  # fmt: skip
 
 defstopped(
     stop_gradient,

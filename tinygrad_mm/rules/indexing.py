@@ -57,7 +57,7 @@ def scatter(g, shape, key, *arrays):
 
 @primitive
 def index_set(x, value, key, *arrays):
-    """x with `value` at an index; where an element is named twice the last one stays."""
+    """The array with `value` at an index; where an element is named twice the last one stays."""
     out = np.array(x, dtype=np.result_type(x, value))
     out[_filled(key, arrays)] = value
     return out
@@ -65,7 +65,7 @@ def index_set(x, value, key, *arrays):
 
 @primitive
 def index_add(x, value, key, *arrays):
-    """x with `value` added at an index; where an element is named twice both are added."""
+    """The array with `value` added at an index; where an element is named twice both are added."""
     out = np.array(x, dtype=np.result_type(x, value))
     np.add.at(out, _filled(key, arrays), value)
     return out
@@ -73,7 +73,7 @@ def index_add(x, value, key, *arrays):
 
 @primitive
 def index_multiply(x, value, key, *arrays):
-    """x with the elements at an index multiplied by `value`; where one is named twice both factors count."""
+    """The array with the elements at an index multiplied by `value`; where one is named twice both factors count."""
     out = np.array(x, dtype=np.result_type(x, value))
     np.multiply.at(out, _filled(key, arrays), value)
     return out
@@ -134,7 +134,9 @@ def _take(a, indices, axis=None, out=None, mode="raise"):
 
 def _take_along_axis(arr, indices, axis=-1):
     arr, axis = axis_or_flat(arr, axis)
-    shape = tuple(1 if i == axis else n if m == 1 else m for i, (n, m) in enumerate(zip(arr.shape, indices.shape, strict=True)))
+    shape = tuple(
+        1 if i == axis else n if m == 1 else m for i, (n, m) in enumerate(zip(arr.shape, indices.shape, strict=True))
+    )
     places = [np.arange(n).reshape((-1,) + (1,) * (arr.ndim - i - 1)) for i, n in enumerate(shape)]
     places[axis] = indices
     return arr[tuple(places)]

@@ -92,23 +92,23 @@ def _cumsum_back(g, x, axis):
 
 
 def _safe_quotient(a, b):
-    """a / b, and 0 where b is 0."""
+    """The quotient a / b, and 0 where b is 0."""
     zero = b == 0
     return np.where(zero, 0, a / np.where(zero, 1, b))
 
 
 # fmt: off
-defvjp(np.sum,     lambda g, y, x, axis=None, dtype=None, out=None, keepdims=False: _spread(g, x, axis),                        law="(..., n, ...) -> (..., ...)")
-defvjp(np.mean,    lambda g, y, x, axis=None, dtype=None, out=None, keepdims=False: _spread(g / _count(x, axis), x, axis),      law="(..., n, ...) -> (..., ...)")
-defvjp(np.prod,    lambda g, y, x, axis=None, dtype=None, out=None, keepdims=False: _kept(g, x, axis) * _others(x, axis),       law="(..., n, ...) -> (..., ...)")
-defvjp(np.var,     lambda g, y, x, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g * 2 / (_count(x, axis) - ddof), x, axis) * _centred(x, axis),
+defvjp(np.sum,     lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _spread(g, a, axis),                        law="(..., n, ...) -> (..., ...)")
+defvjp(np.mean,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _spread(g / _count(a, axis), a, axis),      law="(..., n, ...) -> (..., ...)")
+defvjp(np.prod,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _kept(g, a, axis) * _others(a, axis),       law="(..., n, ...) -> (..., ...)")
+defvjp(np.var,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g * 2 / (_count(a, axis) - ddof), a, axis) * _centred(a, axis),
                    law="(..., n, ...) -> (..., ...)")
-defvjp(np.std,     lambda g, y, x, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g, x, axis) * _safe_quotient(_centred(x, axis), _kept(y, x, axis)) / (_count(x, axis) - ddof),
+defvjp(np.std,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g, a, axis) * _safe_quotient(_centred(a, axis), _kept(y, a, axis)) / (_count(a, axis) - ddof),
                    law="(..., n, ...) -> (..., ...)")
-defvjp(np.max,     lambda g, y, x, axis=None, out=None, keepdims=False: _share(g, y, x, axis),                                  law="(..., n, ...) -> (..., ...)")
-defvjp(np.min,     lambda g, y, x, axis=None, out=None, keepdims=False: _share(g, y, x, axis),                                  law="(..., n, ...) -> (..., ...)")
-defvjp(np.cumsum,  lambda g, y, x, axis=None, dtype=None, out=None: _cumsum_back(g, x, axis),                                   law="(..., n, ...) -> (..., n, ...)")
-defvjp(np.cumprod, lambda g, y, x, axis=None, dtype=None, out=None: _cumprod_back(g, x, axis),                                  law="(..., n, ...) -> (..., n, ...)")
+defvjp(np.max,     lambda g, y, a, axis=None, out=None, keepdims=False: _share(g, y, a, axis),                                  law="(..., n, ...) -> (..., ...)")
+defvjp(np.min,     lambda g, y, a, axis=None, out=None, keepdims=False: _share(g, y, a, axis),                                  law="(..., n, ...) -> (..., ...)")
+defvjp(np.cumsum,  lambda g, y, a, axis=None, dtype=None, out=None: _cumsum_back(g, a, axis),                                   law="(..., n, ...) -> (..., n, ...)")
+defvjp(np.cumprod, lambda g, y, a, axis=None, dtype=None, out=None: _cumprod_back(g, a, axis),                                  law="(..., n, ...) -> (..., n, ...)")
 defvjp(linear_recurrence,
                    lambda g, y, a, b: _recurrence_back(g, a) * _previous(y),
                    lambda g, y, a, b: _recurrence_back(g, a),                                                                   law="(..., n), (..., n) -> (..., n)")
@@ -123,7 +123,7 @@ NOT_GIVEN = object()
 
 
 def _options(x, dtype=None, where=True, fill=0):
-    """x with `dtype=` and `where=` carried out, so that the plain reduction remains."""
+    """The array with `dtype=` and `where=` carried out, so that the plain reduction remains."""
     x = x if dtype is None else x.astype(dtype)
     return x if where is True else np.where(where, x, fill)
 
@@ -214,9 +214,9 @@ def _flat_last(a, axis):
     return np.transpose(a, rest + axes).reshape(tuple(a.shape[i] for i in rest) + (_count(a, axis),))
 
 
-def _quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False):
-    if method != "linear":
-        raise TypeError(f"quantile: method={method!r} is not supported on Tensors; only 'linear' is")
+def _quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
+    if method != "linear" or weights is not None:
+        raise TypeError("quantile: an option other than method='linear' is not supported on Tensors, weights= neither")
     if hasattr(q, "requires_grad"):
         raise TypeError("quantile: q must be a number or an array, not a Tensor")
     ordered = np.sort(_flat_last(a, axis), axis=-1)
@@ -224,8 +224,10 @@ def _quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear",
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, ordered.shape[-1] - 1)
     part = as_arrays([(place - low).astype(q.dtype) if isinstance(q, np.ndarray) else (place - low).tolist(), a])[0]
-    result = np.moveaxis(ordered[..., low] * (1 - part) + ordered[..., high] * part, -1, 0) if place.ndim else (
-        ordered[..., int(low)] * (1 - part) + ordered[..., int(high)] * part
+    result = (
+        np.moveaxis(ordered[..., low] * (1 - part) + ordered[..., high] * part, -1, 0)
+        if place.ndim
+        else (ordered[..., int(low)] * (1 - part) + ordered[..., int(high)] * part)
     )
     if keepdims:
         axes = all_axes(a, axis)
@@ -249,9 +251,13 @@ def _diff(a, n=1, axis=-1, prepend=NOT_GIVEN, append=NOT_GIVEN):
         raise ValueError("diff: an array with at least 1 axis is needed, this one has 0")
     axis = one_axis(a, axis)
     edge = a.shape[:axis] + (1,) + a.shape[axis + 1 :]
-    ends = [p if p is NOT_GIVEN else as_arrays([p, a])[0] for p in (prepend, append)]
-    ends = [p if p is NOT_GIVEN or p.ndim else np.broadcast_to(p, edge) for p in ends]
-    a = np.concatenate([p for p in (ends[0], a, ends[1]) if p is not NOT_GIVEN], axis=axis)
+
+    def end(p):
+        p = as_arrays([p, a])[0]
+        return p if p.ndim else np.broadcast_to(p, edge)
+
+    before, after = ([] if p is NOT_GIVEN else [end(p)] for p in (prepend, append))
+    a = np.concatenate([*before, a, *after], axis=axis)
     minus = np.not_equal if a.dtype == bool else np.subtract
     for _ in range(n):
         a = minus(along(a, axis, slice(1, None)), along(a, axis, slice(None, -1)))
@@ -312,7 +318,9 @@ def _convolve(a, v, mode="full"):
     """Each place of v reversed beside a is a row of windows of a, with zeros around it."""
     a, v = sorted(map(at_least_one, as_arrays([a, v])), key=lambda x: -x.shape[0])
     if a.ndim > 1 or v.ndim > 1 or v.shape[0] == 0:
-        raise ValueError(f"convolve: two lists that are not empty are needed; these have the shapes {a.shape} and {v.shape}")
+        raise ValueError(
+            f"convolve: two lists that are not empty are needed; these have the shapes {a.shape} and {v.shape}"
+        )
     n = v.shape[0] - 1
     before, after = {"full": (n, n), "same": (n // 2 + n % 2, n // 2), "valid": (0, 0)}[mode]
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(a, (before, after)), v.shape[0])
@@ -343,8 +351,8 @@ defcomposite(np.nanmin,         _nan_reduction(np.min, math.inf),               
 defcomposite(np.nanmean,        _nan_moment(_mean),                                                                             law=REDUCED)
 defcomposite(np.nanvar,         _nan_moment(_var),                                                                              law=REDUCED)
 defcomposite(np.nanstd,         _nan_moment(_std),                                                                              law=REDUCED)
-defcomposite(np.nancumsum,      lambda a, axis=None: np.cumsum(np.where(np.isnan(a), 0, a), axis=axis),                         law="(..., n, ...) -> (..., n, ...)")
-defcomposite(np.nancumprod,     lambda a, axis=None: np.cumprod(np.where(np.isnan(a), 1, a), axis=axis),                        law="(..., n, ...) -> (..., n, ...)")
+defcomposite(np.nancumsum,      lambda a, axis=None, dtype=None, out=None: np.cumsum(np.where(np.isnan(a), 0, a), axis=axis, dtype=dtype),                         law="(..., n, ...) -> (..., n, ...)")
+defcomposite(np.nancumprod,     lambda a, axis=None, dtype=None, out=None: np.cumprod(np.where(np.isnan(a), 1, a), axis=axis, dtype=dtype),                        law="(..., n, ...) -> (..., n, ...)")
 defcomposite(np.diff,           _diff,                                                                                          law="(..., n, ...) -> (..., n - 1, ...)")
 defcomposite(np.ediff1d,        _ediff1d,                                                                                       law="(...) -> (n - 1)")
 defcomposite(np.gradient,       _gradient,                                                                                      law="(...) -> (...) for each axis")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from tinygrad_mm.rules.operands import as_arrays
 
 @primitive
 def astype(x, dtype):
-    """x in another dtype."""
+    """The array in another dtype."""
     return x.astype(dtype)
 
 
@@ -49,20 +50,20 @@ def _reorder(g, x, order):
 
 # fmt: off
 defvjp(astype,             lambda g, y, x, dtype: g,                                                        law="(...) -> (...)")
-defvjp(np.reshape,         lambda g, y, x, shape, order="C": _reorder(g, x, order),                         law="(...) -> shape")
-defvjp(np.ravel,           lambda g, y, x, order="C": _reorder(g, x, order),                                law="(...) -> (n,)")
-defvjp(np.transpose,       lambda g, y, x, axes=None: np.transpose(g, _inverse(axes, g.ndim)),              law="(..., i, ..., j, ...) -> axes permuted")
-defvjp(np.swapaxes,        lambda g, y, x, axis1, axis2: np.swapaxes(g, axis1, axis2),                      law="(..., i, ..., j, ...) -> (..., j, ..., i, ...)")
-defvjp(np.moveaxis,        lambda g, y, x, source, destination: _unmoved(g, source, destination),           law="(..., i, ..., j, ...) -> axes permuted")
-defvjp(np.expand_dims,     lambda g, y, x, axis: g.reshape(x.shape),                                        law="(...) -> (..., 1, ...)")
-defvjp(np.squeeze,         lambda g, y, x, axis=None: g.reshape(x.shape),                                   law="(..., 1, ...) -> (...)")
-defvjp(np.broadcast_to,    lambda g, y, x, shape: g,                                                        law="(...) -> shape")
-defvjp(np.flip,            lambda g, y, x, axis=None: np.flip(g, axis),                                     law="(...) -> (...)")
-defvjp(np.rot90,           lambda g, y, x, k=1, axes=(0, 1): np.rot90(g, -k, axes),                         law="(n, m, ...) -> (m, n, ...)")
-defvjp(np.roll,            lambda g, y, x, shift, axis=None: np.roll(g, _negated(shift), axis),             law="(...) -> (...)")
-defvjp(np.tril,            lambda g, y, x, k=0: np.tril(g, k),                                              law="(..., n, m) -> (..., n, m)")
-defvjp(np.triu,            lambda g, y, x, k=0: np.triu(g, k),                                              law="(..., n, m) -> (..., n, m)")
-defvjp(np.diagonal,        lambda g, y, x, offset=0, axis1=0, axis2=1: on_diagonal(g, x.shape, offset, axis1, axis2), law="(..., n, m, ...) -> (..., ..., k)")
+defvjp(np.reshape,         lambda g, y, a, shape, order="C": _reorder(g, a, order),                         law="(...) -> shape")
+defvjp(np.ravel,           lambda g, y, a, order="C": _reorder(g, a, order),                                law="(...) -> (n,)")
+defvjp(np.transpose,       lambda g, y, a, axes=None: np.transpose(g, _inverse(axes, g.ndim)),              law="(..., i, ..., j, ...) -> axes permuted")
+defvjp(np.swapaxes,        lambda g, y, a, axis1, axis2: np.swapaxes(g, axis1, axis2),                      law="(..., i, ..., j, ...) -> (..., j, ..., i, ...)")
+defvjp(np.moveaxis,        lambda g, y, a, source, destination: _unmoved(g, source, destination),           law="(..., i, ..., j, ...) -> axes permuted")
+defvjp(np.expand_dims,     lambda g, y, a, axis: g.reshape(a.shape),                                        law="(...) -> (..., 1, ...)")
+defvjp(np.squeeze,         lambda g, y, a, axis=None: g.reshape(a.shape),                                   law="(..., 1, ...) -> (...)")
+defvjp(np.broadcast_to,    lambda g, y, array, shape: g,                                                    law="(...) -> shape")
+defvjp(np.flip,            lambda g, y, m, axis=None: np.flip(g, axis),                                     law="(...) -> (...)")
+defvjp(np.rot90,           lambda g, y, m, k=1, axes=(0, 1): np.rot90(g, -k, axes),                         law="(n, m, ...) -> (m, n, ...)")
+defvjp(np.roll,            lambda g, y, a, shift, axis=None: np.roll(g, _negated(shift), axis),             law="(...) -> (...)")
+defvjp(np.tril,            lambda g, y, m, k=0: np.tril(g, k),                                              law="(..., n, m) -> (..., n, m)")
+defvjp(np.triu,            lambda g, y, m, k=0: np.triu(g, k),                                              law="(..., n, m) -> (..., n, m)")
+defvjp(np.diagonal,        lambda g, y, a, offset=0, axis1=0, axis2=1: on_diagonal(g, a.shape, offset, axis1, axis2), law="(..., n, m, ...) -> (..., ..., k)")
 defvjp_each(join,          lambda i, g, y, *arrays, axis=0: _part(i, g, arrays, axis),                      law="(..., n, ...), (..., m, ...), ... -> (..., n + m + ..., ...)")
 # fmt: on
 
@@ -122,8 +123,8 @@ def _column_stack(tup):
 
 
 def _at_least(ndim, shape):
-    def at_least(*arrays):
-        results = [a if a.ndim >= ndim else a.reshape(shape(a.shape)) for a in as_arrays(arrays)]
+    def at_least(*arys):
+        results = [a if a.ndim >= ndim else a.reshape(shape(a.shape)) for a in as_arrays(arys)]
         return results[0] if len(results) == 1 else tuple(results)
 
     return at_least
@@ -134,16 +135,19 @@ _at_least_2d = _at_least(2, lambda s: (1,) * (2 - len(s)) + s)
 _at_least_3d = _at_least(3, lambda s: {0: (1, 1, 1), 1: (1, *s, 1), 2: (*s, 1)}[len(s)])
 
 
-def _array_split(ary, sections, axis=0, exact=False):
+def _array_split(ary, indices_or_sections, axis=0, exact=False):
+    axis = one_axis(ary, axis)
     n = ary.shape[axis]
-    if np.ndim(sections):
-        edges = [0, *(min(i, n) if i >= 0 else n + i for i in map(int, sections)), n]
+    if np.ndim(indices_or_sections):
+        edges = [0, *map(int, indices_or_sections), n]
     else:
-        if exact and n % sections:
-            raise ValueError(f"split: an axis of length {n} does not divide into {sections} equal parts")
-        size, more = divmod(n, sections)
-        edges = [i * size + min(i, more) for i in range(sections + 1)]
-    return [along(ary, one_axis(ary, axis), slice(a, max(a, b))) for a, b in zip(edges, edges[1:], strict=False)]
+        if exact and n % indices_or_sections:
+            raise ValueError(f"split: an axis of length {n} does not divide into {indices_or_sections} equal parts")
+        if indices_or_sections < 1:
+            raise ValueError(f"array_split: {indices_or_sections} parts; at least 1 is needed")
+        size, more = divmod(n, indices_or_sections)
+        edges = [i * size + min(i, more) for i in range(indices_or_sections + 1)]
+    return [along(ary, axis, slice(a, b)) for a, b in itertools.pairwise(edges)]
 
 
 def _split_on(axis, ndim):
@@ -172,7 +176,8 @@ def _tile(A, reps):
     shape = (1,) * (ndim - A.ndim) + A.shape
     reps = (1,) * (ndim - len(reps)) + reps
     spread = np.broadcast_to(
-        A.reshape(tuple(k for n in shape for k in (1, n))), tuple(k for n, r in zip(shape, reps, strict=True) for k in (r, n))
+        A.reshape(tuple(k for n in shape for k in (1, n))),
+        tuple(k for n, r in zip(shape, reps, strict=True) for k in (r, n)),
     )
     return spread.reshape(tuple(n * r for n, r in zip(shape, reps, strict=True)))
 
@@ -221,21 +226,19 @@ def _delete(arr, obj, axis=None):
 def _insert(arr, obj, values, axis=None):
     """NumPy's own insertion of numbers tells where each element goes."""
     arr, axis = axis_or_flat(arr, axis)
-    values = values if hasattr(values, "requires_grad") else np.asarray(values, arr.dtype)
+    values = as_arrays([values, arr])[0]
     n = arr.shape[axis]
-    if np.ndim(obj) == 0 and not isinstance(obj, slice) and values.ndim == arr.ndim:
+    places = np.arange(n)[obj] if isinstance(obj, slice) else np.asarray(obj)
+    places = np.flatnonzero(places) if places.dtype == bool else places.astype(np.intp) if places.size == 0 else places
+    new = places.size
+    if new == 1:  # all the values go to one place
+        values = values.reshape((1,) * (arr.ndim - values.ndim) + values.shape)
+        values = np.moveaxis(values, 0, axis) if places.ndim == 0 else values
         new = values.shape[axis]
-        obj = [int(obj)] * new
-    else:
-        new = len(np.arange(n)[obj]) if isinstance(obj, slice) else np.size(obj) if np.ndim(obj) else 1
-        if np.ndim(obj) == 0 and values.ndim and not isinstance(obj, slice):
-            values = np.expand_dims(values, axis) if values.ndim < arr.ndim else values
-            if arr.ndim == 1:
-                new, obj = values.shape[0], [int(obj)] * values.shape[0]
-    shape = arr.shape[:axis] + (new,) + arr.shape[axis + 1 :]
-    source = np.insert(np.arange(n), obj, np.arange(n, n + new))
-    both = _concatenate([arr, np.broadcast_to(values, shape)], axis)
-    return along(both, axis, source)
+        places = [places.item()] * new
+    source = np.insert(np.arange(n), places, np.arange(n, n + new))
+    values = np.broadcast_to(values, arr.shape[:axis] + (new,) + arr.shape[axis + 1 :]).astype(arr.dtype)
+    return along(_concatenate([arr, values], axis), axis, source)
 
 
 def _block(arrays, depth=None):
@@ -269,82 +272,6 @@ def _unstack(x, *, axis=0):
         raise ValueError("unstack: an array with at least 1 axis is needed, this one has 0")
     axis = one_axis(x, axis)
     return tuple(along(x, axis, i) for i in range(x.shape[axis]))
-
-
-def _pad(array, pad_width, mode="constant", **options):
-    """Each axis in turn: the new elements are copies, constants, or means and extremes, of elements of that axis."""
-    if callable(mode):
-        raise TypeError("pad: a function as mode= is not supported on Tensors; join the parts with np.concatenate")
-    if isinstance(pad_width, dict):
-        pairs = [(0, 0)] * array.ndim
-        for axis, width in pad_width.items():
-            pairs[axis] = (width, width) if np.ndim(width) == 0 else tuple(width)
-    else:
-        pairs = np.broadcast_to(np.asarray(pad_width), (array.ndim, 2)).tolist()
-    if any(n < 0 for pair in pairs for n in pair):
-        raise ValueError(f"pad: pad_width {pad_width} must not be negative")
-    if mode not in PAD_OPTIONS or set(options) - {PAD_OPTIONS[mode]}:
-        raise ValueError(f"pad: mode={mode!r} with {', '.join(options) or 'no options'}; modes and options are {PAD_OPTIONS}")
-    odd = options.get("reflect_type", "even") == "odd"
-    for axis, (before, after) in enumerate(pairs):
-        if not before and not after:
-            continue
-        if mode in ("edge", "wrap", "reflect", "symmetric") and not odd:
-            array = along(array, axis, np.pad(np.arange(array.shape[axis]), (before, after), mode))
-            continue
-        low, high = _pad_values(array, axis, before, after, mode, options)
-        if array.dtype.kind in "iu":
-            whole = np.floor if mode == "linear_ramp" else np.round
-            low, high = whole(low).astype(array.dtype), whole(high).astype(array.dtype)
-        array = _concatenate([low, array, high], axis)
-    return array
-
-
-PAD_OPTIONS = {
-    **{"constant": "constant_values", "empty": None, "edge": None, "wrap": None, "linear_ramp": "end_values"},
-    **{"reflect": "reflect_type", "symmetric": "reflect_type"},
-    **dict.fromkeys(["maximum", "mean", "median", "minimum"], "stat_length"),
-}
-
-
-def _pad_values(a, axis, before, after, mode, options):
-    """What `np.pad` puts before and after the elements of one axis."""
-
-    def pair(name, default):
-        value = np.broadcast_to(np.asarray(options.get(name, default), dtype=object), (a.ndim, 2))[axis]
-        return value[0], value[1]
-
-    def block(v, n):
-        return np.broadcast_to(v, tuple(n if i == axis else k for i, k in enumerate(a.shape)))
-
-    def piece(part):
-        return along(a, axis, part)
-
-    n = a.shape[axis]
-    if n == 0 and mode not in ("constant", "empty"):
-        raise ValueError(f"pad: an empty axis ({axis}) can only be padded with mode='constant' or 'empty'")
-    if mode in ("reflect", "symmetric"):  # each new element is a sum of multiples of the old ones: let NumPy say which
-        factors = np.pad(np.eye(n, dtype=a.dtype), ((before, after), (0, 0)), mode, reflect_type="odd")
-        new = np.moveaxis(np.tensordot(factors, a, (1, axis)), 0, axis)
-        return along(new, axis, slice(0, before)), along(new, axis, slice(before + n, None))
-    if mode == "constant":
-        low, high = pair("constant_values", 0)
-        return block(np.asarray(low, a.dtype), before), block(np.asarray(high, a.dtype), after)
-    if mode == "empty":
-        return block(np.zeros((), a.dtype), before), block(np.zeros((), a.dtype), after)
-    if mode == "linear_ramp":
-        low, high = pair("end_values", 0)
-        shape = tuple(-1 if i == axis else 1 for i in range(a.ndim))
-        dtype = a.dtype if a.dtype.kind == "f" else np.float64
-        up = np.linspace(0, 1, before, endpoint=False, dtype=dtype).reshape(shape)
-        down = np.linspace(0, 1, after, endpoint=False, dtype=dtype)[::-1].reshape(shape)
-        return low + (piece(slice(0, 1)) - low) * up, high + (piece(slice(n - 1, n)) - high) * down
-    whole = {"mean": np.mean, "median": np.median, "maximum": np.max, "minimum": np.min}[mode]
-    low, high = ((n if s is None else min(int(s), n)) for s in pair("stat_length", None))
-    return (
-        block(whole(piece(slice(0, low)), axis=axis, keepdims=True), before),
-        block(whole(piece(slice(n - high, n)), axis=axis, keepdims=True), after),
-    )
 
 
 def _sliding_window_view(x, window_shape, axis=None, *, subok=False, writeable=False):
@@ -409,7 +336,6 @@ defcomposite(np.broadcast_arrays,  _broadcast_arrays,                           
 defcomposite(np.atleast_1d,        _at_least_1d,                                                             law="() -> (1,)")
 defcomposite(np.atleast_2d,        _at_least_2d,                                                             law="(n,) -> (1, n)")
 defcomposite(np.atleast_3d,        _at_least_3d,                                                             law="(n,) -> (1, n, 1)")
-defcomposite(np.pad,               _pad,                                                                     law="(..., n, ...) -> (..., before + n + after, ...)")
 defcomposite(np.linspace,          _linspace,                                                                law="(...), (...) -> (n, ...)")
 defcomposite(np.kron,              _kron,                                                                    law="(n, m), (k, l) -> (n * k, m * l)")
 defcomposite(np.lib.stride_tricks.sliding_window_view, _sliding_window_view,                                 law="(..., n, ...) -> (..., n - w + 1, ..., w)")

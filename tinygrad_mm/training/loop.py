@@ -46,8 +46,8 @@ def fit(
     at after each epoch, in order. `metrics` are functions of arrays, `name: metric(prediction, target)`: in training
     averages over the batches as the weights change, in validation of all examples at once.
 
-    `callbacks` are functions `callback(run)` called after each epoch, or objects (see `Run`); a `ReduceOnPlateau` is
-    given the validation loss. `early_stopping` is an `EarlyStopping` or its patience.
+    `callbacks` are functions `callback(run)` called after each epoch, or objects, such as a `ReduceOnPlateau` or an
+    `ExponentialMovingAverage` (see `Run`). `early_stopping` is an `EarlyStopping` or its patience.
 
     `checkpoint` names a file or folder for the state of the run: model, optimizer, position in the epoch, all random
     generators in the model, in the loader and `rng`. It is written, whole or not at all, every so many steps or
@@ -70,7 +70,9 @@ def fit(
     _check(epochs=epochs, every_steps=every_steps, every_minutes=every_minutes)
     rng = np.random.default_rng(rng)
     loader = as_loader(data, batch_size, True, rng)
-    tests = None if validation is None else as_loader(validation, max(batch_size, 256), False, None)
+    tests = (
+        None if validation is None else as_loader(validation, max(batch_size, 256), False, 0)
+    )  # in order: it draws nothing
     if isinstance(early_stopping, int):
         early_stopping = EarlyStopping(early_stopping)
     callbacks = [*callbacks, *([] if early_stopping is None else [early_stopping])]
@@ -114,7 +116,7 @@ def evaluate(
     >>> evaluate(model, (x, x), nn.MSELoss(), {"largest error": lambda p, t: np.abs(p - t).max()})
     {'loss': 0.0, 'largest error': 0.0}
     """
-    return evaluated(model, as_loader(data, batch_size, False, None), loss, metrics or {})
+    return evaluated(model, as_loader(data, batch_size, False, 0), loss, metrics or {})
 
 
 def _check(**numbers: Any) -> None:

@@ -21,8 +21,9 @@ class Progress:
         self.run = run
         self.bar: Any = None
         if shown:
-            from tqdm.auto import tqdm
+            from tqdm import auto
 
+            tqdm: Any = auto.tqdm
             steps = len(run.loader) * run.epochs if hasattr(run.loader, "__len__") else None
             hidden: Any = False if "ipykernel" in sys.modules else None  # None: hidden unless this is a terminal
             self.bar = tqdm(total=steps, initial=run.step, unit=" steps", disable=hidden, dynamic_ncols=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.nn import Module
-from tinygrad_mm.optim import Optimizer, ReduceOnPlateau
+from tinygrad_mm.optim import ExponentialMovingAverage, Optimizer, ReduceOnPlateau
 from tinygrad_mm.tensor import Tensor, no_grad
 from tinygrad_mm.training.batches import arrays_in, examples_in, joined, parted
 from tinygrad_mm.training.history import History
@@ -25,9 +25,14 @@ class Run:
 
     `fit` makes it. A callback is a function of it, called after each epoch, or an object with any of the methods
     `on_gradients(run)` (before the optimizer's step: the place to clip), `on_step(run)`, `on_epoch(run)` and
-    `on_end(run)`; what has `state_dict` and `load_state_dict` is part of checkpoints.
+    `on_end(run)`. What has `state_dict` and `load_state_dict` is part of checkpoints. Two parts of `optim` serve as
+    they are: a `ReduceOnPlateau`, which is given the validation loss, and an `ExponentialMovingAverage`.
 
-    >>> def rest(run):
+    >>> from tinygrad_mm import optim
+    >>> class Clip:
+    ...     def on_gradients(self, run):
+    ...         optim.clip_grad_norm(run.model, 1.0)
+    >>> def good_enough(run):
     ...     if run.history["loss"][-1] < 0.01:
     ...         run.stop("good enough")
     """
@@ -108,6 +113,9 @@ class Run:
 
         self.step += 1
         self._count(examples_in(target), {"loss": value, **self._measured(arrays_in(prediction), target)})
+        for callback in self.callbacks:
+            if isinstance(callback, ExponentialMovingAverage):
+                callback.update()
         self._tell("on_step")
 
     def end_epoch(self) -> None:
@@ -186,9 +194,9 @@ class Run:
             self._load(state)
         except Exception as error:
             self._load(before)
-            if isinstance(error, (KeyError, TypeError, AttributeError)):
-                raise ValueError(f"this is not the state of such a run ({error!r})") from error
-            raise
+            if isinstance(error, ValueError):
+                raise
+            raise ValueError(f"this is not the state of such a run ({error!r})") from error
 
     def _load(self, state: Mapping[str, Any]) -> None:
         generators = self._generators()
