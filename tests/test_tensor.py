@@ -290,7 +290,7 @@ def test_100_000_operations_without_recursion_freed_by_reference_counting_alone(
         assert inside() is not None
         del y
         assert inside() is None
-        assert gc.collect() == 0 or not [o for o in gc.garbage]
+        assert gc.collect() == 0 or not list(gc.garbage)
         # ... and the same where nobody runs a backward pass
         y = x * 1.0
         inside = weakref.ref(y)
@@ -417,7 +417,7 @@ def test_data_is_copied_in_place_where_it_fits():
 
 
 def test_integers_cannot_require_a_gradient():
-    with pytest.raises(TypeError, match="int64 cannot require a gradient.*dtype=np.float32"):
+    with pytest.raises(TypeError, match=r"int64 cannot require a gradient.*dtype=np.float32"):
         tg.Tensor([1, 2], requires_grad=True)
     with pytest.raises(TypeError, match="cannot require"):
         tg.Tensor([1, 2]).requires_grad_()

@@ -48,9 +48,10 @@ from tinygrad_mm.nn import Module
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor, no_grad
 
 if TYPE_CHECKING:
-    from tinygrad_mm import data, testing, weights
+    from tinygrad_mm import data, testing, training, weights
     from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
     from tinygrad_mm.drawing import Drawing, draw
+    from tinygrad_mm.training import EarlyStopping, History, evaluate, fit
     from tinygrad_mm.transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
     from tinygrad_mm.weights import load, save
 
@@ -60,6 +61,8 @@ __all__ = [
     "AnomalyError",
     "Buffer",
     "Drawing",
+    "EarlyStopping",
+    "History",
     "Module",
     "Parameter",
     "Tensor",
@@ -79,6 +82,8 @@ __all__ = [
     "dropout",
     "elu",
     "erf",
+    "evaluate",
+    "fit",
     "gelu",
     "grad",
     "gradients",
@@ -111,6 +116,7 @@ __all__ = [
     "softplus",
     "tanh",
     "testing",
+    "training",
     "value_and_grad",
     "vjp",
     "weights",
@@ -119,10 +125,11 @@ __all__ = [
 
 # Loaded when first used, so that `import tinygrad_mm` stays quick: name -> the module it lives in.
 _LATER = {
-    **{name: name for name in ("data", "testing", "weights")},
+    **{name: name for name in ("data", "testing", "training", "weights")},
     **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
     **dict.fromkeys(("Drawing", "draw"), "drawing"),
     **dict.fromkeys(("checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"), "transforms"),
+    **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit"), "training"),
     **dict.fromkeys(("load", "save"), "weights"),
 }
 

@@ -8,6 +8,7 @@ Every contender gets the same float32 images and integer labels, and ends each s
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 
 import numpy as np
@@ -36,7 +37,7 @@ def ours(name, optimizer):
     model = tg.nn.Sequential(
         *(
             tg.nn.Dense(a, b, "relu" if i < len(sizes) - 2 else None, rng=i)
-            for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+            for i, (a, b) in enumerate(itertools.pairwise(sizes))
         )
     )
     opt = getattr(tg.optim, optimizer)(model.parameters(), 1e-3)
@@ -55,7 +56,7 @@ def torch_eager(name, optimizer, **options):
     sizes, n = NETWORKS[name]
     x, y = (torch.from_numpy(a) for a in batch(sizes, n))
     layers = []
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         layers += [torch.nn.Linear(a, b)] + ([torch.nn.ReLU()] if i < len(sizes) - 2 else [])
     model = torch.nn.Sequential(*layers)
     opt = getattr(torch.optim, optimizer)(model.parameters(), 1e-3, **options)
@@ -74,9 +75,7 @@ def numpy_by_hand(name, optimizer):
     sizes, n = NETWORKS[name]
     x, y = batch(sizes, n)
     r = np.random.default_rng(0)
-    Ws = [
-        (r.standard_normal((a, b)) * np.sqrt(2 / a)).astype(np.float32) for a, b in zip(sizes, sizes[1:], strict=False)
-    ]
+    Ws = [(r.standard_normal((a, b)) * np.sqrt(2 / a)).astype(np.float32) for a, b in itertools.pairwise(sizes)]
     bs = [np.zeros(b, np.float32) for b in sizes[1:]]
     parameters = Ws + bs
     m, v, t = [np.zeros_like(p) for p in parameters], [np.zeros_like(p) for p in parameters], 0
