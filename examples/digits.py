@@ -89,7 +89,7 @@ def train(
     for epoch in range(1, options.epochs + 1):
         progress = tqdm(batches, f"epoch {epoch}/{options.epochs}", unit=" batches", leave=False, disable=None)
         for images, labels in progress:
-            optimizer.learning_rate = options.learning_rate * warm_up_and_decay(step / steps)
+            optimizer.learning_rate = options.learning_rate * warm_up_and_decay((step + 0.5) / steps)
             logits = model(as_vectors(images))
             loss = tg.cross_entropy(logits, labels)
             loss.backward()

@@ -77,6 +77,7 @@ def test_the_text_is_exactly_that_of_the_source():
 
 
 def test_two_rules_on_one_line_are_told_apart():
+    @primitive
     def product(a, b):
         return a * b
 
@@ -96,6 +97,7 @@ def test_rules_of_users_have_their_text():
     defvjp(double, _double_back)
     assert rule_source(double) == ("_double_back",)
 
+    @primitive
     def total(*xs):
         return sum(xs)
 
@@ -115,6 +117,7 @@ def test_rules_of_users_have_their_text():
     assert rule_source(step) == ()
 
 
+@primitive
 def tripled(x):
     return 3 * x
 
@@ -138,9 +141,11 @@ def test_the_rule_shown_is_the_one_in_force():
 
 
 def test_a_rule_registered_in_a_loop_has_its_text():
+    @primitive
     def f(x):
         return 2 * x
 
+    @primitive
     def h(x):
         return 2 * x
 

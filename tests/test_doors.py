@@ -138,6 +138,8 @@ TWO = [np.float64(2), np.float32(2), np.int64(2), 2.0, 2]
         lambda two, t: np.full_like(t, two),
         lambda two, t: np.pad(t, 1, constant_values=two),
         lambda two, t: np.trapezoid(t, dx=two),
+        lambda two, t: np.average(t, weights=[two, 1], axis=1),
+        lambda two, t: np.percentile(t, [two, 50]),
         lambda two, t: np.quantile(t, two / 4),
         lambda two, t: np.sum(t, initial=two),
         lambda two, t: np.linspace(two, t, 3),

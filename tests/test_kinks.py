@@ -100,6 +100,17 @@ def test_holes_have_gradient_0() -> None:
     assert gradient(np.nan_to_num, [1, np.nan, np.inf, -np.inf]) == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("f", [np.median, lambda x: np.quantile(x, 0.25), lambda x: np.percentile(x, [10, 20])])
+def test_middles_beside_nan_are_nan(f: Any) -> None:
+    assert np.isnan(f(tg.Tensor([1.0, np.nan, 3.0])).data).all()
+
+
+def test_extremes_of_nothing_but_nan_are_nan() -> None:
+    for f in (np.nanmax, np.nanmin):
+        y = f(tg.Tensor([[1.0, np.nan], [np.nan, np.nan]]), axis=1)
+        np.testing.assert_array_equal(y.data, np.array([1, np.nan], np.float32))
+
+
 def test_equal_elements_sort_in_their_order() -> None:
     weights = np.array([1.0, 2.0, 3.0])
     assert gradient(lambda x: np.sort(x, kind="stable") * weights, [5, 4, 5]) == [2, 1, 3]

@@ -94,8 +94,8 @@ IN_PLACE = {
 # Methods of integers and of sorted lists, which the array above is not.
 OTHERS = {"choose", "searchsorted"}
 
-# Methods that NumPy 2 has no longer, though 2.0 still names them.
-GONE = {"itemset", "newbyteorder", "ptp"}
+# Methods that NumPy 2 has dropped or is dropping, though its first releases still name them.
+GONE = {"itemset", "newbyteorder", "ptp", "tostring"}
 # fmt: on
 
 

@@ -541,3 +541,161 @@ def test_iteration_len_contains():
     with pytest.raises(TypeError, match="no axes"):
         list(tg.Tensor(1.0))
     assert len({x, x}) == 1
+
+
+# -- what a review found
+
+
+@pytest.mark.parametrize(
+    "key",
+    [((0, 0, 1),), ((0, 0, 1), slice(None)), ((0, 0), (1, 1)), [0, 0, 1], (np.array([0, 0]), 1), ([0, 0], [1, 1])],
+)
+def test_an_index_that_names_an_element_twice_adds_both_gradients(key):
+    x = tg.Tensor(np.zeros((3, 2)), requires_grad=True)
+    x[key].sum().backward()
+    expected = np.zeros((3, 2))
+    np.add.at(expected, key, 1.0)
+    assert np.array_equal(x.grad, expected)
+    value = tg.Tensor(np.arange(float(x.data[key].size)).reshape(x.data[key].shape), requires_grad=True)
+    y = x.detach().at[key].set(value)
+    y.sum().backward()
+    stays = np.unique(np.arange(6).reshape(3, 2)[key]).size
+    assert value.grad.sum() == stays
+
+
+def test_orders_that_depend_on_memory_are_refused():
+    x = tg.Tensor(np.asfortranarray(np.arange(4.0).reshape(2, 2)), requires_grad=True)
+    for call in (lambda: np.ravel(x, "A"), lambda: np.reshape(x, 4, order="A"), lambda: x.flatten("K")):
+        with pytest.raises(ValueError, match="use 'C' or 'F'"):
+            call()
+    (np.ravel(x, "F") * np.arange(4.0)).sum().backward()
+    assert np.array_equal(x.grad, [[0, 2], [1, 3]])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, out: np.sum(x, 0, None, out),
+        lambda x, out: np.mean(x, 0, None, out),
+        lambda x, out: np.std(x, 0, None, out),
+        lambda x, out: np.max(x, 0, out),
+        lambda x, out: np.argmax(x, 0, out),
+        lambda x, out: np.round(x, 2, out),
+        lambda x, out: np.median(x, 0, out),
+        lambda x, out: np.dot(x, x, out),
+        lambda x, out: np.concatenate([x, x], 0, out),
+        lambda x, out: np.clip(x, 0, 1, out),
+    ],
+)
+def test_out_is_refused_by_position_too(call):
+    out = np.zeros(4)
+    with pytest.raises(TypeError, match="out= would write"):
+        call(parameter(4, 4), out)
+    assert not out.any()
+
+
+def test_what_a_users_rule_returns_is_never_written_to():
+    kept = np.ones(3, np.float32)
+
+    @tg.primitive
+    def total(x):
+        return x.sum()
+
+    tg.defvjp(total, lambda g, y, x: kept)
+    x = parameter(3)
+    total(x).backward()
+    total(x).backward()
+    assert kept.tolist() == [1, 1, 1]
+    assert x.grad.tolist() == [2, 2, 2]
+
+
+def test_a_transposed_gradient_is_not_reshaped():
+    @tg.primitive
+    def product(a, b):
+        return a @ b
+
+    tg.defvjp(product, lambda g, y, a, b: (g @ b.T).T, lambda g, y, a, b: a.T @ g)
+    with pytest.raises(
+        RuntimeError, match=r"shape \(3, 2\), which is not a gradient for an argument of shape \(2, 3\)"
+    ):
+        product(parameter(2, 3), parameter(3, 4)).sum().backward()
+
+
+def test_rules_for_plain_functions_and_rules_that_know_too_little():
+    with pytest.raises(TypeError, match="@primitive first"):
+        tg.defvjp(lambda x: x, lambda g, y, x: g)
+
+    @tg.primitive
+    def scale(x, k):
+        return x * k
+
+    tg.defvjp(scale, lambda g, y, x: g)
+    with pytest.raises(TypeError, match="given 2 arguments, but its rule knows x only"):
+        scale(parameter(2), 3)
+
+
+def test_float16_means_of_many_elements():
+    for mean in (np.mean, np.sum):
+        x = tg.Tensor(np.zeros(100_000, np.float16), requires_grad=True)
+        mean(x).backward()
+        assert x.grad[0] == np.float16(1e-5 if mean is np.mean else 1)
+
+
+def test_gradients_are_arrays_of_their_own():
+    a, b = parameter(3), parameter(3)
+    ga, gb = tg.gradients((a + b).sum(), [a, b])
+    assert not np.shares_memory(ga.data, gb.data)
+    G = np.ones(3, np.float32)
+    tg.gradients(a + 0.0, a, gradient=G).data[:] = 7
+    assert G.tolist() == [1, 1, 1]
+    with pytest.raises(TypeError, match="y is a float"):
+        tg.gradients(1.0, a)
+    with pytest.raises(TypeError, match=r"y\[0\] is a ndarray"):
+        tg.gradients([G], a)
+
+
+def test_numpy_scalars_as_options_are_weak():
+    x = parameter(3)
+    for y in (
+        tg.leaky_relu(x, np.float64(0.1)),
+        tg.leaky_relu(x, negative_slope=np.float64(0.1)),
+        tg.elu(x, np.float64(0.5)),
+        tg.cross_entropy(parameter(2, 3), [0, 1], label_smoothing=np.float64(0.1)),
+    ):
+        assert y.dtype == np.float32
+    with pytest.raises(TypeError, match=r"labels.astype\(np.float32\)"):
+        tg.cross_entropy(parameter(2, 3), np.eye(3)[[0, 1]])
+
+
+def test_roll_by_lists():
+    x = tg.Tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)
+    weights = np.arange(6.0).reshape(2, 3)
+    (np.roll(x, [1, 2], [0, 1]) * weights).sum().backward()
+    assert np.array_equal(x.grad, np.roll(weights, (-1, -2), (0, 1)))
+
+
+def test_no_grad_again_and_on_generators():
+    x, off = parameter(2), tg.no_grad()
+    for _ in range(2):
+        with off:
+            assert not (x * 2).requires_grad
+    with pytest.raises(TypeError, match="inside it"):
+
+        @tg.no_grad()
+        def batches():
+            yield x * 2
+
+
+def test_a_grad_of_the_wrong_kind_is_named():
+    x = parameter(3)
+    for wrong in (tg.Tensor([1.0, 1.0, 1.0]), 0, np.zeros((2, 3))):
+        x.grad = wrong
+        with pytest.raises(TypeError, match=r"\.grad of a tensor of shape \(3,\) was set to"):
+            (x * 2).sum().backward()
+
+
+def test_layers_given_as_classes():
+    with pytest.raises(TypeError, match=r"write ReLU\(\), with brackets"):
+        tg.nn.Dense(2, 2, tg.nn.ReLU)
+    with pytest.raises(TypeError, match="layer 1 is the class ReLU"):
+        tg.nn.Sequential(tg.nn.Dense(2, 2), tg.nn.ReLU)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import errno
 import io
 import json
@@ -270,9 +271,9 @@ def lying_header(draw, content):
         elif what == "copy":
             header["copy"] = header[name]
         elif what == "replace" or not isinstance(header[name], dict):
-            header[name] = draw(lies)
+            header[name] = copy.deepcopy(draw(lies))
         else:
-            header[name][what] = draw(lies)
+            header[name][what] = copy.deepcopy(draw(lies))
     return raw(header, data)
 
 

@@ -31,7 +31,11 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
     axes = (*range(lead), *stretched)
     if axes:
         gradient = np.add.reduce(gradient, axis=axes)
-    return gradient if gradient.shape == shape else gradient.reshape(shape)
+    if gradient.shape == shape:
+        return gradient
+    if lead < 0 or gradient.shape != tuple(n for i, n in enumerate(shape) if lead + i not in axes):
+        raise ValueError(f"a gradient of shape {gradient.shape} cannot be summed to {shape}")
+    return gradient.reshape(shape)
 
 
 def backpropagate(
@@ -123,7 +127,7 @@ def backpropagate(
             before = pending.get(key)
             if before is None:
                 pending[key] = c
-                if a.node is None and _is_fresh(c, g, values):
+                if a.node is None and rule.fresh and _is_fresh(c, g, values):
                     owned.add(key)
             elif key in owned:
                 np.add(before, c, out=before)
@@ -141,7 +145,10 @@ def _is_retained(vertex: Vertex) -> bool:
 
 
 def _is_fresh(c: Any, g: Any, values: Sequence[Any]) -> bool:
-    """Whether a contribution is an array that nobody else holds: it may become a leaf's `.grad` without a copy."""
+    """Whether a contribution is an array that nobody else holds: it may become a leaf's `.grad` without a copy.
+
+    Rules of this package return a new array, or a view or one of their arguments; rules of a user may return anything.
+    """
     return type(c) is np.ndarray and c is not g and c.base is None and not any(c is v for v in values)
 
 

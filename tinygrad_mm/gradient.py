@@ -45,11 +45,14 @@ def gradients(
     >>> gradients(first, x)
     Tensor(18., dtype=float32)
     """
-    many = not isinstance(y, Vertex)
+    many = isinstance(y, (list, tuple))
     ys: list[Vertex] = list(y) if many else [y]  # type: ignore[list-item, arg-type]
     weights = [None] * len(ys) if gradient is None else list(gradient) if many else [gradient]
     if len(weights) != len(ys):
         raise ValueError(f"gradients: {len(ys)} outputs were given {len(weights)} gradients; one each is needed")
+    for i, one in enumerate(ys):
+        if not isinstance(one, Vertex):
+            raise TypeError(f"gradients: y{f'[{i}]' if many else ''} is a {type(one).__name__}, not a Tensor")
     targets: list[Vertex] = [xs] if isinstance(xs, Vertex) else list(xs)
     for i, x in enumerate(targets):
         if not isinstance(x, Vertex):
@@ -62,7 +65,7 @@ def gradients(
         backpropagate(
             ys,
             [_seed(one, weight, allow_unused, create_graph) for one, weight in zip(ys, weights, strict=True)],
-            lambda x, g, owned: found.__setitem__(id(x), g),
+            lambda x, g, owned: found.__setitem__(id(x), g if owned or create_graph else np.array(g)),
             targets=targets,
             recorded=create_graph,
             release=not retain,
@@ -97,7 +100,7 @@ def _seed(y: Vertex, gradient: Any, unused: bool = False, recorded: bool = False
         given: Any = gradient if recorded else gradient.value
         shape, dtype = gradient.value.shape, gradient.value.dtype
     else:
-        given = as_array(gradient)
+        given = np.array(as_array(gradient))  # a hook may write into it
         shape, dtype = given.shape, given.dtype
         given = result(given) if recorded else given
     if shape != y.value.shape:
@@ -109,5 +112,10 @@ def _accumulate(leaf: Vertex, g: Any, owned: bool) -> None:
     """Add a gradient to `leaf.grad`, copying only what someone else holds."""
     if leaf.grad is None:
         leaf.grad = g if owned and type(g) is np.ndarray else np.array(g)
-    else:
-        np.add(leaf.grad, g, out=leaf.grad)
+        return
+    if not isinstance(leaf.grad, np.ndarray) or leaf.grad.shape != g.shape:
+        raise TypeError(
+            f".grad of a tensor of shape {leaf.value.shape} was set to {type(leaf.grad).__name__} of shape "
+            f"{np.shape(leaf.grad)}; it is an array of the tensor's shape, or None"
+        )
+    np.add(leaf.grad, g, out=leaf.grad)

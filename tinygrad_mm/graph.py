@@ -7,6 +7,7 @@ record of the one call that made it; a `Rule` says how to send a gradient back t
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import operator
 import threading
@@ -165,10 +166,13 @@ class Rule:
     `forward`: what to call on plain arrays. `vjps`: one function per array argument, called as
     `vjp(g, y, *args, **kwargs)`. `each`: one function for any number of arguments, called as
     `each(i, g, y, *args, **kwargs)`. `composite`: an expression in functions that have rules. `names`: the parameters
-    a rule understands, in order. A rule with none of the three stops the gradient.
+    a rule understands, in order; `more` where it takes any number. A rule with none of the three stops the gradient.
+    `fresh`: the rule is one of this package, whose results nobody else holds.
     """
 
-    __slots__ = ("composite", "differentiable", "each", "forward", "fun", "law", "metadata", "names", "vjps")
+    __slots__ = (
+        *("composite", "differentiable", "each", "forward", "fresh", "fun", "law", "metadata", "more", "names", "vjps"),
+    )
 
     def __init__(self, fun: Callable[..., Any]) -> None:
         self.fun = fun
@@ -179,6 +183,8 @@ class Rule:
         self.differentiable = False
         self.metadata = False
         self.names: tuple[str, ...] = ()
+        self.more = False
+        self.fresh = False
         self.law = ""
 
 
@@ -191,9 +197,22 @@ def _rule(fun: Callable[..., Any]) -> Rule:
     return RULES.setdefault(fun, Rule(fun))
 
 
-def _parameters(fun: Callable[..., Any], skip: int) -> tuple[str, ...]:
-    code = fun.__code__
-    return tuple(code.co_varnames[skip : code.co_argcount + code.co_kwonlyargcount])
+def _describe(rule: Rule, vjps: Iterable[Callable[..., Any] | None], skip: int) -> None:
+    """Read off the functions of a rule which parameters it understands, and whether it is one of this package."""
+    given = [vjp for vjp in vjps if vjp is not None]
+    code = getattr(given[0], "__code__", None) if given else None
+    rule.names = tuple(code.co_varnames[skip : code.co_argcount + code.co_kwonlyargcount]) if code else ()
+    rule.more = code is None or bool(code.co_flags & inspect.CO_VARARGS)
+    rule.fresh = all((getattr(vjp, "__module__", None) or "").startswith("tinygrad_mm.") for vjp in given)
+
+
+def _check_operation(fun: Callable[..., Any]) -> None:
+    """Refuse a rule for a function that Tensors would simply run through."""
+    if not hasattr(fun, "forward") and not (getattr(fun, "__module__", None) or "numpy").startswith("numpy"):
+        raise TypeError(
+            f"defvjp: {name_of(fun)} is a plain function, so calls of it are not recorded and its rule would never be "
+            "used; decorate it with @primitive first"
+        )
 
 
 def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, law: str = "") -> None:
@@ -203,15 +222,18 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, law: str =
     It may be left at the shape that broadcasting gave it, and must be written in NumPy functions that have rules
     themselves; None stops the gradient of that argument. `law` is the shape law shown in the catalogue.
 
+    Raises TypeError for a plain function, which needs `@primitive` first.
+
     >>> cube = primitive(lambda x: x * x * x)
     >>> defvjp(cube, lambda g, y, x: g * 3 * x * x, law="(...) -> (...)")
     >>> RULES[cube].vjps[0](1.0, 8.0, 2.0)
     12.0
     """
+    _check_operation(fun)
     rule = _rule(fun)
     rule.vjps = vjps
     rule.differentiable = True
-    rule.names = next((_parameters(vjp, 2) for vjp in vjps if vjp is not None), ())
+    _describe(rule, vjps, skip=2)
     rule.law = law or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
 
 
@@ -223,10 +245,11 @@ def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], law: str = ""
     >>> RULES[total].each(1, 5.0, 3.0, 1.0, 2.0)
     5.0
     """
+    _check_operation(fun)
     rule = _rule(fun)
     rule.each = each
     rule.differentiable = True
-    rule.names = _parameters(each, 3)
+    _describe(rule, [each], skip=3)
     rule.law = law
 
 
@@ -314,7 +337,7 @@ def name_of(fun: Callable[..., Any]) -> str:
     >>> name_of(np.add), name_of(np.linalg.inv)
     ('add', 'inv')
     """
-    return getattr(fun, "__name__", None) or type(fun).__name__
+    return (getattr(fun, "__name__", None) or type(fun).__name__).lstrip("_")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ first.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -168,10 +170,12 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
             f"{qualified(fun)} has no derivative rule. Register one with tg.defvjp or write it as an expression of "
             "functions that have rules with tg.defcomposite; or pass t.detach().data if no gradient is needed"
         )
-    if kwargs.get("out") is not None:
+    if kwargs.get("out") is not None or _positional_out(fun, args):
         raise TypeError(f"{qualified(fun)}: out= would write into an array outside the graph; use the returned Tensor")
     if rule.metadata:
         return fun(*_plain(args), **_plain(kwargs))
+    args = [a.item() if isinstance(a, np.generic) else a for a in args]
+    kwargs = {name: a.item() if isinstance(a, np.generic) else a for name, a in kwargs.items()}
     if isinstance(fun, np.ufunc):
         args = [operand(a, (list, tuple)) for a in args]
     if not rule.differentiable:
@@ -184,8 +188,15 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
     if rule.each is not None:
         return apply(fun, tuple(map(operand, args)), kwargs)
     arity = len(rule.vjps)
-    if len(args) > len(rule.names):  # more than the rule names: its expression's business, or a primitive's own *args
-        return rule.composite(*args, **kwargs) if rule.composite else apply(fun, tuple(map(operand, args)), kwargs)
+    if len(args) > len(rule.names):  # more than the rule names: its expression's business, or its own *args
+        if rule.composite is not None:
+            return rule.composite(*args, **kwargs)
+        if not rule.more:
+            raise TypeError(
+                f"{qualified(fun)} was given {len(args)} arguments, but its rule knows {', '.join(rule.names)} only; "
+                "give every function of the rule the parameters of the operation"
+            )
+        return apply(fun, tuple(map(operand, args)), kwargs)
     if len(args) > arity or kwargs:
         kwargs = {**dict(zip(rule.names[arity:], args[arity:], strict=False)), **kwargs}
         args = list(args[:arity])
@@ -203,6 +214,23 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
                 f"supported are {', '.join(rule.names)}"
             )
     return apply(fun, tuple(map(operand, args)), kwargs)
+
+
+@functools.cache
+def _place_of_out(fun: Callable[..., Any]) -> int | None:
+    """Where `out` stands among a function's positional parameters, if it does."""
+    try:
+        parameters = inspect.signature(fun).parameters.values()
+        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    except ValueError:  # functions written in C say nothing before NumPy 2.4
+        names = {np.dot: ["a", "b", "out"], np.concatenate: ["arrays", "axis", "out"]}.get(fun, [])
+    return names.index("out") if "out" in names else None
+
+
+def _positional_out(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
+    """Whether a call gives `out` without naming it."""
+    place = _place_of_out(fun) if len(args) > 1 and not isinstance(fun, np.ufunc) else None
+    return place is not None and len(args) > place and args[place] is not None
 
 
 def _top(a: Any) -> Any:

@@ -78,9 +78,15 @@ def cross_entropy(
     """
     logits, labels = _array(logits), _array(labels)
     _check_reduction("cross_entropy", reduction)
+    label_smoothing = float(label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} is a share; it lies between 0 and 1")
     if labels.shape == logits.shape and labels.dtype.kind == "f":
+        if labels.dtype != logits.dtype:
+            raise TypeError(
+                f"cross_entropy: the logits are {logits.dtype}, the probabilities {labels.dtype}; "
+                f"write labels.astype(np.{logits.dtype})"
+            )
         if ignore_index is not None:
             raise ValueError("cross_entropy: ignore_index is for integer labels; give such examples probabilities of 0")
         lost = _expected_loss(logits, labels, _class_weight("cross_entropy", weight, logits), label_smoothing)

@@ -49,6 +49,8 @@ def activation_function(activation: Activation) -> Callable[[Any], Any] | None:
     >>> activation_function("relu") is functional.relu
     True
     """
+    if isinstance(activation, type) and issubclass(activation, Module):
+        raise TypeError(f"activation={activation.__name__} is a class; write {activation.__name__}(), with brackets")
     if activation is None or callable(activation):
         return activation
     if not isinstance(activation, str):

@@ -25,6 +25,8 @@ class Sequential(Module):
 
     def __init__(self, *layers: Callable[[Any], Any]) -> None:
         for i, layer in enumerate(layers):
+            if isinstance(layer, type) and issubclass(layer, Module):
+                raise TypeError(f"Sequential: layer {i} is the class {layer.__name__}; write {layer.__name__}(...)")
             if not callable(layer):
                 raise TypeError(f"Sequential: layer {i} is a {type(layer).__name__}, which cannot be called")
         self.layers = list(layers)

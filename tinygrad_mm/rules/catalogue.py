@@ -109,9 +109,10 @@ def _text(rule: Rule, function: Callable[..., Any], register: str, position: int
             if right:
                 return _segment(source, found)
     # Registered by a loop, or inside a function: there is no call that names it, but a lambda knows its line.
-    if name_of(function) == "<lambda>" and here:
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "<lambda>" and here:
         return _segment(source, here[min(position, len(here)) - 1])
-    return name_of(function)
+    return name
 
 
 @functools.lru_cache

@@ -157,7 +157,7 @@ defstopped(exponent)
 
 @primitive
 def stop_gradient(x):
-    """X itself, where no gradient passes: how a traced function records `detach()`."""
+    """The array itself, where no gradient passes: how a traced function records `detach()`."""
     return x
 
 
@@ -174,9 +174,12 @@ def _select(condlist, choicelist, default=0):
 
 
 def _choose(a, choices, out=None, mode="raise"):
-    n = len(choices)
-    index = {"wrap": lambda: a % n, "clip": lambda: np.clip(a, 0, n - 1), "raise": lambda: a}[mode]()
-    return np.take_along_axis(np.stack(np.broadcast_arrays(*choices)), np.expand_dims(index, 0), axis=0)[0]
+    n = len(choices)  # a negative choice is one too many: an index would count it from the end
+    which = {"wrap": lambda: a % n, "clip": lambda: np.clip(a, 0, n - 1), "raise": lambda: np.where(a < 0, n, a)}
+    index = which[mode]()
+    index = index if hasattr(index, "requires_grad") else np.asarray(index)
+    index, *choices = np.broadcast_arrays(index, *choices)
+    return np.take_along_axis(np.stack(choices), np.expand_dims(index, 0), axis=0)[0]
 
 
 def _interp(x, xp, fp, left=None, right=None, period=None):

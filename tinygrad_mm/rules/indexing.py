@@ -32,9 +32,13 @@ def _filled(key, arrays):
 
 
 def _may_repeat(key):
-    """Whether an index can name one element twice: only integer arrays can."""
-    parts = key if isinstance(key, tuple) else (key,)
-    return any(isinstance(p, list) or (isinstance(p, np.ndarray) and p.dtype.kind in "iu" and p.ndim) for p in parts)
+    """Whether an index can name one element twice: any sequence of integers inside it can."""
+
+    def cannot(part):
+        simple = part is None or part is Ellipsis or isinstance(part, (slice, int, np.integer, np.bool_))
+        return simple or (isinstance(part, np.ndarray) and (part.dtype.kind == "b" or part.ndim == 0))
+
+    return not all(map(cannot, key if isinstance(key, tuple) else (key,)))
 
 
 @primitive
@@ -92,6 +96,12 @@ def last_writes(x, key, *arrays):
 defstopped(last_writes)
 
 
+def _set_back(g, key, arrays):
+    """The gradient of the values of `index_set`: none for those that a later one replaced."""
+    back = getitem(g, key, *arrays)
+    return back * last_writes(g, key, *arrays) if arrays or _may_repeat(key) else back
+
+
 def _multiply_back(g, x, value, key, arrays):
     """The gradient of the factors of `index_multiply`: where one place gets several, each is multiplied by the others."""
     back = getitem(g * x, key, *arrays)
@@ -107,7 +117,7 @@ def _multiply_back(g, x, value, key, arrays):
 defvjp(getitem,        lambda g, y, x, key, *arrays: scatter(g, x.shape, key, *arrays),                        law="(...)[key] -> (...)")
 defvjp(scatter,        lambda g, y, x, shape, key, *arrays: getitem(g, key, *arrays),                          law="(...) -> shape")
 defvjp(index_set,      lambda g, y, x, value, key, *arrays: index_set(g, 0, key, *arrays),
-                       lambda g, y, x, value, key, *arrays: getitem(g, key, *arrays) * last_writes(g, key, *arrays), law="(...), (...) -> (...)")
+                       lambda g, y, x, value, key, *arrays: _set_back(g, key, arrays),                              law="(...), (...) -> (...)")
 defvjp(index_add,      lambda g, y, x, value, key, *arrays: g,
                        lambda g, y, x, value, key, *arrays: getitem(g, key, *arrays),                          law="(...), (...) -> (...)")
 defvjp(index_multiply, lambda g, y, x, value, key, *arrays: index_multiply(g, value, key, *arrays),

@@ -99,11 +99,11 @@ def _safe_quotient(a, b):
 
 # fmt: off
 defvjp(np.sum,     lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _spread(g, a, axis),                        law="(..., n, ...) -> (..., ...)")
-defvjp(np.mean,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _spread(g / _count(a, axis), a, axis),      law="(..., n, ...) -> (..., ...)")
+defvjp(np.mean,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _spread(g * (1 / max(_count(a, axis), 1)), a, axis), law="(..., n, ...) -> (..., ...)")
 defvjp(np.prod,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _kept(g, a, axis) * _others(a, axis),       law="(..., n, ...) -> (..., ...)")
-defvjp(np.var,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g * 2 / (_count(a, axis) - ddof), a, axis) * _centred(a, axis),
+defvjp(np.var,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g * (2 / (_count(a, axis) - ddof or math.nan)), a, axis) * _centred(a, axis),
                    law="(..., n, ...) -> (..., ...)")
-defvjp(np.std,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g, a, axis) * _safe_quotient(_centred(a, axis), _kept(y, a, axis)) / (_count(a, axis) - ddof),
+defvjp(np.std,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g, a, axis) * _safe_quotient(_centred(a, axis), _kept(y, a, axis)) * (1 / (_count(a, axis) - ddof or math.nan)),
                    law="(..., n, ...) -> (..., ...)")
 defvjp(np.max,     lambda g, y, a, axis=None, out=None, keepdims=False: _share(g, y, a, axis),                                  law="(..., n, ...) -> (..., ...)")
 defvjp(np.min,     lambda g, y, a, axis=None, out=None, keepdims=False: _share(g, y, a, axis),                                  law="(..., n, ...) -> (..., ...)")
@@ -183,6 +183,14 @@ def _nan_reduction(whole, fill):
     return reduction
 
 
+def _nan_extreme(whole, fill):
+    def extreme(a, axis=None, out=None, keepdims=False, **options):
+        result = whole(np.where(np.isnan(a), fill, a), axis=axis, keepdims=keepdims, **options)
+        return np.where(np.all(np.isnan(a), axis=axis, keepdims=keepdims), math.nan, result)
+
+    return extreme
+
+
 def _nan_moment(moment):
     def reduction(a, axis=None, dtype=None, out=None, *args, where=True, **options):
         known = ~np.isnan(a) if where is True else ~np.isnan(a) & where
@@ -197,8 +205,9 @@ def _average(a, axis=None, weights=None, returned=False, *, keepdims=False):
         result = np.mean(a, axis=axis, keepdims=keepdims)
         total = np.full_like(result, math.prod(a.shape) / math.prod(result.shape))
     else:
-        if np.shape(weights) != a.shape:
-            places = dict(zip(axes, np.shape(weights), strict=True))
+        weights = as_arrays([weights, a])[0]
+        if weights.shape != a.shape:
+            places = dict(zip(axes, weights.shape, strict=True))
             weights = np.reshape(weights, tuple(places.get(i, 1) for i in range(a.ndim)))
         total = np.sum(np.broadcast_to(weights, a.shape), axis=axis, keepdims=keepdims)
         if _count(a, axis) == 0 and 0 not in total.shape:
@@ -224,21 +233,24 @@ def _quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear",
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, ordered.shape[-1] - 1)
     part = as_arrays([(place - low).astype(q.dtype) if isinstance(q, np.ndarray) else (place - low).tolist(), a])[0]
-    result = (
-        np.moveaxis(ordered[..., low] * (1 - part) + ordered[..., high] * part, -1, 0)
-        if place.ndim
-        else (ordered[..., int(low)] * (1 - part) + ordered[..., int(high)] * part)
-    )
-    if keepdims:
-        axes = all_axes(a, axis)
-        result = result.reshape(place.shape + tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
-    return result
+    part = part.reshape(-1)
+    result = ordered[..., low.reshape(-1)] * (1 - part) + ordered[..., high.reshape(-1)] * part
+    result = np.where(np.isnan(ordered[..., -1:]), math.nan, result)  # NaN is sorted to the end
+    axes = all_axes(a, axis)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape) if keepdims or i not in axes)
+    return np.moveaxis(result, -1, 0).reshape(place.shape + kept)
+
+
+def _hundredths(q):
+    return q / 100 if isinstance(q, np.ndarray) else np.true_divide(q, 100).tolist()
 
 
 def _median(a, axis=None, out=None, overwrite_input=False, keepdims=False):
     ordered = np.sort(_flat_last(a, axis), axis=-1)
     n = ordered.shape[-1]
     middle = np.mean(ordered[..., (n - 1) // 2 : n // 2 + 1], axis=-1)
+    if n:
+        middle = np.where(np.isnan(ordered[..., -1]), math.nan, middle)
     return _kept(middle, a, axis) if keepdims else middle
 
 
@@ -343,11 +355,11 @@ defcomposite(np.ptp,            lambda a, axis=None, out=None, keepdims=False: n
 defcomposite(np.average,        _average,                                                                                       law=REDUCED)
 defcomposite(np.median,         _median,                                                                                        law=REDUCED)
 defcomposite(np.quantile,       _quantile,                                                                                      law="(..., n, ...), (q) -> (q, ..., ...)")
-defcomposite(np.percentile,     lambda a, q, *args, **options: _quantile(a, np.true_divide(q, 100), *args, **options),          law="(..., n, ...), (q) -> (q, ..., ...)")
+defcomposite(np.percentile,     lambda a, q, *args, **options: _quantile(a, _hundredths(q), *args, **options),          law="(..., n, ...), (q) -> (q, ..., ...)")
 defcomposite(np.nansum,         _nan_reduction(np.sum, 0),                                                                      law=REDUCED)
 defcomposite(np.nanprod,        _nan_reduction(np.prod, 1),                                                                     law=REDUCED)
-defcomposite(np.nanmax,         _nan_reduction(np.max, -math.inf),                                                              law=REDUCED)
-defcomposite(np.nanmin,         _nan_reduction(np.min, math.inf),                                                               law=REDUCED)
+defcomposite(np.nanmax,         _nan_extreme(np.max, -math.inf),                                                                law=REDUCED)
+defcomposite(np.nanmin,         _nan_extreme(np.min, math.inf),                                                                 law=REDUCED)
 defcomposite(np.nanmean,        _nan_moment(_mean),                                                                             law=REDUCED)
 defcomposite(np.nanvar,         _nan_moment(_var),                                                                              law=REDUCED)
 defcomposite(np.nanstd,         _nan_moment(_std),                                                                              law=REDUCED)

@@ -67,11 +67,28 @@ defvjp(np.diagonal,        lambda g, y, a, offset=0, axis1=0, axis2=1: on_diagon
 defvjp_each(join,          lambda i, g, y, *arrays, axis=0: _part(i, g, arrays, axis),                      law="(..., n, ...), (..., m, ...), ... -> (..., n + m + ..., ...)")
 # fmt: on
 
-RULES[np.reshape].forward = lambda x, shape, order="C": x.reshape(shape, order=order)  # NumPy 2.0 says `newshape`
+
+def _reshape(x, shape, order="C"):  # a function of our own, since NumPy 2.0 says `newshape`
+    return x.reshape(shape, order=_fixed(order))
+
+
+def _ravel(x, order="C"):
+    return x.ravel(order=_fixed(order))
+
+
+def _fixed(order):
+    """An order of elements that does not depend on how an array happens to lie in memory."""
+    if order not in ("C", "F"):
+        raise ValueError(f"order={order!r} depends on the memory layout, which the graph does not know; use 'C' or 'F'")
+    return order
+
+
+RULES[np.reshape].forward = _reshape
+RULES[np.ravel].forward = _ravel
 
 
 def _negated(shift):
-    return tuple(-s for s in shift) if isinstance(shift, tuple) else -shift
+    return tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -shift
 
 
 @primitive
