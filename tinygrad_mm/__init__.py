@@ -12,45 +12,44 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tinygrad_mm import nn, optim
-from tinygrad_mm.functional import (
-    avg_pool2d,
-    batch_norm,
-    binary_cross_entropy_with_logits,
-    conv2d,
-    cross_entropy,
-    dropout,
-    elu,
-    erf,
-    gelu,
-    huber_loss,
-    kl_div,
-    l1_loss,
-    layer_norm,
-    leaky_relu,
-    log_softmax,
-    logsumexp,
-    max_pool2d,
-    mse_loss,
-    nll_loss,
-    one_hot,
-    relu,
-    scaled_dot_product_attention,
-    sigmoid,
-    silu,
-    softmax,
-    softplus,
-    tanh,
-)
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, primitive
-from tinygrad_mm.nn import Module
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor, no_grad
 
 if TYPE_CHECKING:
-    from tinygrad_mm import data, testing, training, weights
+    from tinygrad_mm import data, nn, optim, testing, training, weights
     from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
     from tinygrad_mm.drawing import Drawing, draw
+    from tinygrad_mm.functional import (
+        avg_pool2d,
+        batch_norm,
+        binary_cross_entropy_with_logits,
+        conv2d,
+        cross_entropy,
+        dropout,
+        elu,
+        erf,
+        gelu,
+        huber_loss,
+        kl_div,
+        l1_loss,
+        layer_norm,
+        leaky_relu,
+        log_softmax,
+        logsumexp,
+        max_pool2d,
+        mse_loss,
+        nll_loss,
+        one_hot,
+        relu,
+        scaled_dot_product_attention,
+        sigmoid,
+        silu,
+        softmax,
+        softplus,
+        tanh,
+    )
+    from tinygrad_mm.nn import Module
     from tinygrad_mm.training import EarlyStopping, History, evaluate, fit
     from tinygrad_mm.transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
     from tinygrad_mm.weights import load, save
@@ -125,12 +124,45 @@ __all__ = [
 
 # Loaded when first used, so that `import tinygrad_mm` stays quick: name -> the module it lives in.
 _LATER = {
-    **{name: name for name in ("data", "testing", "training", "weights")},
+    **{name: name for name in ("data", "nn", "optim", "testing", "training", "weights")},
     **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
     **dict.fromkeys(("Drawing", "draw"), "drawing"),
     **dict.fromkeys(("checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"), "transforms"),
     **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit"), "training"),
     **dict.fromkeys(("load", "save"), "weights"),
+    "Module": "nn",
+    **dict.fromkeys(
+        (
+            "avg_pool2d",
+            "batch_norm",
+            "binary_cross_entropy_with_logits",
+            "conv2d",
+            "cross_entropy",
+            "dropout",
+            "elu",
+            "erf",
+            "gelu",
+            "huber_loss",
+            "kl_div",
+            "l1_loss",
+            "layer_norm",
+            "leaky_relu",
+            "log_softmax",
+            "logsumexp",
+            "max_pool2d",
+            "mse_loss",
+            "nll_loss",
+            "one_hot",
+            "relu",
+            "scaled_dot_product_attention",
+            "sigmoid",
+            "silu",
+            "softmax",
+            "softplus",
+            "tanh",
+        ),
+        "functional",
+    ),
 }
 
 
