@@ -122,7 +122,8 @@ __all__ = [
     "why",
 ]
 
-# Loaded when first used, so that `import tinygrad_mm` stays quick: name -> the module it lives in.
+# Loaded when first used, so that `import tinygrad_mm` stays quick: name -> the module it lives in. All others are
+# network functions, which live in `functional`.
 _LATER = {
     **{name: name for name in ("data", "nn", "optim", "testing", "training", "weights")},
     **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
@@ -131,46 +132,15 @@ _LATER = {
     **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit"), "training"),
     **dict.fromkeys(("load", "save"), "weights"),
     "Module": "nn",
-    **dict.fromkeys(
-        (
-            "avg_pool2d",
-            "batch_norm",
-            "binary_cross_entropy_with_logits",
-            "conv2d",
-            "cross_entropy",
-            "dropout",
-            "elu",
-            "erf",
-            "gelu",
-            "huber_loss",
-            "kl_div",
-            "l1_loss",
-            "layer_norm",
-            "leaky_relu",
-            "log_softmax",
-            "logsumexp",
-            "max_pool2d",
-            "mse_loss",
-            "nll_loss",
-            "one_hot",
-            "relu",
-            "scaled_dot_product_attention",
-            "sigmoid",
-            "silu",
-            "softmax",
-            "softplus",
-            "tanh",
-        ),
-        "functional",
-    ),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in __all__:
         raise AttributeError(f"module 'tinygrad_mm' has no attribute {name!r}")
-    module = import_module(f"tinygrad_mm.{_LATER[name]}")
-    value = globals()[name] = module if _LATER[name] == name else getattr(module, name)
+    home = _LATER.get(name, "functional")
+    module = import_module(f"tinygrad_mm.{home}")
+    value = globals()[name] = module if home == name else getattr(module, name)
     return value
 
 
