@@ -968,3 +968,13 @@ def test_only_tensors_can_be_asked_about(tensor, loss):
 def test_a_model_must_be_one():
     with pytest.raises(TypeError, match="not a Module"):
         why(leaf(1.0), model=3)
+
+
+def test_a_softmax_that_is_summed_is_not_called_saturated():
+    for values in ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]):
+        p = tg.Parameter(values)
+        assert "moves them together" in str(tg.why(p, np.sum(tg.softmax(p)) * 1.0))
+    p = tg.Parameter([1.0, 200.0, 3.0])
+    assert "softmax is saturated" in str(tg.why(p, tg.softmax(p)[1]))
+    p = tg.Parameter([[1.0, 200.0, 3.0]])
+    assert "cross_entropy is saturated" in str(tg.why(p, tg.cross_entropy(p, [1])))

@@ -278,8 +278,8 @@ class _Examiner:
             return self._report("zero", Reason(words, "check the signs in the loss", "cancelled"), grad=grad)
         step, between = turns[0]
         node, args = call_of(step.vertex)
-        if trace.underflows(step):
-            size = _largest(trace.gradients[id(step.vertex)])
+        size = _largest(trace.gradients[id(step.vertex)])
+        if size < 1e-3 and trace.underflows(step):  # a larger one is not lost to underflow, but to rounding
             words = f"the gradient has shrunk to {size:.2g} on the way here, and the next step underflows to 0"
             reason = Reason(words, SHRINKING, "underflow")
         else:

@@ -196,7 +196,14 @@ def zero_reason(fun: Callable[..., Any], i: int, values: Sequence[Any], y: Any) 
             "start with smaller weights, normalise the inputs of the layer, or use relu",
             "saturated",
         )
-    if name in ("softmax", "log_softmax", "_cross_entropy"):
+    if name in ("softmax", "log_softmax", "cross_entropy"):
+        near = x > np.max(x, axis=-1, keepdims=True) - 10 if x.ndim and x.shape[-1] else np.zeros((1, 1), bool)
+        if name != "cross_entropy" and np.any(np.sum(near, axis=-1) > 1):
+            return Reason(
+                f"the same gradient arrives for every element of a row, and {name} ignores what moves them together",
+                "look at what the loss does with the result: the sum of a softmax, say, is always 1",
+                "constant",
+            )
         return Reason(
             f"{name} is saturated: among arguments in {spread} one of each row is so far ahead that moving it changes "
             "nothing",
