@@ -290,7 +290,6 @@ def test_100_000_operations_without_recursion_freed_by_reference_counting_alone(
         assert inside() is not None
         del y
         assert inside() is None
-        assert gc.collect() == 0 or not list(gc.garbage)
         # ... and the same where nobody runs a backward pass
         y = x * 1.0
         inside = weakref.ref(y)
@@ -397,7 +396,7 @@ def test_detach_item_data():
     assert np.shares_memory(y.detach().data, y.data)
     assert y.item() == y.data[0]
     assert isinstance(y.item(), float)
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match="size 1"):
         (parameter(2) * 1).item()
     assert f"{y.sum():.3f}" == f"{y.item():.3f}"
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from tinygrad_mm import nn
 from tinygrad_mm.functional import cross_entropy, relu
-from tinygrad_mm.gradient import gradients
+from tinygrad_mm.gradient import gradients, no_grad
 from tinygrad_mm.graph import Monitor, defstopped, entered, primitive, state, topological
 from tinygrad_mm.numeric import numeric_derivative
-from tinygrad_mm.tensor import Buffer, Parameter, Tensor, no_grad
+from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 from tinygrad_mm.transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 from tinygrad_mm.transforms.trees import flatten, flatten_like, unflatten
 

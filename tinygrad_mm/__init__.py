@@ -12,9 +12,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tinygrad_mm.gradient import gradients
+from tinygrad_mm.gradient import gradients, no_grad
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, primitive
-from tinygrad_mm.tensor import Buffer, Parameter, Tensor, no_grad
+from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 if TYPE_CHECKING:
     from tinygrad_mm import data, nn, optim, testing, training, weights

@@ -5,8 +5,10 @@ Floor 3: `backprop` knows the pass, `recording` knows how results are made; here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import ContextDecorator
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +16,41 @@ from tinygrad_mm.backprop import backpropagate
 from tinygrad_mm.graph import Vertex, entered, state
 from tinygrad_mm.recording import as_array, result
 
-__all__ = ["backward", "gradients"]
+__all__ = ["backward", "gradients", "no_grad"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class no_grad(ContextDecorator):  # noqa: N801 (used like a function)
+    """Compute without recording, in this thread; as a `with` block or a decorator of a function.
+
+    Raises TypeError as a decorator of a generator function, whose body runs after the decorator is done.
+
+    >>> from tinygrad_mm.tensor import Tensor
+    >>> w = Tensor([1.0], requires_grad=True)
+    >>> with no_grad():
+    ...     y = w * 2
+    >>> y.requires_grad
+    False
+    """
+
+    def __init__(self) -> None:
+        self._before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._before.append(state.recording)
+        state.recording = False
+
+    def __exit__(self, *error: object) -> None:
+        state.recording = self._before.pop()
+
+    def __call__(self, function: Function) -> Function:
+        if inspect.isgeneratorfunction(function):
+            raise TypeError("no_grad: a generator's body runs later; write `with tg.no_grad():` inside it")
+        return super().__call__(function)
+
+    def _recreate_cm(self) -> no_grad:
+        return no_grad()  # each call, and so each thread, has one of its own
 
 
 def backward(y: Vertex, gradient: Any = None, retain_graph: bool = False) -> None:
@@ -38,6 +74,9 @@ def gradients(
     `create_graph` the backward pass is recorded, so that its result can be differentiated again. The graph is released
     unless `retain_graph` (by default as `create_graph`). An `x` that `y` does not use raises RuntimeError, or gives
     None with `allow_unused`.
+
+    Raises TypeError for anything but Tensors, ValueError where `gradient` does not fit `y`, RuntimeError where there is
+    no graph or it was released.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> x = Tensor(3.0, requires_grad=True)

@@ -222,7 +222,7 @@ def _place_of_out(fun: Callable[..., Any]) -> int | None:
     try:
         parameters = inspect.signature(fun).parameters.values()
         names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    except ValueError:  # functions written in C say nothing before NumPy 2.4
+    except ValueError:  # in some versions of NumPy, functions written in C say nothing
         names = {np.dot: ["a", "b", "out"], np.concatenate: ["arrays", "axis", "out"]}.get(fun, [])
     return names.index("out") if "out" in names else None
 
@@ -234,8 +234,8 @@ def _positional_out(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
 
 
 def _top(a: Any) -> Any:
-    """Arguments of a function without gradient: Tensors inside containers become arrays, NumPy scalars are weak."""
-    return a if isinstance(a, Vertex) else a.item() if isinstance(a, np.generic) else _plain(a)
+    """Arguments of a function without gradient: Tensors stay, Tensors inside containers become arrays."""
+    return a if isinstance(a, Vertex) else _plain(a)
 
 
 def operand(a: Any, sequences: Any = list) -> Any:
@@ -266,7 +266,7 @@ def _foreign(other: Any) -> bool:
 
 
 def index(key: Any) -> tuple[Any, tuple[Vertex, ...]]:
-    """An index in normal form: Anys taken out, a numbered Slot left in each one's place."""
+    """An index in normal form: Tensors taken out, a numbered Slot left in each one's place."""
     tensors: list[Vertex] = []
 
     def replace(part: Any) -> Any:

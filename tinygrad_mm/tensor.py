@@ -6,10 +6,8 @@ Floor 4. Operators take the fast door (`apply`, directly); NumPy's own functions
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
-from contextlib import ContextDecorator
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -32,9 +30,8 @@ from tinygrad_mm.rules.indexing import getitem
 from tinygrad_mm.rules.shape import astype
 from tinygrad_mm.updates import At
 
-__all__ = ["Buffer", "Parameter", "Tensor", "no_grad"]
+__all__ = ["Buffer", "Parameter", "Tensor"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 TensorLike: TypeAlias = "Tensor | np.ndarray[Any, Any] | float | int | bool | Sequence[Any]"
 
 
@@ -430,37 +427,6 @@ class Buffer(Tensor):
             raise ValueError(f"assign: a buffer of shape {self.value.shape} was given a value of shape {value.shape}")
         self.value = value.astype(self.value.dtype)
         self.version = tick()
-
-
-class no_grad(ContextDecorator):  # noqa: N801 (used like a function)
-    """Compute without recording, in this thread; as a `with` block or a decorator of a function.
-
-    Raises TypeError as a decorator of a generator function, whose body runs after the decorator is done.
-
-    >>> w = Tensor([1.0], requires_grad=True)
-    >>> with no_grad():
-    ...     y = w * 2
-    >>> y.requires_grad
-    False
-    """
-
-    def __init__(self) -> None:
-        self._before: list[bool] = []
-
-    def __enter__(self) -> None:
-        self._before.append(state.recording)
-        state.recording = False
-
-    def __exit__(self, *error: object) -> None:
-        state.recording = self._before.pop()
-
-    def __call__(self, function: Function) -> Function:
-        if inspect.isgeneratorfunction(function):
-            raise TypeError("no_grad: a generator's body runs later; write `with tg.no_grad():` inside it")
-        return super().__call__(function)
-
-    def _recreate_cm(self) -> no_grad:
-        return no_grad()  # each call, and so each thread, has one of its own
 
 
 def _rebuild(kind: type[Tensor], value: Any, requires_grad: bool, grad: Any, extra: Any) -> Tensor:

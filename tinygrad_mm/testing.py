@@ -51,9 +51,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.gradient import no_grad
 from tinygrad_mm.graph import RULES, Monitor, Vertex, entered, name_of
 from tinygrad_mm.numeric import numeric_derivative, step_for
-from tinygrad_mm.tensor import Tensor, no_grad
+from tinygrad_mm.tensor import Tensor
 from tinygrad_mm.transforms import grad
 from tinygrad_mm.transforms.trees import flatten, unflatten
 

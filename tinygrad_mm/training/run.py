@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.gradient import no_grad
 from tinygrad_mm.nn import Module
 from tinygrad_mm.optim import ExponentialMovingAverage, Optimizer, ReduceOnPlateau
-from tinygrad_mm.tensor import Tensor, no_grad
+from tinygrad_mm.tensor import Tensor
 from tinygrad_mm.training.batches import arrays_in, examples_in, joined, parted
 from tinygrad_mm.training.history import History
 from tinygrad_mm.training.stopping import explain_not_finite
