@@ -18,19 +18,20 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What stands on which floor. A unit is a file or a folder of the package; units of one floor do not know each other.
 FLOORS = (
-    {"graph"},
-    {"backprop", "errors", "methods", "numeric", "rules"},
+    {"constants", "graph"},
+    {"backprop", "errors", "frontier", "methods", "numeric", "rules", "trees"},
     {"recording"},
     {"gradient", "updates"},
     {"tensor"},
-    {"compiler", "debug", "drawing", "functional", "transforms"},
-    {"data", "nn", "onnx", "optim", "testing", "weights"},
+    {"debug", "drawing", "functional", "transforms"},
+    {"compiler"},
+    {"data", "explorer", "nn", "onnx", "optim", "testing", "weights"},
     {"distributed", "step"},
     {"sklearn", "training"},
     {"__init__", "__main__"},
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
-HEAVY = {"graphviz", "tqdm", "matplotlib", "safetensors"}
+HEAVY = {"graphviz", "tqdm", "matplotlib", "safetensors", "numba"}
 
 
 def module_of(path: Path) -> str:

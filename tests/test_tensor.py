@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tinygrad_mm as tg
+from tinygrad_mm.constants import ones, row_starts, zeros_beside
 
 
 def parameter(*shape, dtype=np.float32):
@@ -698,3 +699,27 @@ def test_layers_given_as_classes():
         tg.nn.Dense(2, 2, tg.nn.ReLU)
     with pytest.raises(TypeError, match="layer 1 is the class ReLU"):
         tg.nn.Sequential(tg.nn.Dense(2, 2), tg.nn.ReLU)
+
+
+def test_a_pass_that_fails_leaves_no_gradient_behind():
+    first, second = tg.Tensor([1.0, 2.0], requires_grad=True), tg.Tensor([3.0, 4.0], requires_grad=True)
+    loss = np.sum(first * first) + np.sum(second * second)  # the second product is the first to be differentiated
+    first.data = np.array([5.0, 6.0], np.float32)
+    with pytest.raises(RuntimeError, match="was changed after multiply"):
+        loss.backward()
+    assert first.grad is None
+    assert second.grad is None
+
+
+def test_results_are_taken_in_the_order_of_time_whatever_the_order_of_arguments():
+    x = tg.Tensor([2.0], requires_grad=True)
+    early = x * 3
+    late = early * early
+    ((late + early) * (early + late)).sum().backward()  # (9x² + 3x)², so 2 (9x² + 3x)(18x + 3)
+    assert x.grad == 2 * 42 * 39
+
+
+@pytest.mark.parametrize("array", [ones(3, np.dtype(np.float32)), row_starts(3, 2), zeros_beside(np.ones(3))])
+def test_kept_constants_are_read_only(array):
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 7

@@ -18,8 +18,10 @@ from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 if TYPE_CHECKING:
     from tinygrad_mm import data, nn, optim, testing, training, weights
+    from tinygrad_mm.compiler import compile  # noqa: A004
     from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
-    from tinygrad_mm.drawing import Drawing, draw
+    from tinygrad_mm.drawing import Drawing, draw, draw_error, record_lines
+    from tinygrad_mm.explorer import draw_jacobian, explain, explore
     from tinygrad_mm.functional import (
         avg_pool2d,
         batch_norm,
@@ -50,8 +52,19 @@ if TYPE_CHECKING:
         tanh,
     )
     from tinygrad_mm.nn import Module
+    from tinygrad_mm.step import compile_step
     from tinygrad_mm.training import EarlyStopping, History, evaluate, fit
-    from tinygrad_mm.transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+    from tinygrad_mm.transforms import (
+        checkpoint,
+        grad,
+        hessian,
+        hvp,
+        jacobian,
+        jvp,
+        local_jacobian,
+        value_and_grad,
+        vjp,
+    )
     from tinygrad_mm.weights import load, save
 
 __version__ = "0.1.0"
@@ -69,6 +82,8 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy_with_logits",
     "checkpoint",
+    "compile",
+    "compile_step",
     "conv2d",
     "cross_entropy",
     "data",
@@ -78,10 +93,14 @@ __all__ = [
     "defvjp_each",
     "detect_anomaly",
     "draw",
+    "draw_error",
+    "draw_jacobian",
     "dropout",
     "elu",
     "erf",
     "evaluate",
+    "explain",
+    "explore",
     "fit",
     "gelu",
     "grad",
@@ -96,6 +115,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "load",
+    "local_jacobian",
     "log_softmax",
     "logsumexp",
     "max_pool2d",
@@ -106,6 +126,7 @@ __all__ = [
     "one_hot",
     "optim",
     "primitive",
+    "record_lines",
     "relu",
     "save",
     "scaled_dot_product_attention",
@@ -127,8 +148,12 @@ __all__ = [
 _LATER = {
     **{name: name for name in ("data", "nn", "optim", "testing", "training", "weights")},
     **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
-    **dict.fromkeys(("Drawing", "draw"), "drawing"),
-    **dict.fromkeys(("checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"), "transforms"),
+    **dict.fromkeys(("Drawing", "draw", "draw_error", "record_lines"), "drawing"),
+    **dict.fromkeys(("draw_jacobian", "explain", "explore"), "explorer"),
+    "compile": "compiler",
+    "compile_step": "step",
+    **dict.fromkeys(("checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp"), "transforms"),
+    **dict.fromkeys(("local_jacobian", "value_and_grad", "vjp"), "transforms"),
     **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit"), "training"),
     **dict.fromkeys(("load", "save"), "weights"),
     "Module": "nn",

@@ -14,7 +14,8 @@ import numpy as np
 
 from tinygrad_mm.backprop import backpropagate
 from tinygrad_mm.graph import Vertex, entered, state
-from tinygrad_mm.recording import as_array, result
+from tinygrad_mm.recording import apply, as_array, refuse_while_tracing, result
+from tinygrad_mm.rules.elementwise import stop_gradient
 
 __all__ = ["backward", "gradients", "no_grad"]
 
@@ -55,8 +56,13 @@ class no_grad(ContextDecorator):  # noqa: N801 (used like a function)
 
 def backward(y: Vertex, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add dy/d(leaf) to `.grad` of every leaf that requires a gradient: what `y.backward()` does."""
-    with entered(recording=False):
+    refuse_while_tracing("t.backward(), which writes to .grad,")
+    before = state.recording
+    state.recording = False
+    try:
         backpropagate([y], [_seed(y, gradient)], _accumulate, release=not retain_graph)
+    finally:
+        state.recording = before
 
 
 def gradients(
@@ -100,6 +106,9 @@ def gradients(
             raise RuntimeError(f"gradients: xs[{i}] requires no gradient; set requires_grad=True before using it")
     found: dict[int, Any] = {}
     retain = create_graph if retain_graph is None else retain_graph
+    cut = state.tracing and not create_graph
+    if state.tracing:  # the pass is part of what is traced
+        create_graph = retain = True
     with entered(recording=create_graph, scope=state.scope):
         backpropagate(
             ys,
@@ -117,7 +126,8 @@ def gradients(
                 f"gradients: y does not depend on xs[{i}] (shape {x.value.shape}); "
                 "pass allow_unused=True to get None for it"
             )
-        results.append(g if g is None or isinstance(g, Vertex) else result(g))
+        g = g if g is None or isinstance(g, Vertex) else result(g)
+        results.append(apply(stop_gradient, (g,)) if cut and g is not None else g)
     return results[0] if isinstance(xs, Vertex) else tuple(results)
 
 
@@ -134,7 +144,9 @@ def _seed(y: Vertex, gradient: Any, unused: bool = False, recorded: bool = False
                 f"backward: the output has shape {y.value.shape}; reduce it to one number (np.sum, np.mean), "
                 "or pass gradient= of that shape"
             )
-        return result(np.ones_like(y.value)) if recorded else np.ones_like(y.value)
+        one = np.empty(y.value.shape, y.value.dtype)
+        one.fill(1)
+        return result(one) if recorded else one
     if isinstance(gradient, Vertex):
         given: Any = gradient if recorded else gradient.value
         shape, dtype = gradient.value.shape, gradient.value.dtype

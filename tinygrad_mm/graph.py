@@ -11,8 +11,8 @@ import inspect
 import itertools
 import operator
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ContextDecorator
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ __all__ = [
     "entered",
     "name_of",
     "primitive",
+    "released",
     "select",
     "state",
     "tick",
@@ -126,6 +127,8 @@ class State(threading.local):
     `watched`: any of tracing, lines and monitor, kept up to date by `entered`, so that the usual call looks once.
     `replaying`: inside a `checkpoint` replay, where side effects must not happen twice.
     `generators`: the random generators drawn from so far, with their states before, where someone asks.
+    `assigned`: while tracing, for each buffer that was assigned, by its id: the buffer, the Tensor that it stands for
+    since then, and its array before.
     """
 
     recording: bool = True
@@ -136,23 +139,30 @@ class State(threading.local):
     watched: bool = False
     replaying: bool = False
     generators: dict[int, tuple[Any, Any]] | None = None
+    assigned: dict[int, tuple[Vertex, Vertex, Any]] | None = None
 
 
 state = State()
 
 
-@contextmanager
-def entered(**changes: Any) -> Iterator[None]:
+class entered(ContextDecorator):  # noqa: N801 (used like a function)
     """Change attributes of the thread's state for the length of a `with` block (or of a decorated function)."""
-    before = {name: getattr(state, name) for name in [*changes, "watched"]}
-    try:
-        for name, value in changes.items():
+
+    def __init__(self, **changes: Any) -> None:
+        self._changes = changes
+
+    def __enter__(self) -> None:
+        self._before = {name: getattr(state, name) for name in [*self._changes, "watched"]}
+        for name, value in self._changes.items():
             setattr(state, name, value)
         state.watched = state.tracing or state.lines or state.monitor is not None
-        yield
-    finally:
-        for name, value in before.items():
+
+    def __exit__(self, *error: object) -> None:
+        for name, value in self._before.items():
             setattr(state, name, value)
+
+    def _recreate_cm(self) -> entered:
+        return entered(**self._changes)  # each call of a decorated function has one of its own
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -345,6 +355,14 @@ def name_of(fun: Callable[..., Any]) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def released(node: Node) -> RuntimeError:
+    """What to raise for a node whose arguments are gone."""
+    return RuntimeError(
+        f"the graph behind this {name_of(node.fun)} was released by an earlier backward pass; "
+        "call that one as backward(retain_graph=True) to use the graph again"
+    )
+
+
 def topological(roots: Iterable[Vertex], everything: bool = False) -> list[Vertex]:
     """All vertices that the roots were made from, arguments before results, without recursion.
 
@@ -364,10 +382,7 @@ def topological(roots: Iterable[Vertex], everything: bool = False) -> list[Verte
         found.append(vertex)
         if vertex.node is not None:
             if vertex.node.args is None:
-                raise RuntimeError(
-                    f"the graph behind this {name_of(vertex.node.fun)} was released by an earlier backward pass; "
-                    "call that one as backward(retain_graph=True) to use the graph again"
-                )
+                raise released(vertex.node)
             for a in vertex.node.args:
                 if isinstance(a, Vertex) and (everything or a.requires_grad):
                     stack.append(a)

@@ -36,7 +36,11 @@ __all__ = [
 _AS_THEY_ARE = frozenset({float, int, bool, np.ndarray, type(None), tuple, str, type})
 _UFUNCS_TAKE = _AS_THEY_ARE - {tuple}  # a tuple may be a shape elsewhere, beside an operator it is a sequence
 
+# Answers about arrays that depend on what these hold.
+_LOOK_AT_VALUES = frozenset({np.array_equal, np.array_equiv, np.allclose, np.min_scalar_type})
+
 _new_node = Node.__new__
+_new_tensor = Vertex.__new__
 _kind: type[Vertex] = Vertex
 
 
@@ -130,11 +134,23 @@ def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
 
 def recorded(rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any, needed: bool) -> Any:
     """The result of a call as a Tensor, with the record of the call where one is needed."""
-    tensor = result(value)
+    if type(value) is not np.ndarray:
+        value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
+    tensor = _new_tensor(_kind)  # as in `result`: written out, for this is what every operation passes through
+    tensor.value = value
+    tensor.grad = tensor.extra = None
+    tensor.version = tick()
     if needed and state.recording:
-        node = tensor.node = _new_node(Node)
-        node.fun, node.args, node.kwargs, node.scope, node.line = rule.fun, args, kwargs, state.scope, None
-        tensor.requires_grad = rule.differentiable and (type(tensor.value) is tuple or tensor.value.dtype.kind == "f")
+        tensor.node = node = _new_node(Node)
+        node.fun = rule.fun
+        node.args = args
+        node.kwargs = kwargs
+        node.scope = state.scope
+        node.line = None
+        tensor.requires_grad = rule.differentiable and (type(value) is tuple or value.dtype.kind == "f")
+    else:
+        tensor.node = None
+        tensor.requires_grad = False
     if state.watched:
         _watched(tensor, rule.fun, args, kwargs)
     return tensor
@@ -142,7 +158,9 @@ def recorded(rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any], value
 
 def _watched(tensor: Any, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """What tracing, source lines and monitors add to a record."""
-    if state.tracing and tensor.node is None:
+    if state.tracing:
+        if state.assigned:  # what a buffer was assigned is what later calls read
+            args = tuple(state.assigned[id(a)][1] if id(a) in state.assigned else a for a in args)
         tensor.node = Node(fun, args, kwargs, state.scope)
     if state.lines and tensor.node is not None:
         tensor.node.line = caller()
@@ -152,7 +170,7 @@ def _watched(tensor: Any, fun: Callable[..., Any], args: tuple[Any, ...], kwargs
 
 def result(value: Any) -> Any:
     """An array as a Tensor outside any graph."""
-    tensor = _kind.__new__(_kind)
+    tensor = _new_tensor(_kind)
     if type(value) is not np.ndarray:
         value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
     tensor.value = value
@@ -165,6 +183,12 @@ def result(value: Any) -> Any:
 def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """NumPy's door: bring a call into normal form, then apply it."""
     rule = RULES.get(fun)
+    if not kwargs and rule is not None and len(args) <= len(rule.vjps) and type(fun) is not np.ufunc:
+        for a in args:
+            if not isinstance(a, Vertex) and type(a) not in _AS_THEY_ARE:
+                break
+        else:  # in normal form already, as most calls are
+            return apply(fun, tuple(args))
     if rule is None:
         raise TypeError(
             f"{qualified(fun)} has no derivative rule. Register one with tg.defvjp or write it as an expression of "
@@ -173,6 +197,8 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
     if kwargs.get("out") is not None or _positional_out(fun, args):
         raise TypeError(f"{qualified(fun)}: out= would write into an array outside the graph; use the returned Tensor")
     if rule.metadata:
+        if fun in _LOOK_AT_VALUES:
+            refuse_while_tracing(qualified(fun))
         return fun(*_plain(args), **_plain(kwargs))
     args = [a.item() if isinstance(a, np.generic) else a for a in args]
     kwargs = {name: a.item() if isinstance(a, np.generic) else a for name, a in kwargs.items()}

@@ -55,6 +55,12 @@ class Tensor(ArrayMethods, Vertex):
 
     def __init__(self, data: TensorLike, requires_grad: bool = False, dtype: Any = None) -> None:
         if isinstance(data, Tensor):
+            if state.tracing:  # a recorded copy, so that no value is baked in
+                data = data.detach() if dtype is None else data.detach().astype(dtype)
+                self.value, self.node, self.version = data.value, data.node, data.version
+                self.grad = self.extra = None
+                self.requires_grad = requires_grad
+                return
             if data.node is not None:
                 raise TypeError("Tensor(t) would cut t from its graph; say t.detach() if that is what you want")
             data = data.value
@@ -273,6 +279,7 @@ class Tensor(ArrayMethods, Vertex):
         return np.array(self.value, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
+        refuse_while_tracing("np.from_dlpack(t)")
         if self.requires_grad:
             raise BufferError("a Tensor that requires grad cannot be exported; use t.detach()")
         return self.value.__dlpack__(**options)
@@ -320,12 +327,42 @@ class Tensor(ArrayMethods, Vertex):
             parts.append(f"made by {name_of(self.node.fun)}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
+    def __str__(self) -> str:
+        """What `print` shows: value, shape, dtype, whether there is a gradient, and the operation that made it.
+
+        >>> w = Tensor([1.0, 2.0], requires_grad=True)
+        >>> print(w)
+        Tensor([1., 2.], shape=(2,), dtype=float32, requires_grad=True, no grad yet)
+        >>> np.sum(w * w).backward()
+        >>> print(w, w.detach(), sep="\\n")
+        Tensor([1., 2.], shape=(2,), dtype=float32, requires_grad=True, grad=[2., 4.])
+        Tensor([1., 2.], shape=(2,), dtype=float32)
+        """
+        if isinstance(self.value, tuple):
+            return repr(self)
+        name = type(self).__name__
+        parts = [np.array2string(self.value, separator=", ", prefix=f"{name}(")]
+        parts += [f"shape={self.value.shape}", f"dtype={self.value.dtype}"]
+        if self.requires_grad:
+            parts.append("requires_grad=True")
+        if isinstance(self.grad, np.ndarray):
+            small = self.grad.size <= 8
+            norm = np.linalg.norm(self.grad.astype(np.float64))
+            parts.append(f"grad={np.array2string(self.grad, separator=', ')}" if small else f"grad of norm {norm:.4g}")
+        elif self.requires_grad and (self.node is None or (self.extra or {}).get("retain_grad")):
+            parts.append("no grad yet")
+        if self.node is not None:
+            parts.append(f"made by {name_of(self.node.fun)}{'' if self.node.args is not None else ' (graph released)'}")
+        return f"{name}({', '.join(parts)})"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        refuse_while_tracing("copy.deepcopy(t)")
         if self.node is not None:
             raise RuntimeError("only leaves can be deep-copied; use t.detach() to cut a computed tensor loose")
         return self._leaf_like(self.value.copy(), memo)
 
     def __reduce__(self) -> Any:
+        refuse_while_tracing("pickle.dumps(t) or copy.copy(t)")
         if self.node is not None:
             raise TypeError("only leaves can be pickled: a graph belongs to the process that made it; use t.detach()")
         return _rebuild, (type(self), self.value, self.requires_grad, self.grad, self.extra)
@@ -422,9 +459,14 @@ class Buffer(Tensor):
         """
         if state.replaying:
             return
+        given = value if isinstance(value, Tensor) else None
         value = value.value if isinstance(value, Tensor) else as_array(value)
         if value.shape != self.value.shape:
             raise ValueError(f"assign: a buffer of shape {self.value.shape} was given a value of shape {value.shape}")
+        if state.assigned is not None:
+            given = (result(value) if given is None else given.detach()).astype(self.value.dtype)
+            before = state.assigned.get(id(self), (None, None, self.value))[2]
+            state.assigned[id(self)] = (self, given, before)
         self.value = value.astype(self.value.dtype)
         self.version = tick()
 

@@ -1,6 +1,6 @@
 """`check_grads`: is this derivative right? Compare it with finite differences.
 
-Floor 6. Use it on operations of your own. An operation is a function of arrays, marked `@tg.primitive`, and a rule for
+Floor 7. Use it on operations of your own. An operation is a function of arrays, marked `@tg.primitive`, and a rule for
 each argument, given to `tg.defvjp`: a function of the gradient `g` of the output, the output `y` and the arguments. A
 rule returns a gradient of the argument's shape (or of the shape that broadcasting gave it) and dtype. Write it with
 NumPy functions that have rules themselves, then there are derivatives of every order; with Python's numbers (`math.pi`,
@@ -56,7 +56,7 @@ from tinygrad_mm.graph import RULES, Monitor, Vertex, entered, name_of
 from tinygrad_mm.numeric import numeric_derivative, step_for
 from tinygrad_mm.tensor import Tensor
 from tinygrad_mm.transforms import grad
-from tinygrad_mm.transforms.trees import flatten, unflatten
+from tinygrad_mm.trees import flatten, unflatten
 
 __all__ = ["check_grads"]
 

@@ -1,6 +1,6 @@
 """Weights: named arrays in a safetensors file, written whole or not at all, and checked when read.
 
-Floor 6. A safetensors file is a JSON header and the bytes of the arrays: nothing in it is ever executed.
+Floor 7. A safetensors file is a JSON header and the bytes of the arrays: nothing in it is ever executed.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 from tinygrad_mm import functional
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.rules.elementwise import exponent, stop_gradient
-from tinygrad_mm.rules.indexing import last_writes
+from tinygrad_mm.rules.indexing import checked, last_writes
 
 
 def whole(x: Any) -> Any:
@@ -99,6 +99,7 @@ STOPPED: list[tuple[Callable[..., Any], Callable[[Any], Any]]] = [
     (functional.one_hot,   one_hot_by_loop),
     (uniform_like,         lambda x: uniform_like(x, np.random.default_rng(3))),
     (stop_gradient,        lambda x: x if isinstance(x, np.ndarray) else stop_gradient(x)),
+    (checked,              lambda x: checked(x, lambda values: values.size)),
     (np.argsort,           lambda x: np.argsort(x, axis=0, kind="stable")),
     (np.argpartition,      lambda x: np.argpartition(x[0], 1)[1]),
     (np.lexsort,           lambda x: np.lexsort((x[0], x[1]))),

@@ -1,6 +1,6 @@
 """Data: files into arrays, arrays into batches.
 
-Floor 6. Everything here gives plain NumPy arrays; a network turns them into Tensors when it is given them.
+Floor 7. Everything here gives plain NumPy arrays; a network turns them into Tensors when it is given them.
 """
 
 from tinygrad_mm.data.idx import read_idx, read_idx_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from tinygrad_mm.drawing.text import index_text, shortened, value_text
 from tinygrad_mm.graph import RULES, Node, Vertex, name_of
 from tinygrad_mm.rules.shape import join
 
-__all__ = ["is_array", "is_commutative", "lets_through", "operands_and_options", "title_of"]
+__all__ = ["is_array", "is_commutative", "lets_through", "operands_and_options", "shown_name", "title_of"]
 
 
 LONGEST_OPTION = 120  # characters; an index may be a list of thousands
@@ -43,7 +44,12 @@ def title_of(node: Node) -> str:
     >>> title_of(Node(np.add, (1, 2), {})), title_of(Node(join, (), {}))
     ('add', 'concatenate')
     """
-    return "concatenate" if node.fun is join else name_of(node.fun).lstrip("_")
+    return shown_name(node.fun)
+
+
+def shown_name(fun: Callable[..., Any]) -> str:
+    """What a reader calls a function."""
+    return "concatenate" if fun is join else name_of(fun)
 
 
 def operands_and_options(node: Node) -> tuple[tuple[tuple[int, str], ...], tuple[str, ...]]:

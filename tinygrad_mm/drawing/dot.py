@@ -19,7 +19,21 @@ from tinygrad_mm.drawing.labels import (
 )
 from tinygrad_mm.drawing.layout import docked, sequence
 from tinygrad_mm.drawing.picture import KINDS, Kind, Picture, PictureEdge, PictureNode
-from tinygrad_mm.drawing.theme import CLUSTER, EDGE, FONT, INK, LOOKS, QUIET, STOPPED
+from tinygrad_mm.drawing.sums import width
+from tinygrad_mm.drawing.theme import (
+    ALARM,
+    BACKWARD,
+    BACKWARD_FILL,
+    CLUSTER,
+    EDGE,
+    FONT,
+    INK,
+    LOOKS,
+    QUIET,
+    REPEAT,
+    STOPPED,
+)
+from tinygrad_mm.drawing.views import Images
 
 if TYPE_CHECKING:
     import graphviz
@@ -29,19 +43,28 @@ __all__ = ["DIRECTIONS", "Direction", "digraph"]
 Direction: TypeAlias = Literal["LR", "RL", "TB", "BT"]
 DIRECTIONS: tuple[Direction, ...] = ("LR", "RL", "TB", "BT")
 
+MOST_RANKED = 400  # nodes
+
 # How much a layout program tries to keep an edge short and straight: the way of the data is to be the spine.
-STRAIGHTNESS: dict[Kind, str] = {"operation": "8", "input": "3"}
+STRAIGHTNESS: dict[Kind, str] = {"operation": "8", "module": "8", "input": "3"}
 
 
-def digraph(picture: Picture, direction: Direction = "LR") -> graphviz.Digraph:
-    """The picture as a `graphviz.Digraph`, drawn from left to right ("LR") or in another of the four directions."""
+def digraph(picture: Picture, direction: Direction = "LR", images: Images = None) -> graphviz.Digraph:
+    """The picture as a `graphviz.Digraph`, drawn from left to right ("LR") or in another of the four directions.
+
+    Heat-maps are tables of coloured cells; with `images`, a dict, they are image files instead, which are put there
+    by name.
+    """
     import graphviz
 
     graph = graphviz.Digraph(
         "computation graph",
         graph_attr={
             "rankdir": direction,
-            "newrank": "true",  # one ranking for all: inside frames too, an operand stands before its operation
+            # One ranking for all: inside frames too, an operand stands before its operation. In a large graph that
+            # takes a layout program minutes, as curved edges do.
+            "newrank": "true" if len(picture.nodes) <= MOST_RANKED else "false",
+            "splines": "true" if len(picture.nodes) <= MOST_RANKED else "line",
             "fontname": FONT,
             "fontsize": "10",
             "fontcolor": INK,
@@ -55,23 +78,31 @@ def digraph(picture: Picture, direction: Direction = "LR") -> graphviz.Digraph:
         node_attr={"fontname": FONT, "fontsize": "11", "fontcolor": INK, "height": "0.3", "width": str(LEAST_WIDTH)},
         edge_attr={"fontname": FONT, "fontsize": "8", "fontcolor": QUIET, "color": EDGE, "arrowsize": "0.6"},
     )
-    beside = docked(picture)
-    _draw_nodes(graph, picture, beside)
+    # With contributions on their way back, a leaf beside its operation would leave no room between the two.
+    beside = {} if any(edge.kind == "backward" for edge in picture.edges) else docked(picture)
+    _draw_nodes(graph, picture, beside, images)
     nodes = {node.id: node for node in picture.nodes}
-    for edge in picture.edges:
-        _draw_edge(graph, edge, nodes[edge.tail], nodes[edge.head], direction, across=edge.tail in beside)
-    for tail, head in sequence(picture, beside):
-        graph.edge(tail, head, style="invis", weight="0")
+    largest = max((e.norm for e in picture.edges if e.norm is not None and math.isfinite(e.norm)), default=0.0)
+    for number, edge in enumerate(picture.edges):
+        tail, head = nodes[edge.tail], nodes[edge.head]
+        if edge.kind == "forward":
+            _draw_edge(graph, number, edge, tail, head, direction, across=edge.tail in beside)
+        else:
+            _draw_special_edge(graph, number, edge, tail, head, largest)
+    for above, below in sequence(picture, beside):
+        if not nodes[above].backward and not nodes[below].backward:
+            graph.edge(above, below, style="invis", weight="0")
     return graph
 
 
 def _legend(picture: Picture) -> str:
     kinds = {node.kind for node in picture.nodes}
     stopped = any(not node.gradient for node in picture.nodes if node.kind == "operation")
-    return legend([k for k in KINDS if k in kinds], stopped or any(not edge.gradient for edge in picture.edges))
+    stopped = stopped or any(not edge.gradient for edge in picture.edges)
+    return legend([k for k in KINDS if k in kinds], stopped, picture.notes)
 
 
-def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, str]) -> None:
+def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, str], images: Images) -> None:
     """All nodes, each in the frame of its cluster, leaves together with the operation they are docked `beside`."""
     import graphviz
 
@@ -86,12 +117,13 @@ def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, 
         frames[cluster.id] = graphviz.Digraph(
             f"cluster_{cluster.id}",
             graph_attr={
+                "id": cluster.id,
                 "label": cluster_label(cluster),
                 "tooltip": graphviz.nohtml(tooltip(f"{cluster.path} {cluster.label}".strip())),
                 "labelloc": "t",
                 "style": "rounded,filled",
                 "fillcolor": fill,
-                "color": border,
+                "color": border if cluster.repeats == 1 else REPEAT,
                 "margin": "8",
             },
         )
@@ -100,67 +132,146 @@ def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, 
         if node.id in beside:
             leaves.setdefault(beside[node.id], []).append(node)
         elif node.id in leaves:
-            _draw_dock(frames[node.cluster], node, leaves[node.id])
+            _draw_dock(frames[node.cluster], node, leaves[node.id], images)
         else:
-            _draw_node(frames[node.cluster], node)
+            _draw_node(frames[node.cluster], node, images)
+    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
+    cluster_of = {node.id: node.cluster for node in picture.nodes}
+    for number, edge in enumerate(picture.edges):
+        if edge.kind == "backward" and edge.label:
+            frame = _innermost_around(cluster_of[edge.tail], cluster_of[edge.head], parent)
+            look = {"shape": "plain", "fontsize": "9", "fontcolor": BACKWARD, "width": "0", "height": "0"}
+            frames[frame].node(_place_of_label(number), edge_label(edge.label), id=f"e{number}_text", **look)
     # A subgraph is copied when it is put into another one: so the inner ones first.
     for outer in [*(cluster.id for cluster in reversed(picture.clusters)), None]:
         for inner in inside[outer]:
             frames[outer].subgraph(frames[inner])
 
 
-def _draw_dock(graph: graphviz.Digraph, operation: PictureNode, leaves: list[PictureNode]) -> None:
+def _place_of_label(number: int) -> str:
+    """The node that holds the label of a contribution."""
+    return f"e{number}_label"
+
+
+def _innermost_around(one: str | None, other: str | None, parent: Mapping[str, str | None]) -> str | None:
+    """The innermost cluster around two clusters."""
+    around: list[str | None] = []
+    while one is not None:
+        around.append(one)
+        one = parent[one]
+    while other is not None and other not in around:
+        other = parent[other]
+    return other
+
+
+def _draw_dock(graph: graphviz.Digraph, operation: PictureNode, leaves: list[PictureNode], images: Images) -> None:
     """An operation with its own leaves beside it; an invisible frame keeps them together."""
     import graphviz
 
     frame = graphviz.Digraph(f"cluster_{operation.id}", graph_attr={"style": "invis", "margin": "0", "label": ""})
     row = graphviz.Digraph(graph_attr={"rank": "same"})
     for node in (*leaves, operation):
-        _draw_node(row, node)
+        _draw_node(row, node, images)
     frame.subgraph(row)
     graph.subgraph(frame)
 
 
-def _draw_node(graph: graphviz.Digraph, node: PictureNode) -> None:
+def _draw_node(graph: graphviz.Digraph, node: PictureNode, images: Images) -> None:
     import graphviz
 
     look = LOOKS[node.kind]
+    passes = node.gradient or not node.computed or node.kind == "error"
+    fill, border = look.fill, look.border
+    if node.backward and node.kind == "operation":
+        fill, border = BACKWARD_FILL, BACKWARD
     attributes = {
+        "id": node.id,
         "shape": look.shape,
-        "style": look.style if node.gradient or node.kind != "operation" else f"{look.style},dashed",
-        "fillcolor": look.fill,
-        "color": look.border if node.gradient or node.kind != "operation" else STOPPED,
-        "margin": "0.04,0.01" if node.chip else "0.08,0.04",
+        "style": look.style if passes else f"{look.style},dashed",
+        "fillcolor": fill,
+        "color": ALARM if node.alarm else border if passes else STOPPED,
+        "margin": "0.04,0.01" if node.chip or node.kind == "sum" else "0.08,0.04",
         "tooltip": graphviz.nohtml(tooltip(description(node))),
     }
+    if node.alarm:
+        attributes["penwidth"] = "2.5"
     if look.lines > 1:
         attributes["peripheries"] = str(look.lines)
-    if node.chip:
+    if node.chip or node.kind == "sum":
         attributes["height"] = "0.2"
     if least_width(node) > LEAST_WIDTH:
         attributes["width"] = str(least_width(node))
-    graph.node(node.id, node_label(node), **attributes)
+    graph.node(node.id, node_label(node, images), **attributes)
 
 
 def _draw_edge(
-    graph: graphviz.Digraph, edge: PictureEdge, tail: PictureNode, head: PictureNode, direction: Direction, across: bool
+    graph: graphviz.Digraph,
+    number: int,
+    edge: PictureEdge,
+    tail: PictureNode,
+    head: PictureNode,
+    direction: Direction,
+    across: bool,
 ) -> None:
-    """An edge; `across` says that it runs across the direction of the picture, from a docked leaf."""
+    """An edge; `across` says that it runs across the direction of the picture, from a docked leaf.
+
+    A recorded backward pass runs against the direction of the picture, below the forward pass.
+    """
     import graphviz
 
     attributes = {
+        "id": f"e{number}",
         "weight": STRAIGHTNESS.get(tail.kind, "1"),
         "tooltip": graphviz.nohtml(tooltip(f"{tail.title} → {head.title}")),
     }
-    if not edge.gradient:
+    if head.kind == "error":
+        attributes |= {"color": ALARM, "penwidth": "1.5"}
+    elif not edge.gradient:
         attributes |= {"style": "dashed", "color": STOPPED}
+    elif head.backward and tail.backward:
+        attributes |= {"color": BACKWARD}
     if edge.label:
         attributes["label"] = edge_label(edge.label)
-    if not head.commutative and len(head.operands) > 1:
+    back = head.backward and tail.backward
+    if head.backward and not tail.backward:
+        attributes["constraint"] = "false"
+    if not head.commutative and len(head.operands) > 1 and head.operands[edge.operand]:
         name = head.operands[edge.operand]
         horizontal = (direction in ("LR", "RL")) != across
-        attributes |= {"headlabel": operand_label(name), **_beside_head(len(name), horizontal)}
-    graph.edge(edge.tail, edge.head, **attributes)
+        attributes |= {"taillabel" if back else "headlabel": operand_label(name)}
+        attributes |= _beside_head(len(name), horizontal)
+    if back:
+        graph.edge(edge.head, edge.tail, dir="back", **attributes)
+    else:
+        graph.edge(edge.tail, edge.head, **attributes)
+
+
+def _draw_special_edge(
+    graph: graphviz.Digraph, number: int, edge: PictureEdge, tail: PictureNode, head: PictureNode, largest: float
+) -> None:
+    """A contribution on its way back, the way to a detached copy, or from one of several equal blocks to the next."""
+    import graphviz
+
+    attributes = {"id": f"e{number}", "tooltip": graphviz.nohtml(tooltip(f"{tail.title} → {head.title}"))}
+    if edge.label:
+        attributes["label"] = edge_label(edge.label)
+    if edge.kind == "backward":  # written the other way round: it is to follow the layout, not to turn it over
+        pen = f"{width(edge.norm, largest):.2f}"
+        color = ALARM if edge.norm is not None and not math.isfinite(edge.norm) else BACKWARD
+        attributes |= {"dir": "back", "color": color, "penwidth": pen}
+        if attributes.pop("label", None) is None:
+            graph.edge(edge.head, edge.tail, **attributes)
+        else:  # a label of its own place keeps the way back clear of the way there
+            between = _place_of_label(number)
+            graph.edge(edge.head, between, **attributes)
+            graph.edge(between, edge.tail, **{**attributes, "id": f"e{number}_start", "dir": "none"})
+    elif edge.kind == "detached":
+        graph.edge(edge.tail, edge.head, **attributes, style="dotted", color=STOPPED, arrowhead="tee")
+    else:
+        attributes["label"] = "next"
+        graph.edge(
+            edge.tail, edge.head, **attributes, style="dashed", color=REPEAT, fontcolor=REPEAT, constraint="false"
+        )
 
 
 def _beside_head(letters: int, horizontal: bool) -> dict[str, str]:

@@ -1,14 +1,16 @@
-"""Labels in Graphviz's HTML-like language. Whatever comes from outside goes through `markup` here, and nowhere else."""
+"""Labels in Graphviz's HTML-like language. Whatever comes from outside goes through `markup` first."""
 
 from __future__ import annotations
 
-import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable
 
+from tinygrad_mm.drawing.markup import LONGEST, markup
 from tinygrad_mm.drawing.picture import Kind, PictureCluster, PictureNode
 from tinygrad_mm.drawing.text import printable, shape_text, shortened
-from tinygrad_mm.drawing.theme import INK, LOOKS, QUIET, STOPPED
+from tinygrad_mm.drawing.theme import ALARM, INK, LOOKS, QUIET, STOPPED
+from tinygrad_mm.drawing.views import Images, view_rows
 
 __all__ = [
     "LEAST_WIDTH",
@@ -17,32 +19,16 @@ __all__ = [
     "edge_label",
     "least_width",
     "legend",
-    "markup",
     "node_label",
     "operand_label",
+    "short_lines",
     "tooltip",
 ]
 
-ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\\": "\\\\", "\N{NO-BREAK SPACE}": "&#160;"}
-)
 LEAST_WIDTH = 0.3  # inches
-LONGEST = 40  # characters of a name
 LONGEST_OPERAND = 9  # characters of the name of an operand
 WIDEST = 34  # characters of a line of options
-
-
-def markup(text: str, limit: int = LONGEST) -> str:
-    r"""Any text as part of a label: on one line, not too long, special characters escaped.
-
-    A label would swallow spaces at its ends and all but one of several, so these become no-break spaces; and it would
-    put the name of the node in place of one backslash and N, so these are doubled.
-
-    >>> print(markup('<b> "x"  & y'), markup(r"\N"))
-    &lt;b&gt; &quot;x&quot; &#160;&amp; y \\N
-    """
-    text = re.sub(r"^ | $|(?<= ) ", "\N{NO-BREAK SPACE}", shortened(printable(text), limit))
-    return text.translate(ESCAPES)
+MOST_LINES = 8  # of a note
 
 
 def least_width(node: PictureNode) -> float:
@@ -77,14 +63,42 @@ def description(node: PictureNode) -> str:
     """
     title = f"{node.name} = {node.title}" if node.name else node.title
     parts = [f"{title}:", node.kind, _details(node), ", ".join(node.options)]
-    return " ".join(part for part in parts if part)
+    line = " ".join(part for part in parts if part)
+    shown = [f"{what}: {view.missing or view.alarm or view.statistics}".rstrip(": ") for what, view in node.views]
+    return "; ".join([line, *node.notes, *shown])
 
 
-def node_label(node: PictureNode) -> str:
-    """What a node shows: its title in bold, below it shape, dtype and options in small letters; of a chip the title."""
+def node_label(node: PictureNode, images: Images = None) -> str:
+    """What a node shows: its title in bold, below it shape, dtype and options in small letters; of a chip the title.
+
+    Arrays to show come last; their heat-maps are put into `images`, by name of a file, where that is given.
+    """
     if node.chip:
         return f'<<font point-size="9">{markup(node.title)}</font>>'
-    return f"<{'<br/>'.join([_title(node), *map(_small, _lines(node))])}>"
+    if node.kind == "sum":
+        return f"<<b>{markup(node.title)}</b>>"
+    if node.kind == "error":
+        lines = [f'<font color="{ALARM}">{_title(node)}</font>', *map(_alarming, _wrapped(" ".join(node.notes)))]
+    else:
+        lines = [_title(node), *map(_small, _lines(node))]
+    if not node.views:
+        return f"<{'<br/>'.join(lines)}>"
+    rows = [f"<tr><td>{'<br/>'.join(lines)}</td></tr>"]
+    if LOOKS[node.kind].shape == "cylinder":  # its lid would cover the title
+        rows.insert(0, '<tr><td height="14"></td></tr>')
+    for what, view in node.views:
+        rows += view_rows(what, view, images)
+    return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{"".join(rows)}</table>>'
+
+
+def short_lines(node: PictureNode) -> list[str]:
+    """What a node shows as plain lines of text, arrays by their statistics."""
+    times = f" ×{node.repeats}" if node.repeats > 1 else ""
+    title = f"{node.name} = {node.title}" if node.name else node.title
+    shown = [
+        f"{what}: {view.missing or view.alarm or view.statistics or view.numbers[0][0]}" for what, view in node.views
+    ]
+    return [title + times] if node.chip else [title + times, *_lines(node), *shown]
 
 
 def operand_label(name: str) -> str:
@@ -100,13 +114,14 @@ def edge_label(text: str) -> str:
 def cluster_label(cluster: PictureCluster) -> str:
     """The module's path and class, and which call of it this is, where there are several."""
     call = f" · call {cluster.call} of {cluster.calls}" if cluster.calls > 1 else ""
+    times = f" <b>×{cluster.repeats}</b>, the first is drawn" if cluster.repeats > 1 else ""
     label = f"<b>{markup(cluster.path)}</b> " if cluster.path else ""
-    return f'<{label}<font color="{QUIET}">{markup(cluster.label + call)}</font>>'
+    return f'<{label}<font color="{QUIET}">{markup(cluster.label + call)}{times}</font>>'
 
 
-def legend(kinds: Iterable[Kind], stopped: bool) -> str:
-    """One row of small samples, one for each kind; `stopped` adds what a dashed line means."""
-    samples = []
+def legend(kinds: Iterable[Kind], stopped: bool, notes: Iterable[str] = ()) -> str:
+    """One row of small samples, one for each kind; `stopped` adds what a dashed line means. Below it the notes."""
+    kinds, samples = list(kinds), []
     for kind in kinds:
         look = LOOKS[kind]
         style = "rounded" if look.shape == "ellipse" or "rounded" in look.style else "solid"
@@ -115,7 +130,15 @@ def legend(kinds: Iterable[Kind], stopped: bool) -> str:
     if stopped:
         samples.append(_box(_small("dashed: no gradient"), "rounded,dashed", STOPPED))
     cells = "".join(f"<td>{sample}</td>" for sample in samples)
-    return f'<<table border="0" cellborder="0" cellspacing="2" cellpadding="1"><tr>{cells}</tr></table>>'
+    rows = [f'<tr><td align="left">{_row(cells)}</td></tr>'] if samples else []
+    room = max(40, sum(len(kind) + 3 for kind in (*kinds, *(["dashed: no gradient"] if stopped else []))))
+    lines = (line for note in notes for line in textwrap.wrap(printable(note), room))
+    rows += [f'<tr><td align="left">{_small(line, 2 * room)}</td></tr>' for line in lines]
+    return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0">{"".join(rows)}</table>>'
+
+
+def _row(cells: str) -> str:
+    return f'<table border="0" cellborder="0" cellspacing="2" cellpadding="1"><tr>{cells}</tr></table>'
 
 
 def _box(content: str, style: str, border: str, fill: str = "#ffffff", padding: int = 3) -> str:
@@ -124,9 +147,11 @@ def _box(content: str, style: str, border: str, fill: str = "#ffffff", padding: 
 
 
 def _title(node: PictureNode) -> str:
+    times = f" ×{node.repeats}" if node.repeats > 1 else ""
     if node.name is None:
-        return f"<b>{markup(node.title)}</b>"
-    return f"<b>{markup(node.name)}</b> = {markup(node.title)}"
+        return f"<b>{markup(node.title)}{times}</b>"
+    between = " " if node.kind == "module" else " = "
+    return f"<b>{markup(node.name)}</b>{between}{markup(node.title)}{times}"
 
 
 def _details(node: PictureNode) -> str:
@@ -148,8 +173,22 @@ def _lines(node: PictureNode) -> list[str]:
             line = option
         else:
             line = f"{line}, {option}" if line else option
-    return [*lines, line] if line else lines
+    if line:
+        lines.append(line)
+    for note in node.notes:
+        lines += _wrapped(note)
+    return lines
 
 
-def _small(text: str) -> str:
-    return f'<font point-size="9" color="{QUIET}">{markup(text, WIDEST + 1)}</font>'
+def _wrapped(text: str) -> list[str]:
+    """A text in lines that are not too wide, and not too many of them."""
+    lines = textwrap.wrap(printable(text), WIDEST) or [""]
+    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1]} …"]
+
+
+def _small(text: str, limit: int = WIDEST + 2) -> str:
+    return f'<font point-size="9" color="{QUIET}">{markup(text, limit)}</font>'
+
+
+def _alarming(text: str) -> str:
+    return f'<font point-size="9" color="{ALARM}">{markup(text, WIDEST + 2)}</font>'

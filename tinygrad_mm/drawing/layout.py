@@ -21,13 +21,14 @@ def docked(picture: Picture) -> dict[str, str]:
     operation has room for one, and one of its operands always stays on the way that data take.
     """
     nodes = {node.id: node for node in picture.nodes}
-    uses = Counter(edge.tail for edge in picture.edges)
+    edges = [edge for edge in picture.edges if edge.kind != "backward"]
+    uses = Counter(edge.tail for edge in edges)
     into: dict[str, list[PictureNode]] = {}
-    for edge in picture.edges:
+    for edge in edges:
         into.setdefault(edge.head, []).append(nodes[edge.tail])
     found = {}
     for head, tails in into.items():
-        if nodes[head].kind != "operation":
+        if not nodes[head].computed:
             continue
         leaves = [leaf for leaf in tails if _can_dock(leaf) and uses[leaf.id] == 1]
         if len(leaves) == len(tails):  # then rather a constant than a weight
@@ -50,7 +51,7 @@ def sequence(picture: Picture, beside: Mapping[str, str]) -> Iterator[tuple[str,
     place = {node.id: number for number, node in enumerate(picture.nodes)}
     cluster_of = {node.id: node.cluster for node in picture.nodes}
     parent = {cluster.id: cluster.parent for cluster in picture.clusters}
-    operations = {node.id for node in picture.nodes if node.kind == "operation"}
+    operations = {node.id for node in picture.nodes if node.computed}
 
     def around(cluster: str | None) -> Iterator[str]:
         while cluster is not None:
@@ -67,11 +68,13 @@ def sequence(picture: Picture, beside: Mapping[str, str]) -> Iterator[tuple[str,
             begins.setdefault(cluster, place[node.id])
     enters: dict[str, str] = {}  # the array that enters a cluster
     for edge in picture.edges:
+        if edge.kind != "forward":
+            continue
         for cluster in _entered(edge, cluster_of, around):
-            if place[edge.tail] < begins[cluster]:
+            if place[edge.tail] < begins.get(cluster, 0):
                 enters[cluster] = latest(edge.tail, enters.get(cluster, edge.tail))
     for node in picture.nodes:
-        if node.id not in operations and node.id not in beside:
+        if node.id not in operations and node.id not in beside and node.kind != "sum":
             entering = next((enters[cluster] for cluster in around(node.cluster) if cluster in enters), None)
             if entering is not None:
                 yield entering, node.id

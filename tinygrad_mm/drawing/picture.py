@@ -2,6 +2,9 @@
 
 Whatever shows a graph (DOT, a page, text) is written from this alone; nothing in it refers to a tensor, so a picture
 keeps no array alive and can be compared, pickled and sent elsewhere.
+
+Ids are stable: the same program gives the same ids, and they are the ids of the elements in the SVG too. Nodes are n0,
+n1, ... in the order of computation, edges e0, e1, ... in the order of `Picture.edges`, clusters c0, c1, ...
 """
 
 from __future__ import annotations
@@ -10,26 +13,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["KINDS", "Kind", "Picture", "PictureCluster", "PictureEdge", "PictureNode"]
+from tinygrad_mm.drawing.arrays import ArrayView
 
-Kind: TypeAlias = Literal["input", "parameter", "buffer", "constant", "operation", "output"]
+__all__ = ["KINDS", "LEAVES", "EdgeKind", "Kind", "Picture", "PictureCluster", "PictureEdge", "PictureNode"]
 
-KINDS: tuple[Kind, ...] = ("input", "parameter", "buffer", "constant", "operation", "output")
+Kind: TypeAlias = Literal[
+    "input", "parameter", "buffer", "constant", "detached", "operation", "module", "sum", "output", "error"
+]
+
+KINDS: tuple[Kind, ...] = (
+    *("input", "parameter", "buffer", "constant", "detached", "operation", "module", "sum", "output", "error"),
+)
+LEAVES: frozenset[Kind] = frozenset({"input", "parameter", "buffer", "constant"})  # what depends on nothing else
+
+EdgeKind: TypeAlias = Literal["forward", "detached", "repeat", "backward"]
 
 
 @dataclass(frozen=True)
 class PictureNode:
     """One box of the picture.
 
-    `title` is the name of the tensor, the function of an operation, or the value of a number; `name` the name that the
-    user gave to an operation's result. `shape` is None for a number and for an operation with several `results`.
+    `title` is the name of the tensor, the function of an operation, the value of a number or the class of a folded
+    `module`; `name` the name that the user gave to an operation's result, and the path of a folded module. `shape` is
+    None for a number and for an operation with several `results`. A `detached` tensor is the copy outside the graph
+    that `detach()` gives. A `sum` stands where contributions to one gradient meet. An `error` is the call that failed.
 
     `operands` names what goes into an operation, in order, one for each incoming edge; their order makes no difference
     to a `commutative` one. `options` are its other arguments, written out. `gradient` says whether a backward pass
-    comes through. `cluster` is the innermost cluster around the node.
+    comes through. `cluster` is the innermost cluster around the node. `notes` are further lines, `views` the arrays
+    to show, each with what it is ("value", "gradient"). `inside` counts the operations folded into the node, `repeats`
+    the equal ones it stands for. `backward` says that the node belongs to a recorded backward pass.
 
-    A leaf that very many operations use, or several calls of modules, says how many in `uses`. Then only the first of
-    them has its edge from the full node; the others each have a `chip`, a small node with the same title.
+    A leaf that more than a few operations use, or several calls of modules, says how many in `uses`. Then only the
+    first of them has its edge from the full node; the others each have a `chip`, a small node with the same title.
     """
 
     id: str
@@ -46,6 +62,21 @@ class PictureNode:
     results: int = 1
     uses: int = 1
     chip: bool = False
+    notes: tuple[str, ...] = ()
+    views: tuple[tuple[str, ArrayView], ...] = ()
+    inside: int = 0
+    repeats: int = 1
+    backward: bool = False
+
+    @property
+    def computed(self) -> bool:
+        """Whether it stands for operations."""
+        return self.kind in ("operation", "module", "error")
+
+    @property
+    def alarm(self) -> bool:
+        """Whether an array to show holds NaN or Inf."""
+        return any(view.alarm for _, view in self.views)
 
 
 @dataclass(frozen=True)
@@ -53,6 +84,12 @@ class PictureEdge:
     """An array on its way: from the node `tail` to the operand number `operand` of the node `head`.
 
     `label` tells the results of a call with several results apart. `gradient` says whether a gradient comes back.
+
+    `norm` is the size of the contribution to a gradient that comes back along the edge, where it was asked for, and
+    `axes` those that it is summed over because broadcasting had stretched them. An edge of the kind "backward" draws
+    it, from an operation to its operand or to the sum before it. One of the kind "detached" leads from a tensor to its
+    copy outside the graph; "repeat" from the end of a repeated block to the beginning of the next one, which is drawn
+    as the same.
     """
 
     tail: str
@@ -60,6 +97,9 @@ class PictureEdge:
     operand: int = 0
     label: str = ""
     gradient: bool = True
+    kind: EdgeKind = "forward"
+    norm: float | None = None
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +107,8 @@ class PictureCluster:
     """One call of a module: the frame around everything computed in it.
 
     `path` is the attribute path of the module in the model ("" where it is not known), `label` its class, `call` and
-    `calls` say which of how many calls of this module it is. `parent` is the cluster around it.
+    `calls` say which of how many calls of this module it is. `parent` is the cluster around it. `repeats` counts the
+    equal ones in a row that it stands for. The part of a recorded backward pass says `backward`.
     """
 
     id: str
@@ -76,16 +117,22 @@ class PictureCluster:
     call: int = 1
     calls: int = 1
     parent: str | None = None
+    repeats: int = 1
+    backward: bool = False
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Nodes in the order of computation, edges in the order of use, clusters with the outer before the inner."""
+    """Nodes in the order of computation, edges in the order of use, clusters with the outer before the inner.
+
+    `notes` are lines to show below.
+    """
 
     nodes: tuple[PictureNode, ...]
     edges: tuple[PictureEdge, ...]
     clusters: tuple[PictureCluster, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def into(self, node: PictureNode) -> Iterator[PictureEdge]:
-        """The edges that end in a node, in the order of its operands."""
-        return (edge for edge in self.edges if edge.head == node.id)
+        """The edges that bring a node its operands, in order."""
+        return (edge for edge in self.edges if edge.head == node.id and edge.kind == "forward")

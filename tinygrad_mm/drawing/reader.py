@@ -1,4 +1,4 @@
-"""Reads a graph, and nothing else of it than names, shapes and dtypes, into a `Picture`.
+"""Reads a graph, and nothing else of it than what was asked for, into a `Picture`.
 
 Nodes are numbered in the order of computation, leaves where they are used first, so the same program gives the same
 picture. There is no recursion: a graph may be as deep as memory allows.
@@ -6,53 +6,48 @@ picture. There is no recursion: a graph may be as deep as memory allows.
 
 from __future__ import annotations
 
+import linecache
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
+from tinygrad_mm.drawing.arrays import ArrayView, view_of
 from tinygrad_mm.drawing.call import is_array, is_commutative, lets_through, operands_and_options, title_of
+from tinygrad_mm.drawing.contributions import Contribution
+from tinygrad_mm.drawing.cost import Memory, bytes_text, count_text, multiply_adds, owner_of
+from tinygrad_mm.drawing.names import Names, names_in
 from tinygrad_mm.drawing.picture import Kind, Picture, PictureCluster, PictureEdge, PictureNode
-from tinygrad_mm.drawing.text import number_text
+from tinygrad_mm.drawing.text import number_text, shortened
 from tinygrad_mm.graph import Scope, Vertex, select, topological
 from tinygrad_mm.tensor import Buffer, Parameter
 
-__all__ = ["Names", "names_in", "read"]
+__all__ = ["Failure", "Names", "Reading", "names_in", "read", "reading"]
 
 # A leaf that more operations use than this is drawn once in full and as a small chip at each further use: a hub with
 # hundreds of edges hides the graph, and layout programs need ages for it. So is what several calls of modules share,
 # such as a recurrent weight.
-MOST_EDGES = 8
+MOST_EDGES = 4
+LONGEST_LINE = 60  # characters of a line of source
 
 
 @dataclass(frozen=True)
-class Names:
-    """What a model calls its tensors (by id) and its modules (by token)."""
+class Failure:
+    """A call that raised: what is drawn in its place."""
 
-    tensors: Mapping[int, str]
-    modules: Mapping[object, str]
+    title: str
+    operands: tuple[tuple[str, Any], ...]  # name and array (or number) of each
+    reason: str
+    scope: Scope | None = None
 
 
-def names_in(model: Any) -> Names:
-    """The attribute paths in a model; without a model, none.
+@dataclass(frozen=True)
+class Reading:
+    """A picture, and which of its nodes each vertex of the graph became (by id of the vertex)."""
 
-    Raises TypeError for something that has no `named_parameters()` and `named_modules()`.
-
-    >>> names_in(None)
-    Names(tensors={}, modules={})
-    """
-    if model is None:
-        return Names({}, {})
-    if not hasattr(model, "named_parameters") or not hasattr(model, "named_modules"):
-        raise TypeError(
-            f"draw: model= is a {type(model).__name__}, which has no named_parameters() and named_modules(); "
-            "pass the Module that computed the outputs, or leave model= out"
-        )
-    buffers = model.named_buffers() if hasattr(model, "named_buffers") else ()
-    return Names(
-        tensors={id(tensor): path for path, tensor in (*model.named_parameters(), *buffers)},
-        modules={getattr(module, "token", None): path for path, module in model.named_modules()},
-    )
+    picture: Picture
+    nodes: Mapping[int, str]
 
 
 def read(outputs: Sequence[Vertex], names: Names) -> Picture:
@@ -60,18 +55,46 @@ def read(outputs: Sequence[Vertex], names: Names) -> Picture:
 
     Raises RuntimeError, which names `retain_graph=True`, where a backward pass has released the graph.
     """
-    computed = [vertex for vertex in topological(outputs, everything=True) if vertex.node is not None]
-    reader = _Reader(names, outputs)
+    return reading(outputs, names).picture
+
+
+def reading(
+    outputs: Sequence[Vertex],
+    names: Names,
+    show: Collection[str] = (),
+    *,
+    focus: Vertex | None = None,
+    contributions: Mapping[tuple[int, int], Contribution] | None = None,
+    forward: Iterable[Vertex] = (),
+    failure: Failure | None = None,
+) -> Reading:
+    """The picture of what the outputs were computed from, with the details that `show` asks for.
+
+    With a `focus`, only what that vertex was computed from is drawn. `contributions` are written on the edges. Where a
+    backward pass was recorded, `forward` are the vertices that were there before it. A `failure` is drawn last.
+
+    Raises RuntimeError, which names `retain_graph=True`, where a backward pass has released the graph.
+    """
+    roots: list[Vertex] = list(outputs) if focus is None else [focus]
+    if failure is not None:
+        roots += [a for _, a in failure.operands if isinstance(a, Vertex)]
+    computed = [vertex for vertex in topological(roots, everything=True) if vertex.node is not None]
+    drawn = list(outputs) if focus is None else [focus]
+    reader = _Reader(names, drawn, frozenset(show), contributions or {}, frozenset(map(id, forward)))
     for vertex in computed:
         reader.meet(vertex)
-    for output in outputs:
-        reader.meet_leaf(output, None)
+    for output in drawn:
+        reader.meet_leaf(output, None, False)
+    if failure is not None:
+        reader.meet_failure(failure)
     reader.entitle()
     for vertex in computed:
         reader.draw(vertex)
-    for number, output in enumerate(outputs, 1):
-        reader.draw_output(output, f"output {number}" if len(outputs) > 1 else "output")
-    return reader.picture()
+    if failure is not None:
+        reader.draw_failure(failure)
+    for number, output in enumerate(drawn, 1):
+        reader.draw_output(output, f"output {number}" if len(drawn) > 1 else "output")
+    return Reading(reader.picture(), {key: source.node for key, source in reader.sources.items()})
 
 
 @dataclass
@@ -82,14 +105,15 @@ class _Leaf:
     kind: Kind
     title: str | None
     scope: Scope | None  # of the first use
+    backward: bool  # of the first use
     uses: int = 0
-    shared: bool = False  # between module calls
+    shared: bool = False  # between module calls, or between forward and backward
     node: PictureNode | None = None
     chips: dict[int, str] = field(default_factory=dict)  # id of a user -> id of the node it takes the leaf from
 
     @property
     def chipped(self) -> bool:
-        return self.uses > MOST_EDGES or (self.shared and self.kind != "input")
+        return self.uses > MOST_EDGES or self.shared
 
 
 @dataclass(frozen=True)
@@ -103,16 +127,30 @@ class _Source:
 class _Reader:
     """Two rounds over the computed vertices: `meet` them all, then `draw` them all."""
 
-    def __init__(self, names: Names, outputs: Sequence[Vertex]) -> None:
+    def __init__(
+        self,
+        names: Names,
+        outputs: Sequence[Vertex],
+        show: frozenset[str],
+        contributions: Mapping[tuple[int, int], Contribution],
+        forward: frozenset[int],
+    ) -> None:
         self.names = names
+        self.show = show
+        self.contributions = contributions
+        self.forward = forward
         self.outputs = {id(output) for output in outputs}  # named at their own nodes, not also at their operations
         self.nodes: list[PictureNode] = []
         self.edges: list[PictureEdge] = []
         self.leaves: dict[int, _Leaf] = {}  # id of a tensor or array -> what is known of it
-        self.sources: dict[int, _Source] = {}  # id of a computed vertex -> where it comes from
-        self.clusters: dict[int, PictureCluster] = {}  # id of a scope -> its frame
-        self.tokens: dict[str, object] = {}  # id of a cluster -> token of its module
-        self.calls: Counter[object] = Counter()  # token of a module -> how often it was called
+        self.owners: dict[int, Vertex] = {}  # id of an array -> the vertex with a gradient that holds it
+        self.sources: dict[int, _Source] = {}  # id of a vertex -> where it comes from
+        self.clusters: dict[tuple[int, bool], PictureCluster] = {}  # id of a scope, and pass -> its frame
+        self.passes: dict[bool, PictureCluster] = {}  # the frames around a whole forward and a whole backward pass
+        self.tokens: dict[str, tuple[object, bool]] = {}  # id of a cluster -> token of its module, and pass
+        self.calls: Counter[tuple[object, bool]] = Counter()  # token of a module, and pass -> how often it was called
+        self.memory = Memory()
+        self.kept = 0  # bytes, for the backward pass
 
     # -- first round: what there is
 
@@ -121,34 +159,58 @@ class _Reader:
         node = vertex.node
         assert node is not None
         assert node.args is not None
-        self.cluster(node.scope)
+        self.cluster(node.scope, self.is_backward(vertex))
+        self.owners.setdefault(id(vertex.value), vertex)
         for leaf in {id(a): a for a in node.args if is_array(a)}.values():
-            self.meet_leaf(leaf, node.scope)
+            self.meet_leaf(leaf, node.scope, self.is_backward(vertex))
 
-    def meet_leaf(self, a: Any, scope: Scope | None) -> None:
+    def meet_failure(self, failure: Failure) -> None:
+        self.cluster(failure.scope, False)
+        for leaf in {id(a): a for _, a in failure.operands if is_array(a)}.values():
+            self.meet_leaf(leaf, failure.scope, False)
+
+    def meet_leaf(self, a: Any, scope: Scope | None, backward: bool) -> None:
         """Note one more use of a leaf, made in a scope."""
         if isinstance(a, Vertex) and a.node is not None:
             return
         leaf = self.leaves.get(id(a))
         if leaf is None:
-            leaf = self.leaves[id(a)] = _Leaf(a, self.kind(a), self.title(a), scope)
+            leaf = self.leaves[id(a)] = _Leaf(a, self.kind(a), self.title(a), scope, backward)
+            self.memory.new(a.value if isinstance(a, Vertex) else a)
+            if isinstance(a, Vertex) and a.requires_grad:
+                self.owners.setdefault(id(a.value), a)
         leaf.uses += 1
-        leaf.shared = leaf.shared or scope is not leaf.scope
+        elsewhere = scope is not leaf.scope and leaf.kind not in ("input", "detached")
+        leaf.shared = leaf.shared or elsewhere or backward is not leaf.backward
+
+    def is_backward(self, vertex: Vertex) -> bool:
+        """Whether a vertex belongs to a recorded backward pass."""
+        return bool(self.forward) and id(vertex) not in self.forward
 
     def kind(self, a: Any) -> Kind:
         if not isinstance(a, Vertex):
             return "constant"
         if isinstance(a, Parameter) or (id(a) in self.names.tensors and a.requires_grad):
             return "parameter"
-        return "buffer" if isinstance(a, Buffer) else "input"
+        if isinstance(a, Buffer):
+            return "buffer"
+        # detach() leaves no record, but its result holds the very array of the tensor it was called on.
+        return "detached" if not a.requires_grad and id(a.value) in self.owners else "input"
 
     def title(self, a: Any) -> str | None:
-        if isinstance(a, Vertex):
-            return self.names.tensors.get(id(a)) or _given_name(a)
-        return number_text(a.item()) if a.ndim == 0 else None
+        name = self.names.of(a)
+        if name is None and not isinstance(a, Vertex) and a.ndim == 0:
+            return number_text(a.item())
+        return name
 
     def entitle(self) -> None:
-        """Give leaves without a name one: "input", or "input 1", "input 2" where there are several."""
+        """Give leaves without a name one: "view of x", or "input", or "input 1", "input 2" where there are several."""
+        titles = dict(self.names.memory)
+        titles |= {id(owner_of(leaf.array)): leaf.title for leaf in self.leaves.values() if leaf.title is not None}
+        for leaf in self.leaves.values():
+            origin = titles.get(id(owner_of(leaf.array)))
+            if leaf.title is None and origin is not None and leaf.kind == "input":
+                leaf.title = f"view of {origin}"
         untitled = [leaf for leaf in self.leaves.values() if leaf.title is None]
         total, met = Counter(leaf.kind for leaf in untitled), Counter[Kind]()
         for leaf in untitled:
@@ -164,58 +226,85 @@ class _Reader:
         assert node.args is not None
         if node.fun is select:
             producer, index = node.args
-            label = f"{_given_name(vertex) or f'[{index}]'} {vertex.value.shape}"
+            label = f"{self.names.of(vertex) or f'[{index}]'} {vertex.value.shape}"
             self.sources[id(vertex)] = _Source(self.sources[id(producer)].node, label)
             return
-        cluster = self.cluster(node.scope)
+        backward = self.is_backward(vertex)
+        cluster = self.cluster(node.scope, backward)
         operands, options = operands_and_options(node)
-        tails = [self.source(node.args[i], vertex, cluster) for i, _ in operands]
+        tails = [self.source(node.args[i], vertex, cluster, backward) for i, _ in operands]
         several = type(vertex.value) is tuple
         head = self.add(
             "operation",
             title_of(node),
             shape=None if several else vertex.value.shape,
             dtype="" if several else str(vertex.value.dtype),
-            name=None if id(vertex) in self.outputs else _given_name(vertex),
+            name=None if id(vertex) in self.outputs else self.names.of(vertex),
             operands=tuple(name for _, name in operands),
             commutative=is_commutative(node),
             options=options,
             gradient=vertex.requires_grad,
             cluster=cluster,
             results=len(vertex.value) if several else 1,
+            notes=self.notes(vertex),
+            views=() if several else self.views(vertex),
+            backward=backward,
         )
         self.sources[id(vertex)] = _Source(head.id)
         for number, ((i, _), tail) in enumerate(zip(operands, tails, strict=True)):
             a = node.args[i]
             gradient = vertex.requires_grad and getattr(a, "requires_grad", False) and lets_through(node, i)
-            self.edges.append(PictureEdge(tail.node, head.id, number, tail.label, gradient))
+            edge = PictureEdge(tail.node, head.id, number, tail.label, gradient)
+            flow = self.contributions.get((id(vertex), i))
+            self.edges.append(edge if flow is None else replace(edge, norm=flow.norm, axes=flow.axes))
+
+    def draw_failure(self, failure: Failure) -> None:
+        """The call that raised, and its operands."""
+        cluster = self.cluster(failure.scope, False)
+        tails = [self.source(a, None, cluster, False) for _, a in failure.operands]
+        head = self.add(
+            "error",
+            failure.title,
+            operands=tuple(name for name, _ in failure.operands),
+            gradient=False,
+            cluster=cluster,
+            notes=(failure.reason,),
+        )
+        for number, tail in enumerate(tails):
+            self.edges.append(PictureEdge(tail.node, head.id, number, tail.label, gradient=False))
 
     def draw_output(self, tensor: Vertex, title: str) -> None:
         """What the picture was asked for."""
-        tail = self.source(tensor, None, None)
+        tail = self.source(tensor, None, None, False)
+        number = "values" in self.show and tensor.value.size == 1
         head = self.add(
             "output",
-            _given_name(tensor) or title,
+            self.names.of(tensor) or title,
             shape=tensor.value.shape,
             dtype=str(tensor.value.dtype),
             gradient=tensor.requires_grad,
+            views=(("value", view_of(tensor.value)),) if number else (),
+            backward=self.is_backward(tensor) and tensor.node is not None,
         )
         self.edges.append(PictureEdge(tail.node, head.id, 0, tail.label, tensor.requires_grad))
 
-    def source(self, a: Any, user: Vertex | None, cluster: str | None) -> _Source:
+    def source(self, a: Any, user: Vertex | None, cluster: str | None, backward: bool) -> _Source:
         """Where an operand comes from: a computed node, a number drawn for this use, or a leaf."""
-        if id(a) in self.sources:
-            return self.sources[id(a)]
         leaf = self.leaves.get(id(a))
+        if leaf is None and id(a) in self.sources:
+            return self.sources[id(a)]
         if leaf is None:
-            return _Source(self.add("constant", number_text(a), gradient=False, cluster=cluster).id)
+            return _Source(self.add("constant", number_text(a), gradient=False, cluster=cluster, backward=backward).id)
         if leaf.node is None:
             leaf.node = self.draw_leaf(leaf)
             leaf.chips[id(user)] = leaf.node.id
+            self.sources[id(a)] = _Source(leaf.node.id)
         if not leaf.chipped:
             return _Source(leaf.node.id)
         if id(user) not in leaf.chips:
-            chip = self.add(leaf.kind, leaf.node.title, gradient=leaf.node.gradient, cluster=cluster, chip=True)
+            chip = self.add(
+                leaf.kind, leaf.node.title, gradient=leaf.node.gradient, cluster=cluster, chip=True, backward=backward
+            )
             leaf.chips[id(user)] = chip.id
         return _Source(leaf.chips[id(user)])
 
@@ -223,48 +312,97 @@ class _Reader:
         """A leaf in full. What a layer owns stands in the layer; what comes in from outside stands outside."""
         array = leaf.array
         value = array.value if isinstance(array, Vertex) else array
-        return self.add(
+        origin = None
+        if leaf.kind == "detached":
+            origin = self.source(self.owners[id(value)], None, None, False)
+        node = self.add(
             leaf.kind,
             leaf.title or leaf.kind,
             shape=value.shape,
             dtype=str(value.dtype),
             gradient=getattr(array, "requires_grad", False),
-            cluster=None if leaf.kind == "input" else self.cluster(leaf.scope),
+            cluster=None if leaf.kind in ("input", "detached") else self.cluster(leaf.scope, leaf.backward),
             uses=leaf.uses if leaf.chipped else 1,
+            views=self.views(array),
+            backward=leaf.backward,
         )
+        if origin is not None:
+            self.edges.append(PictureEdge(origin.node, node.id, 0, origin.label, gradient=False, kind="detached"))
+        return node
 
     def add(self, kind: Kind, title: str, **details: Any) -> PictureNode:
         node = PictureNode(f"n{len(self.nodes)}", kind, title, **details)
         self.nodes.append(node)
         return node
 
+    # -- details on request
+
+    def views(self, a: Any) -> tuple[tuple[str, ArrayView], ...]:
+        """The arrays to show: the value, and the gradient where there is one to expect."""
+        found = []
+        if "values" in self.show:
+            found.append(("value", view_of(a.value if isinstance(a, Vertex) else a)))
+        if "gradients" in self.show and isinstance(a, Vertex) and a.requires_grad:
+            retained = a.node is None or bool((a.extra or {}).get("retain_grad"))
+            if a.grad is not None:
+                found.append(("gradient", view_of(a.grad)))
+            elif retained:
+                found.append(("gradient", ArrayView(missing="backward not run")))
+        return tuple(found)
+
+    def notes(self, vertex: Vertex) -> tuple[str, ...]:
+        """What an operation keeps and costs, and where it stands in the program."""
+        node = vertex.node
+        assert node is not None
+        notes = []
+        if "memory" in self.show:
+            kept = self.memory.new(vertex.value)
+            self.kept += kept
+            notes.append(f"keeps {bytes_text(kept)}" if kept else "keeps nothing new")
+        if "work" in self.show and (count := multiply_adds(node, vertex.value)):
+            notes.append(f"{count_text(count)} multiply-adds")
+        if "lines" in self.show and node.line is not None:
+            path, line = node.line
+            notes.append(f"{PurePath(path).name}:{line}")
+            text = linecache.getline(path, line).strip()
+            if text:
+                notes.append(shortened(text, LONGEST_LINE))
+        return tuple(notes)
+
     # -- modules
 
-    def cluster(self, scope: Scope | None) -> str | None:
+    def cluster(self, scope: Scope | None, backward: bool) -> str | None:
         """The frame of a module call, made together with the frames around it when it is first needed."""
         new = []
-        while scope is not None and id(scope) not in self.clusters:
+        while scope is not None and (id(scope), backward) not in self.clusters:
             new.append(scope)
             scope = scope.parent
-        parent = None if scope is None else self.clusters[id(scope)].id
+        parent = self.frame_of_pass(backward) if scope is None else self.clusters[id(scope), backward].id
         for inner in reversed(new):
-            self.calls[inner.token] += 1
+            key = inner.token, backward
+            self.calls[key] += 1
             path = self.names.modules.get(inner.token, "")
-            frame = PictureCluster(
-                f"c{len(self.clusters)}", inner.label, path, call=self.calls[inner.token], parent=parent
-            )
-            self.clusters[id(inner)] = frame
-            self.tokens[frame.id] = inner.token
+            frame = self.add_frame(PictureCluster("", inner.label, path, self.calls[key], 1, parent, 1, backward))
+            self.clusters[id(inner), backward] = frame
+            self.tokens[frame.id] = key
             parent = frame.id
         return parent
 
+    def frame_of_pass(self, backward: bool) -> str | None:
+        """The frame around the forward pass, or around the backward pass, where both are drawn."""
+        if not self.forward:
+            return None
+        if backward not in self.passes:
+            label = "backward pass" if backward else "forward pass"
+            self.passes[backward] = self.add_frame(PictureCluster("", label, backward=backward))
+        return self.passes[backward].id
+
+    def add_frame(self, frame: PictureCluster) -> PictureCluster:
+        return replace(frame, id=f"c{len(self.clusters) + len(self.passes)}")
+
     def picture(self) -> Picture:
         """All that was drawn; only now it is known how often each module was called."""
-        clusters = (replace(c, calls=self.calls[self.tokens[c.id]]) for c in self.clusters.values())
-        return Picture(tuple(self.nodes), tuple(self.edges), tuple(clusters))
-
-
-def _given_name(a: Any) -> str | None:
-    """The name that the user gave to a tensor, if any."""
-    name = (a.extra or {}).get("name") if isinstance(a, Vertex) else None
-    return None if name is None or not str(name).strip() else str(name)
+        frames = sorted((*self.passes.values(), *self.clusters.values()), key=lambda frame: int(frame.id[1:]))
+        clusters = (replace(c, calls=self.calls[self.tokens[c.id]]) if c.id in self.tokens else c for c in frames)
+        notes = [f"kept for the backward pass: {bytes_text(self.kept)}"] if "memory" in self.show else []
+        return Picture(tuple(self.nodes), tuple(self.edges), tuple(clusters), tuple(notes))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import math
 import os
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -15,11 +17,13 @@ __all__ = [
     "INSTALL",
     "LayoutProgram",
     "find_program",
+    "for_notebooks",
     "png",
     "render",
     "resolution",
     "svg_size",
     "with_fonts_of_one_width",
+    "with_images",
     "write",
 ]
 
@@ -58,8 +62,8 @@ def find_program() -> LayoutProgram:
     )
 
 
-def render(source: str, form: str) -> bytes:
-    """The graph as "svg", "png" or "pdf".
+def render(source: str, form: str, images: Mapping[str, bytes] | None = None) -> bytes:
+    """The graph as "svg", "png" or "pdf"; an SVG carries the `images` that its labels name.
 
     Raises RuntimeError where there is no layout program, where it fails, and for PDF without a real `dot`.
     """
@@ -68,8 +72,8 @@ def render(source: str, form: str) -> bytes:
         raise RuntimeError("graphviz-pure cannot write PDF: save as .svg instead, or `apt install graphviz`")
     if form == "png":
         return png(program, source)
-    picture = _run(program, source, f"-T{form}")
-    return with_fonts_of_one_width(picture) if form == "svg" else picture
+    picture = _run(program, source, f"-T{form}", images=images)
+    return with_images(with_fonts_of_one_width(picture), images or {}) if form == "svg" else picture
 
 
 def with_fonts_of_one_width(svg: bytes) -> bytes:
@@ -82,6 +86,29 @@ def with_fonts_of_one_width(svg: bytes) -> bytes:
         b'font-family="Helvetica,sans-Serif"',
         b'font-family="Helvetica,Arial,Liberation Sans,Nimbus Sans,Arimo,sans-serif"',
     )
+
+
+def for_notebooks(svg: bytes) -> bytes:
+    """An SVG that a notebook shows whole: one wider than the page is made as wide as the page.
+
+    >>> for_notebooks(b'<svg width="900pt" height="300pt" viewBox="0 0 900 300">')
+    b'<svg style="max-width:100%;height:auto" width="900pt" height="300pt" viewBox="0 0 900 300">'
+    """
+    return svg.replace(b"<svg ", b'<svg style="max-width:100%;height:auto" ', 1)
+
+
+def with_images(svg: bytes, images: Mapping[str, bytes]) -> bytes:
+    """An SVG that holds its images instead of naming their files, each pixel a sharp square.
+
+    >>> with_images(b'<image xlink:href="a.png"/>', {"a.png": b"PNG"})
+    b'<image style="image-rendering:pixelated" xlink:href="data:image/png;base64,UE5H"/>'
+    """
+    for name, content in images.items():
+        data = b"data:image/png;base64," + base64.b64encode(content)
+        svg = svg.replace(
+            b'xlink:href="%s"' % name.encode(), b'style="image-rendering:pixelated" xlink:href="%s"' % data
+        )
+    return svg
 
 
 def png(program: LayoutProgram, source: str) -> bytes:
@@ -112,10 +139,24 @@ def svg_size(svg: bytes) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
-def _run(program: LayoutProgram, source: str, *options: str) -> bytes:
-    import subprocess
+def _run(program: LayoutProgram, source: str, *options: str, images: Mapping[str, bytes] | None = None) -> bytes:
+    """What the layout program makes of a graph; in a folder of its own where there are images.
 
-    done = subprocess.run([program.path, *options], input=source.encode(), capture_output=True, check=False)
+    Where it loses its way with curved edges, which happens in large graphs, it gets a second chance with straight ones.
+    """
+    import subprocess
+    import tempfile
+
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory()) if images else None
+        for name, content in (images or {}).items():
+            with open(os.path.join(folder or "", name), "wb") as file:
+                file.write(content)
+        for straight in ((), ("-Gsplines=line",)):
+            command = [program.path, *options, *straight]
+            done = subprocess.run(command, input=source.encode(), capture_output=True, check=False, cwd=folder)
+            if done.returncode == 0 or b"spline" not in done.stderr:
+                break
     if done.returncode != 0 or not done.stdout:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         reason = "; ".join(said[-3:]) or "it said nothing"

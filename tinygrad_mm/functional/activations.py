@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.constants import zeros_beside
 from tinygrad_mm.functional.error_function import erf
 from tinygrad_mm.graph import defstopped, defvjp, primitive
 
@@ -39,10 +40,10 @@ def relu(x: Any) -> Any:
     >>> relu(np.array([-1.0, 2.0]))
     array([0., 2.])
     """
-    return np.maximum(x, 0)
+    return np.maximum(x, zeros_beside(x))
 
 
-defvjp(relu, lambda g, y, x: g * (y > 0))
+defvjp(relu, lambda g, y, x: g * np.sign(y))
 
 
 @primitive
@@ -208,11 +209,12 @@ def softmax(x: Any, axis: int = -1) -> Any:
     return e / np.add.reduce(e, axis=axis, keepdims=True)
 
 
-defvjp(
-    softmax,
-    lambda g, y, x, axis=-1: y * (g - np.sum(g * y, axis=axis, keepdims=True)),
-    law="(..., n) -> (..., n)",
-)
+def softmax_back(g: Any, y: Any, axis: int) -> Any:
+    """The gradient of x where y = softmax(x)."""
+    return y * (g - np.sum(g * y, axis=axis, keepdims=True))
+
+
+defvjp(softmax, lambda g, y, x, axis=-1: softmax_back(g, y, axis), law="(..., n) -> (..., n)")
 
 
 @primitive

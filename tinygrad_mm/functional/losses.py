@@ -6,13 +6,16 @@ broadcast or promoted silently.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.functional.activations import log_softmax, one_hot, softmax, softplus
-from tinygrad_mm.graph import defvjp, primitive
+from tinygrad_mm.constants import ones, row_starts
+from tinygrad_mm.functional.activations import log_softmax, one_hot, softmax, softmax_back, softplus
+from tinygrad_mm.graph import Vertex, defvjp, primitive
 from tinygrad_mm.recording import as_array
+from tinygrad_mm.rules.indexing import at_places, checked
 
 __all__ = [
     "binary_cross_entropy_with_logits",
@@ -31,26 +34,56 @@ __all__ = [
 
 @primitive
 def _cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
-    """logsumexp(logits) - logits[label] of each example, reduced."""
-    flat = logits.reshape(-1, logits.shape[-1])
-    z = flat - np.maximum.reduce(flat, axis=-1, keepdims=True)
-    lost = np.log(np.add.reduce(np.exp(z), axis=-1)) - z[np.arange(len(z)), labels.reshape(-1)]
+    """logsumexp(logits) - logits[label] of each example, reduced.
+
+    Raises ValueError for a label out of range.
+    """
+    z, _, total, places = _exponentials(logits, labels)
+    lost = np.log(total) - z.take(places)
     if reduction == "none":
         return lost.reshape(labels.shape)
-    return np.add.reduce(lost) / len(z) if reduction == "mean" else np.add.reduce(lost)
+    whole = ones(len(lost), lost.dtype).dot(lost)
+    return whole / len(lost) if reduction == "mean" else whole
 
 
-def _cross_entropy_back(g: Any, logits: Any, labels: Any, reduction: str) -> Any:
-    """softmax(logits) - one_hot(labels), weighted with the gradient of each example's loss."""
-    weight = np.expand_dims(g, -1) if reduction == "none" else g / max(labels.size, 1) if reduction == "mean" else g
-    return weight * (softmax(logits) - one_hot(labels, logits.shape[-1], logits.dtype))
+@primitive
+def _prediction_error(logits: Any, labels: Any) -> Any:
+    """softmax(logits) - one_hot(labels): what is too much, or too little, in each predicted probability."""
+    _, e, total, places = _exponentials(logits, labels)
+    e /= total[:, None]
+    e.put(places, e.take(places) - 1)
+    return e.reshape(logits.shape)
+
+
+def _exponentials(logits: Any, labels: Any) -> tuple[Any, Any, Any, Any]:
+    """Logits less the largest of their row, their exponentials, the sums of these; the labels' places among all."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    count, classes = rows.shape
+    places = np.ravel_multi_index((row_starts(count, 1), labels.reshape(-1)), rows.shape)  # refuses what is outside
+    top = rows.take(rows.argmax(axis=1) + row_starts(count, classes))  # np.max along short rows takes twice as long
+    z = rows - top[:, None]
+    e = np.exp(z)
+    return z, e, e.dot(ones(classes, e.dtype)), places
+
+
+def _per_example(g: Any, labels: Any, reduction: str) -> Any:
+    """What the loss of each example counts, given the gradient of all."""
+    return np.expand_dims(g, -1) if reduction == "none" else g / max(labels.size, 1) if reduction == "mean" else g
 
 
 defvjp(
     _cross_entropy,
-    lambda g, y, logits, labels, reduction="mean": _cross_entropy_back(g, logits, labels, reduction),
+    lambda g, y, logits, labels, reduction="mean": (
+        _per_example(g, labels, reduction) * _prediction_error(logits, labels)
+    ),
     None,
     law="(..., classes), (...) -> () or (...)",
+)
+defvjp(
+    _prediction_error,
+    lambda g, y, logits, labels: softmax_back(g, softmax(logits), -1),
+    None,
+    law="(..., classes), (...) -> (..., classes)",
 )
 
 
@@ -91,9 +124,16 @@ def cross_entropy(
             raise ValueError("cross_entropy: ignore_index is for integer labels; give such examples probabilities of 0")
         lost = _expected_loss(logits, labels, _class_weight("cross_entropy", weight, logits), label_smoothing)
         return _reduced(lost, reduction)
-    _check_labels("cross_entropy", logits, labels, ignore_index)
     if weight is None and ignore_index is None and not label_smoothing:
-        return _cross_entropy(logits, labels, reduction)
+        _check_kind("cross_entropy", logits, labels)
+        try:
+            return _cross_entropy(logits, labels, reduction) if reduction != "mean" else _cross_entropy(logits, labels)
+        except ValueError as error:
+            failure = error
+        # A label without a place, most likely: say which.
+        _check_range("cross_entropy", logits.shape[-1], None, getattr(labels, "value", labels))
+        raise failure
+    labels = _checked_labels("cross_entropy", logits, labels, ignore_index)
     if not label_smoothing:
         return nll_loss(log_softmax(logits), labels, weight, ignore_index, reduction)
     weight = _class_weight("cross_entropy", weight, logits)
@@ -127,7 +167,7 @@ def nll_loss(
     """
     log_probabilities, labels = _array(log_probabilities), _array(labels)
     _check_reduction("nll_loss", reduction)
-    _check_labels("nll_loss", log_probabilities, labels, ignore_index)
+    labels = _checked_labels("nll_loss", log_probabilities, labels, ignore_index)
     weight = _class_weight("nll_loss", weight, log_probabilities)
     places = labels if ignore_index is None else np.where(labels == ignore_index, 0, labels)
     lost = -np.take_along_axis(log_probabilities, places[..., None], axis=-1)[..., 0]
@@ -152,13 +192,13 @@ def _over_examples(
     if weight is None and ignore_index is None:
         return _reduced(lost, reduction)
     if ignore_index is None:
-        weights = np.take(weight, labels)
+        weights = at_places(weight, labels)
     else:
         kept = labels != ignore_index
         lost = np.where(kept, lost, 0)
         weights = kept.astype(lost.dtype)
         if weight is not None:
-            weights = weights * np.take(weight, np.where(kept, labels, 0))
+            weights = weights * at_places(weight, np.where(kept, labels, 0))
     if weight is not None and not weighed:
         lost = lost * weights
     if reduction != "mean":
@@ -272,7 +312,7 @@ def kl_div(log_predictions: Any, targets: Any, reduction: str = "mean", log_targ
 
 def _array(a: Any) -> Any:
     """An array or Tensor as it is, anything else as an array."""
-    return a if hasattr(a, "dtype") else as_array(a)
+    return a if isinstance(a, (Vertex, np.ndarray)) or hasattr(a, "dtype") else as_array(a)
 
 
 def _reduced(lost: Any, reduction: str) -> Any:
@@ -317,7 +357,13 @@ def _pair(name: str, predictions: Any, targets: Any, reduction: str) -> tuple[An
     return predictions, targets
 
 
-def _check_labels(name: str, logits: Any, labels: Any, ignore_index: int | None) -> None:
+def _checked_labels(name: str, logits: Any, labels: Any, ignore_index: int | None) -> Any:
+    """The labels, checked now and in each call of a compiled function."""
+    _check_kind(name, logits, labels)
+    return checked(labels, functools.partial(_check_range, name, logits.shape[-1], ignore_index))
+
+
+def _check_kind(name: str, logits: Any, labels: Any) -> None:
     if logits.ndim == 0 or labels.shape != logits.shape[:-1]:
         raise ValueError(
             f"{name}: logits of shape {logits.shape} need integer labels of shape {logits.shape[:-1]} or "
@@ -328,7 +374,9 @@ def _check_labels(name: str, logits: Any, labels: Any, ignore_index: int | None)
             f"{name}: labels of dtype {labels.dtype}; use labels.astype(np.int64) for class numbers, "
             f"or probabilities of shape {logits.shape}"
         )
-    values, classes = getattr(labels, "value", labels), logits.shape[-1]
+
+
+def _check_range(name: str, classes: int, ignore_index: int | None, values: Any) -> None:
     if ignore_index is not None:
         values = values[values != ignore_index]
     if values.size and (np.minimum.reduce(values, axis=None) < 0 or np.maximum.reduce(values, axis=None) >= classes):

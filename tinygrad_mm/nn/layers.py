@@ -10,6 +10,7 @@ import numpy as np
 from tinygrad_mm.nn import init
 from tinygrad_mm.nn.activations import RECTIFIERS, Activation, activation_function
 from tinygrad_mm.nn.module import Module, as_tensor
+from tinygrad_mm.rules.indexing import checked
 from tinygrad_mm.tensor import Parameter, Tensor
 
 __all__ = ["Dense", "Embedding", "Linear", "positive_integers"]
@@ -61,13 +62,16 @@ class Dense(Module):
     def forward(self, x: Any) -> Tensor:
         """activation(x @ weight + bias)"""
         x = as_tensor(x)
-        self._check(x)
-        y = x @ self.weight
-        if self.bias is not None:
-            y = y + self.bias
-        return y if self.activation is None else self.activation(y)
+        weight, bias, activation = self.weight, self.bias, self.activation
+        if x.value.shape[-1:] != weight.value.shape[:1] or x.value.dtype is not weight.value.dtype:
+            self._check(x)
+        y = x @ weight
+        if bias is not None:
+            y = y + bias
+        return y if activation is None else activation(y)
 
     def _check(self, x: Tensor) -> None:
+        """Raise an error that names the fix where the input does not fit."""
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             features = x.shape[-1] if x.ndim else 0
             raise ValueError(
@@ -125,13 +129,15 @@ class Embedding(Module):
         codes = as_tensor(codes)
         if codes.dtype.kind not in "iu":
             raise TypeError(f"Embedding: codes are {codes.dtype}; write codes.astype(np.int64)")
-        values = codes.value
+        return self.weight[checked(codes, self._check_range)]
+
+    def _check_range(self, values: Any) -> None:
+        """Raise IndexError where a code has no row."""
         if values.size and not 0 <= values.min() <= values.max() < self.num_embeddings:
             raise IndexError(
                 f"Embedding: codes lie in {values.min()}..{values.max()}, but there are rows "
                 f"0..{self.num_embeddings - 1} only; did you mean Embedding({values.max() + 1}, {self.features})?"
             )
-        return self.weight[codes]
 
     def describe(self) -> str:
         """Sizes."""

@@ -61,13 +61,14 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward(...)`, recorded as a call of this module, with the hooks before and after it."""
+        own = self.__dict__
         outer = state.scope
-        state.scope = Scope(self.token, type(self).__name__, outer)
+        state.scope = Scope(own["_token"], type(self).__name__, outer)
         try:
-            if "_before" in self.__dict__:
+            if "_before" in own:
                 args = self._run_pre_hooks(args)
             result = self.forward(*args, **kwargs)
-            return self._run_hooks(args, result) if "_after" in self.__dict__ else result
+            return self._run_hooks(args, result) if "_after" in own else result
         finally:
             state.scope = outer
 

@@ -30,8 +30,8 @@ class ExponentialMovingAverage:
     >>> w.data = np.array([4.0], np.float32)
     >>> average.update()
     >>> with average.swapped():
-    ...     print(w)
-    Tensor([1.], dtype=float32, requires_grad=True)
+    ...     print(w.data)
+    [1.]
     >>> w
     Tensor([4.], dtype=float32, requires_grad=True)
     """

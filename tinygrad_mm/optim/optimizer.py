@@ -161,10 +161,9 @@ class Optimizer:
             if known is None or known.group != group or known.scheduled:  # most steps are like the one before
                 known = self._known[id(group)] = self._looked_at(group)
             for flat in flats:
-                flat.check_gradients()
-                plans.append((flat, known.program, known.learning_rate, known.numbers))
-        for flat, program, rate, numbers in plans:
-            flat.step(program, rate, numbers)
+                plans.append((flat, flat.gradients(), known))
+        for flat, gradients, known in plans:
+            flat.step(gradients, known.program, known.learning_rate, known.numbers)
         self.steps += 1
 
     def state_of(self, parameter: Tensor) -> dict[str, Any]:
@@ -217,14 +216,20 @@ class Optimizer:
 
     def _laid_out(self) -> list[list[Flat]]:
         """The parameters of each group in flat buffers, adopted again where they were given arrays of their own."""
-        if [id(group["parameters"]) for group in self.groups] != list(map(id, self._members)):
-            raise ValueError("the parameters of the groups were replaced; use optimizer.add_group, or a new optimizer")
-        for group, flats in zip(self.groups, self._flats, strict=True):
+        if len(self.groups) != len(self._members):
+            raise ValueError("the groups were changed; use optimizer.add_group, or a new optimizer")
+        for group, members, flats in zip(self.groups, self._members, self._flats, strict=True):
+            if group["parameters"] is not members:
+                raise ValueError(
+                    "the parameters of the groups were replaced; use optimizer.add_group, or a new optimizer"
+                )
             names = self.state_names(group)
             if not flats:
-                flats.extend(flats_of(group["parameters"], names))
-            elif not all(tuple(flat.states) == names and flat.holds() for flat in flats):
-                flats[:] = adopted_again(group["parameters"], flats, names)
+                flats.extend(flats_of(members, names))
+            for flat in flats:
+                if tuple(flat.states) != names or not flat.holds():
+                    flats[:] = adopted_again(members, flats, names)
+                    break
         return self._flats
 
     def _looked_at(self, group: dict[str, Any]) -> _Known:

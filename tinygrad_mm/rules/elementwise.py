@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defstopped, defvjp, primitive
+from tinygrad_mm.rules.indexing import at_places
 from tinygrad_mm.rules.operands import as_arrays
 
 # A Python number as the other argument stays a Python number in a rule: np.f(2.0) would be a float64, and turn a
@@ -192,7 +193,8 @@ def _interp(x, xp, fp, left=None, right=None, period=None):
             f"interp: xp and fp must be two lists of one length, at least 2; they have {xp.shape} and {fp.shape}"
         )
     i = np.clip(np.searchsorted(xp, x, side="right") - 1, 0, xp.shape[0] - 2)
-    inside = fp[i] + (fp[i + 1] - fp[i]) * ((x - xp[i]) / (xp[i + 1] - xp[i]))
+    x0, x1, y0, y1 = at_places(xp, i), at_places(xp, i + 1), at_places(fp, i), at_places(fp, i + 1)
+    inside = y0 + (y1 - y0) * ((x - x0) / (x1 - x0))
     low, high = fp[0] if left is None else left, fp[-1] if right is None else right
     return np.where(x < xp[0], low, np.where(x > xp[-1], high, inside))
 

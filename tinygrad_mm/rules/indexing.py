@@ -47,6 +47,18 @@ def getitem(x, key, *arrays):
     return x[_filled(key, arrays)]
 
 
+def at_places(x, places):
+    """`x[places]`, which an array would refuse for a Tensor of places that is being traced."""
+    return getitem(x, Slot(0), places)
+
+
+@primitive
+def checked(x, check):
+    """The array itself, after `check(x)` could raise: how a function looks at values in every call of a compiled one."""
+    check(x)
+    return x
+
+
 @primitive
 def scatter(g, shape, key, *arrays):
     """Zeros of a shape with g added at an index; elements named twice get the sum."""
@@ -93,7 +105,7 @@ def last_writes(x, key, *arrays):
     return (written[key] == numbers).astype(x.dtype)
 
 
-defstopped(last_writes)
+defstopped(checked, last_writes)
 
 
 def _set_back(g, key, arrays):
@@ -139,7 +151,7 @@ def _take(a, indices, axis=None, out=None, mode="raise"):
         indices = np.clip(indices, 0, n - 1)
     if not hasattr(indices, "requires_grad"):
         indices = np.asarray(indices)
-    return along(a, axis, indices)
+    return getitem(a, (slice(None),) * axis + (Slot(0),), indices)  # also of an array at the places in a Tensor
 
 
 def _take_along_axis(arr, indices, axis=-1):
@@ -148,8 +160,8 @@ def _take_along_axis(arr, indices, axis=-1):
         1 if i == axis else n if m == 1 else m for i, (n, m) in enumerate(zip(arr.shape, indices.shape, strict=True))
     )
     places = [np.arange(n).reshape((-1,) + (1,) * (arr.ndim - i - 1)) for i, n in enumerate(shape)]
-    places[axis] = indices
-    return arr[tuple(places)]
+    places[axis] = Slot(0)
+    return getitem(arr, tuple(places), indices)
 
 
 def _sort(a, axis=-1, kind=None, order=None, *, stable=None):

@@ -24,6 +24,13 @@ def swap(x):
     return np.swapaxes(x, -1, -2)
 
 
+def product(a, b):
+    """`np.matmul(a, b)`; for two matrices `dot` is the same call of BLAS, with half the way to it."""
+    if type(a) is np.ndarray and type(b) is np.ndarray and a.ndim == 2 and b.ndim == 2:
+        return a.dot(b)
+    return np.matmul(a, b)
+
+
 def _column(x):
     return np.expand_dims(x, -1)
 
@@ -34,6 +41,8 @@ def _row(x):
 
 def _matmul_left(g, a, b):
     """d(a @ b)/da: the gradient times the transpose of b."""
+    if type(g) is np.ndarray and a.ndim == 2 and b.ndim == 2:  # see `product`
+        return g.dot(b.T)
     if b.ndim == 1:
         return _column(g) * b
     if a.ndim == 1:
@@ -46,13 +55,15 @@ def _matmul_left(g, a, b):
 
 def _matmul_right(g, a, b):
     """d(a @ b)/db: the transpose of a times the gradient."""
+    if type(g) is np.ndarray and a.ndim == 2 and b.ndim == 2:
+        return a.T.dot(g)
     if a.ndim == 1:
         return g * a if b.ndim == 1 else _column(a) * _row(g)
     if b.ndim == 1:
         return np.matmul(swap(a), _column(g))[..., 0]
     if b.ndim == 2 and a.ndim > 2:  # one matrix for a whole stack: the sum over the stack is inside the product
         rows = math.prod(a.shape[:-1])
-        return np.matmul(a.reshape(rows, a.shape[-1]).T, g.reshape(rows, g.shape[-1]))
+        return product(a.reshape(rows, a.shape[-1]).T, g.reshape(rows, g.shape[-1]))
     return np.matmul(swap(a), g)
 
 
@@ -212,6 +223,7 @@ if hasattr(np, "matvec"):  # NumPy 2.2
                       lambda g, y, a, b: _column(a) * _row(g),                         law="(..., k), (..., k, m) -> (..., m)")
 # fmt: on
 
+RULES[np.matmul].forward = product
 for _product in (np.dot, np.inner, np.vdot, np.outer, np.tensordot):
     RULES[_product].forward = _keeping_dtype(_product)
 

@@ -1,6 +1,6 @@
 """Training: the loop around forward, backward and update, with what makes long runs safe.
 
-Floor 8. Start with `loop.py`; everything else serves it.
+Floor 9. Start with `loop.py`; everything else serves it.
 """
 
 from tinygrad_mm.training.history import History

@@ -23,5 +23,6 @@ transforms do not confuse their variables.
 
 from tinygrad_mm.transforms.checkpointing import checkpoint
 from tinygrad_mm.transforms.derivatives import grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+from tinygrad_mm.transforms.local import local_jacobian
 
-__all__ = ["checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
+__all__ = ["checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "local_jacobian", "value_and_grad", "vjp"]

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.frontier import as_leaves, frontier
 from tinygrad_mm.gradient import gradients
-from tinygrad_mm.graph import Vertex, entered, name_of, state, tick, topological
+from tinygrad_mm.graph import entered, name_of, state, tick, topological
 from tinygrad_mm.recording import apply, as_array
 from tinygrad_mm.tensor import Tensor
-from tinygrad_mm.transforms.trees import Leaf, flatten, flatten_like, unflatten
+from tinygrad_mm.trees import Leaf, flatten, flatten_like, unflatten
 
-__all__ = ["Call", "as_leaves", "being_transformed", "frontier", "inside"]
+__all__ = ["Call", "being_transformed", "inside"]
 
 # Whether a transform is calling its function: one that is used in there must give Tensors for the outer one to follow.
 inside: ContextVar[bool] = ContextVar("inside a transformed function", default=False)
@@ -29,41 +30,6 @@ def being_transformed(value: bool = True) -> Iterator[None]:
         yield
     finally:
         inside.reset(token)
-
-
-def frontier(roots: Sequence[Vertex], start: int) -> list[Vertex]:
-    """Where the graph behind the roots ends, as seen from the time `start`: leaves, and results that are older."""
-    found: list[Vertex] = []
-    seen: set[int] = set()
-    stack = [root for root in roots if root.requires_grad]
-    while stack:
-        vertex = stack.pop()
-        if id(vertex) in seen:
-            continue
-        seen.add(id(vertex))
-        if vertex.node is None or vertex.version < start:
-            found.append(vertex)
-        else:
-            stack.extend(a for a in vertex.node.args or () if isinstance(a, Vertex) and a.requires_grad)
-    return found
-
-
-@contextmanager
-def as_leaves(vertices: Sequence[Vertex]) -> Iterator[None]:
-    """Let vertices be leaves for the length of a `with` block.
-
-    A pass over one call of a function is to end at what was there before the call: so it stays as short as the call,
-    and a value that depends on another one counts as itself alone. (Meanwhile no other thread may differentiate through
-    these very vertices; leaves, such as parameters, may be shared.)
-    """
-    nodes = [vertex.node for vertex in vertices]
-    try:
-        for vertex in vertices:
-            vertex.node = None
-        yield
-    finally:
-        for vertex, node in zip(vertices, nodes, strict=True):
-            vertex.node = node
 
 
 class Call:

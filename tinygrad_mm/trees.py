@@ -1,4 +1,4 @@
-"""Trees: nested dicts, lists and tuples (named ones too) of arrays, taken apart and put together again.
+"""Floor 1. Trees: nested dicts, lists and tuples (named ones too) of arrays, taken apart and put together again.
 
 A module is a tree as well: a dict of those of its parameters that require a gradient. It is known by its method
 `named_parameters`, since modules stand on a higher floor. None is a container of nothing.

@@ -1,0 +1,349 @@
+"""Each pass of the compiler computes the same with less, and memory is shared only where nothing reads it any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from agreement import assert_close
+from hypothesis import given
+
+import tinygrad_mm as tg
+from tinygrad_mm.compiler import passes
+from tinygrad_mm.compiler.capture import Captured
+from tinygrad_mm.compiler.emitter import emit
+from tinygrad_mm.compiler.fused import mean_loss, one_hot_columns, where_positive
+from tinygrad_mm.compiler.kernels import WHOLE, Kernel, View
+from tinygrad_mm.compiler.passes.biases import fold_biases
+from tinygrad_mm.compiler.passes.cleaning import fold_constants, remove_dead, remove_identities, share_common
+from tinygrad_mm.compiler.passes.inlining import inline
+from tinygrad_mm.compiler.passes.layout import features_first
+from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse, fuse_losses
+from tinygrad_mm.compiler.program import Op, Program, Value
+from tinygrad_mm.compiler.storage import Storage
+from tinygrad_mm.compiler.tracing import Trace
+from tinygrad_mm.graph import RULES, select
+
+ALL = [
+    ("remove_dead", remove_dead),
+    ("inline", lambda program: inline(program, WHOLE)),
+    ("remove_identities", remove_identities),
+    ("fold_constants", lambda program: fold_constants(program, frozenset())),
+    ("share_common", share_common),
+    ("fuse", fuse),
+    ("features_first", features_first),
+    ("fuse_losses", fuse_losses),
+    ("flatten_products", flatten_products),
+]
+
+
+def traced(function: Any, *arrays: Any) -> Program:
+    """The program of a function and of its gradients, before any pass."""
+    names = [f"x{i}" for i in range(len(arrays))]
+    trace = Trace(function, Captured(function), arrays, lambda tensors: (tuple(tensors), {}), names, True)
+    return trace.program
+
+
+def interpreted(program: Program, inputs: list[Any], seeds: list[Any]) -> list[Any]:
+    """The outputs and gradients of a program, one call after the other, on new arrays."""
+    known = {id(v): a for v, a in zip(program.inputs, inputs, strict=True)}
+    known |= {id(v): a for v, a in zip(program.seeds, seeds, strict=True)}
+    known |= {id(v): v.leaf.value for v in program.leaves}
+
+    def value(a: Any) -> Any:
+        if not isinstance(a, Value):
+            return a
+        return a.example if a.kind == "constant" else known[id(a)]
+
+    for op in program.ops:
+        rule = RULES.get(op.fun)
+        call = rule.forward if rule is not None else op.fun
+        known[id(op.result)] = call(*map(value, op.args), **op.kwargs)
+    return [value(v) for v in [*program.outputs, *(g for g in program.gradients if g is not None)]]
+
+
+def emitted(program: Program, inputs: list[Any], seeds: list[Any]) -> list[Any]:
+    """The same by the code that is written out, in memory that is full of NaN."""
+    code = emit(program)
+    memory = [np.full(buffer.nbytes, 0xFF, np.uint8) for buffer in code.storage.buffers]
+    forward, backward = code._make(memory, *(v.leaf.value for v in program.leaves), *code.bound.values())
+    outputs, _, crossing = forward(*inputs)
+    kept = [np.array(o) for o in outputs]
+    gradients = backward(*inputs, *seeds, *crossing)
+    for before, now in zip(kept, outputs, strict=True):
+        np.testing.assert_array_equal(before, now)  # what was handed out is nobody's buffer
+    return [*outputs, *(g for g in gradients if g is not None)]
+
+
+def classifier(batch: int = 5, seed: int = 0) -> tuple[Any, list[Any]]:
+    rng = np.random.default_rng(seed)
+    model = tg.nn.Sequential(
+        tg.nn.Dense(4, 6, "relu", rng=rng), tg.nn.Dense(6, 5, "relu", rng=rng), tg.nn.Dense(5, 3, rng=rng)
+    )
+    x, y = rng.standard_normal((batch, 4)).astype(np.float32), rng.integers(0, 3, batch)
+    return (lambda x, y: tg.cross_entropy(model(x), y)), [x, y]
+
+
+def attention() -> tuple[Any, list[Any]]:
+    rng = np.random.default_rng(1)
+    layer = tg.nn.MultiHeadAttention(4, heads=2, rng=rng)
+    return (lambda x: np.sum(layer(x, causal=True) ** 2)), [rng.standard_normal((2, 3, 4)).astype(np.float32)]
+
+
+def convolution() -> tuple[Any, list[Any]]:
+    rng = np.random.default_rng(2)
+    model = tg.nn.Sequential(tg.nn.Conv2d(1, 3, 3, rng=rng), tg.nn.ReLU(), tg.nn.MaxPool2d(2), tg.nn.Flatten())
+    return (lambda x: np.mean(model(x))), [rng.standard_normal((2, 1, 6, 6)).astype(np.float32)]
+
+
+def recurrence() -> tuple[Any, list[Any]]:
+    layer = tg.nn.GRU(3, 4, rng=0)
+    x = np.random.default_rng(3).standard_normal((2, 3, 3)).astype(np.float32)
+    return (lambda x: np.sum(layer(x)[0] * 2)), [x]
+
+
+NETWORKS = {"classifier": classifier, "attention": attention, "convolution": convolution, "recurrence": recurrence}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_each_pass_computes_the_same(network):
+    function, inputs = NETWORKS[network]()
+    program = traced(function, *inputs)
+    seeds = [np.ones(v.shape, v.dtype) for v in program.seeds]
+    expected = interpreted(program, inputs, seeds)
+    for _, run in ALL:
+        run(program)
+        for ours, theirs in zip(interpreted(program, inputs, seeds), expected, strict=True):
+            assert_close(np.asarray(ours), np.asarray(theirs))
+        for ours, theirs in zip(emitted(program, inputs, seeds), expected, strict=True):
+            assert_close(np.asarray(ours), np.asarray(theirs))
+
+
+CALLS = [
+    lambda a, b: a + b,
+    lambda a, b: a * b * 0.5,
+    lambda a, b: np.tanh(a),
+    lambda a, b: a @ b,
+    lambda a, b: a.T,
+    lambda a, b: tg.relu(a) - np.mean(b, axis=1, keepdims=True),
+    lambda a, b: np.exp(-np.abs(a)).reshape(9)[::-1].reshape(3, 3),
+]
+
+
+@given(st.data())
+def test_random_expressions_survive_all_passes_and_poisoned_memory(data):
+    """Chains of calls that branch, in which results are read again late: liveness and in-place writes have to be right."""
+    steps = data.draw(
+        st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=14)
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    w = tg.Tensor(rng.standard_normal((3, 3)), requires_grad=True, dtype=np.float64)
+
+    def function(x: Any, y: Any) -> Any:
+        made = [x @ w, y * 1.0, x - y, w]
+        for kind, i, j in steps:
+            a, b = made[i % len(made)], made[j % len(made)]
+            made.append(CALLS[kind](a, b))
+            made[-1] = np.tanh(made[-1])  # numbers that stay small
+        return np.sum(made[-1] * made[len(made) // 2])
+
+    inputs = [rng.standard_normal((3, 3)), rng.standard_normal((3, 3))]
+    program = traced(function, *inputs)
+    seeds = [np.ones(v.shape, v.dtype) for v in program.seeds]
+    expected = interpreted(program, inputs, seeds)
+    passes.optimize(program)
+    for found in (interpreted(program, inputs, seeds), emitted(program, inputs, seeds)):
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_close(np.asarray(ours), np.asarray(theirs), length=1024)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What each pass does
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def functions(program: Program) -> list[Any]:
+    return [op.fun for op in program.ops]
+
+
+def test_dead_code_is_removed_but_draws_stay():
+    rng = np.random.default_rng(0)
+
+    def function(x: Any) -> Any:
+        tg.dropout(x, 0.5, rng)
+        np.exp(x)
+        return x * 2
+
+    program = traced(function, np.ones(3, np.float32))
+    remove_dead(program)
+    assert np.exp not in functions(program)
+    assert [f.__name__ for f in functions(program)] == ["uniform_like", "multiply"]
+
+
+def test_the_same_call_is_made_once_and_a_draw_twice():
+    rng = np.random.default_rng(0)
+    program = traced(lambda x: np.exp(x) + np.exp(x) * 2 + np.exp(x) * 2.0, np.ones(3, np.float32))
+    share_common(program)
+    assert functions(program).count(np.exp) == 1
+    assert functions(program).count(np.multiply) == 2  # 2 and 2.0 are not the same number
+    program = traced(lambda x: tg.dropout(x, 0.5, rng) + tg.dropout(x, 0.5, rng), np.ones(3, np.float32))
+    share_common(program)
+    assert [f.__name__ for f in functions(program)].count("uniform_like") == 2
+
+
+def test_what_depends_on_constants_alone_is_known_but_not_what_others_may_write_to():
+    box = [np.arange(3.0)]  # an array that is captured; others may write to it
+
+    program = traced(lambda x: x + np.exp(box[0] * tg.Tensor(np.ones(3))), np.ones(3))
+    fold_constants(program, frozenset(map(id, box)))
+    assert functions(program) == [np.multiply, np.exp, np.add]
+    program = traced(lambda x: x + np.exp(tg.Tensor(np.ones(3)) * 2), np.ones(3))
+    fold_constants(program, frozenset())
+    assert functions(program) == [np.add]
+
+
+@pytest.mark.parametrize(
+    ("function", "left"),
+    [
+        (lambda x: x * 1, 0),
+        (lambda x: 1 * x, 0),
+        (lambda x: x / 1, 0),
+        (lambda x: 1 / x, 1),
+        (lambda x: x.T.T, 0),
+        (lambda x: x.reshape(2, 3).reshape(2, 3), 0),
+        (lambda x: x.astype(np.float32), 0),
+        (lambda x: x.astype(np.float64), 1),
+        (lambda x: x + 0, 1),  # -0.0 + 0 is 0.0
+    ],
+)
+def test_calls_that_change_nothing(function, left):
+    program = traced(function, np.ones((2, 3), np.float32))
+    remove_identities(program)
+    remove_dead(program)
+    assert len(program.ops) == left
+
+
+def test_a_primitive_is_taken_apart_where_its_body_can_be_traced():
+    @tg.primitive
+    def twice(x: Any) -> Any:
+        return x + x
+
+    @tg.primitive
+    def in_place(x: Any) -> Any:
+        y = np.array(x)
+        y += 1
+        return y
+
+    tg.defvjp(twice, lambda g, y, x: g * 2)
+    tg.defvjp(in_place, lambda g, y, x: g)
+    program = traced(lambda x: in_place(twice(x)), np.ones(3))
+    inline(program, WHOLE)
+    assert functions(program) == [np.add, in_place]
+
+
+def test_several_results_are_taken_apart_too():
+    program = traced(lambda x: tg.functional.standardize(x, (0,))[0], np.arange(6.0).reshape(3, 2))
+    inline(program, WHOLE)
+    assert select not in functions(program)
+
+
+def test_softmax_is_computed_once_for_the_loss_and_its_gradient():
+    function, inputs = classifier()
+    program = passes.optimize(traced(function, *inputs))
+    assert functions(program).count(np.exp) == 1
+    assert functions(program).count(one_hot_columns) == 1
+    assert mean_loss in functions(program)
+    assert functions(program).count(where_positive) == 2
+
+
+def test_products_with_weights_are_kept_features_first():
+    function, inputs = classifier()
+    program = traced(function, *inputs)
+    passes.optimize(program)
+    shapes = [op.result.shape for op in program.ops if op.fun is np.dot and not op.backward]
+    assert shapes == [(6, 5), (5, 5), (3, 5)]
+
+
+def test_a_bias_becomes_a_column_of_its_weight():
+    rng = np.random.default_rng(0)
+    flat, store = rng.standard_normal((4 + 1) * 6).astype(np.float32), np.zeros((4 + 1) * 6, np.float32)
+    layer = tg.nn.Dense(4, 6, rng=rng)
+    layer.weight.value, layer.bias.value = flat[:24].reshape(4, 6), flat[24:]
+    x = rng.standard_normal((5, 4)).astype(np.float32)
+    program = traced(lambda x: np.mean(np.tanh(layer(x))), x)
+    seeds = [np.ones((), np.float32)]
+    loss, *gradients = interpreted(program, [x], seeds)
+    expected = np.concatenate([g.reshape(-1) for g in sorted(gradients, key=np.size, reverse=True)])
+    passes.optimize(program)
+    given: dict[int, str] = {}
+    arrays: list[Any] = []
+    for value in program.gradients:
+        given[id(value)] = f"gradient_{len(arrays)}"
+        arrays.append(np.empty(value.shape, np.float32))
+    program.gradients = []
+    pair = flat.reshape(5, 6), store.reshape(5, 6)
+    fold_biases(program, {(id(layer.weight), id(layer.bias)): pair}, given, arrays)
+    assert np.add not in functions(program)
+    assert functions(program).count(np.dot) + functions(program).count(np.matmul) == 2
+    code = emit(program, given, joint=True)
+    step, _ = code.make([v.leaf.value for v in program.leaves], arrays)
+    program_seed = {id(v) for v in program.seeds}
+    assert len(program_seed) == 1
+    ((found,), _) = step(x) if not program.seeds else _with_seed(program, given, arrays, pair, x)
+    assert_close(np.asarray(found), np.asarray(loss))
+    assert_close(store, expected)
+
+
+def _with_seed(program: Program, given: dict[int, str], arrays: list[Any], pair: Any, x: Any) -> Any:
+    """The step with the seed of the backward pass as a constant."""
+    one = Value(np.ones((), np.float32), "constant")
+    program.substitute({id(seed): one for seed in program.seeds})
+    program.seeds = []
+    step, _ = emit(program, given, joint=True).make([v.leaf.value for v in program.leaves], arrays)
+    return step(x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_of_elementwise_calls_stays_in_one_buffer():
+    program = passes.optimize(traced(lambda x: np.sum(np.exp(np.sin(np.cos(x * 2)))), np.ones((4, 4))))
+    storage = Storage(program, {})
+    assert len(storage.buffers) == 1
+    assert sum(buffer.nbytes for buffer in storage.buffers) == 128
+    assert storage.without_reuse > 4 * 128
+
+
+def test_what_is_read_later_is_not_written_over():
+    def function(x: Any) -> Any:
+        a = np.exp(x)
+        return np.sum(np.sin(a) * a + a.T)
+
+    x = np.random.default_rng(0).standard_normal((3, 3))
+    program = passes.optimize(traced(function, x))
+    (found,) = emitted(program, [x], [])
+    a = np.exp(x)
+    np.testing.assert_allclose(found, np.sum(np.sin(a) * a + a.T))
+
+
+def test_a_reshape_that_has_to_copy_is_no_view():
+    x = np.arange(6.0).reshape(2, 3)
+    program = passes.optimize(traced(lambda x: np.sin(np.exp(x).T.reshape(6)), x))
+    storage = Storage(program, {})
+    kinds = [type(storage.kernels[id(op)]) for op in program.ops if op.fun is np.reshape]
+    assert kinds == [Kernel]
+    (found,) = emitted(program, [x], [])
+    np.testing.assert_allclose(found, np.sin(np.exp(x).T.reshape(6)))
+    program = passes.optimize(traced(lambda x: np.sin(np.exp(x).reshape(6)), x))
+    storage = Storage(program, {})
+    assert [type(storage.kernels[id(op)]) for op in program.ops if op.fun is np.reshape] == [View]
+
+
+def test_an_op_reads_like_a_call():
+    x = Value(np.ones(2), "input", "x")
+    op = Op(np.exp, [x], {}, Value(np.ones(2)))
+    assert "exp(<input x (2,) float64>)" in repr(op)

@@ -1,0 +1,369 @@
+"""What a function reads besides its arguments: closure cells, globals, modules; and whether any of it has changed.
+
+A compiled program is right as long as everything that the trace has read is what it was. Tensors are read anew at each
+call, and so are arrays in cells and globals of the function itself. All else (numbers, flags, which objects stand where)
+is guarded: looked at before each call, by identity, which costs some 60 ns a place.
+
+What is found: cells, globals and defaults of the function and of the functions it calls; all that a Module consists of;
+what lists, tuples, dicts and sets hold; of any other object, those attributes that the function's code names.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable
+from operator import attrgetter, getitem
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.compiler.guards import Guards
+from tinygrad_mm.graph import Vertex
+
+__all__ = ["Captured", "Place", "rebuilt"]
+
+_PLAIN = (int, float, str, bytes, bool, type(None), complex, np.generic, np.dtype)
+_contents = attrgetter("cell_contents")
+_MISSING = object()
+_FIXED = ("builtins", "numpy")  # where objects come from that have no attributes to change
+_SMALL = 1024  # bytes: an array of this size is compared with what it held
+_STRUCTURE = 1000  # a container with more items is data: it is compared as a whole
+
+
+class Place:
+    """Somewhere that a function reads an array from: a cell (`key` None), or an entry of a dict or a list."""
+
+    __slots__ = ("holder", "key", "name")
+
+    def __init__(self, holder: Any, key: Any, name: str) -> None:
+        self.holder, self.key, self.name = holder, key, name
+
+    def read(self) -> Any:
+        """What is there now."""
+        return self.holder.cell_contents if self.key is None else self.holder[self.key]
+
+
+class Captured:
+    """Everything that `function` reads besides its arguments; `others` are objects among these.
+
+    `places` hold arrays, which become inputs of the program; `tensors` are all Tensors found, `names` what each is
+    called, `arrays` other arrays by id, used as they are. `unchanged()` says whether the guards still hold.
+    """
+
+    def __init__(self, function: Callable[..., Any], *others: Any) -> None:
+        self.places: list[Place] = []
+        self.tensors: list[Vertex] = []
+        self.names: dict[int, str] = {}
+        self.modules: list[Any] = []
+        self.generators: list[np.random.Generator] = []
+        self.arrays: dict[int, Any] = {}
+        # Guards: `holder[key]`, the contents of cells, and attributes of objects, which are to stay the same objects;
+        # the sizes of containers; containers that are to stay equal to a copy of theirs; what small arrays hold.
+        self._holders: list[Any] = []
+        self._keys: list[Any] = []
+        self._values: list[Any] = []
+        self._cells: list[Any] = []
+        self._contents: list[Any] = []
+        self._owners: list[Any] = []
+        self._attributes: list[str] = []
+        self._items: list[Any] = []
+        self._sized: list[Any] = []
+        self._sizes: list[int] = []
+        self._wholes: list[Any] = []
+        self._copies: list[Any] = []
+        self._small: list[Any] = []
+        self._bytes: list[bytes] = []
+        kinds = ("entries", "cells", "attributes", "sizes", "wholes", "small")
+        self._called: dict[str, list[str]] = {kind: [] for kind in kinds}
+        self._seen: dict[Any, Any] = {}  # what was looked at already; held, so that no id is used twice
+        self._check: Callable[..., bool] | None = None  # all guards as one function
+        self._root = function
+        self._function(function, inputs=True)
+        for other in others:
+            self._object(other, "", words_of(function))
+
+    # -- walking
+
+    def _new(self, value: Any, words: frozenset[str] = frozenset()) -> bool:
+        """Whether something was not looked at before (an object: for these words)."""
+        key = (id(value), words)
+        if key in self._seen:
+            return False
+        self._seen[key] = value
+        return True
+
+    def _function(self, function: Any, inputs: bool = False) -> None:
+        """A callable: what its code can reach. `inputs`: arrays directly in its cells and globals become inputs."""
+        if isinstance(function, types.FunctionType) and function is self._root and not inputs:
+            self._itself()
+        if not isinstance(function, (types.FunctionType, types.MethodType, functools.partial)):
+            return self._object(function, "")
+        if not self._new(function):
+            return None
+        if isinstance(function, functools.partial):
+            self._function(function.func)
+            for a in (*function.args, *function.keywords.values()):
+                self._object(a, "", words_of(function))
+        elif isinstance(function, types.MethodType):
+            self._object(function.__self__, "", words_of(function))
+            self._function(function.__func__)
+        else:
+            words = words_of(function)
+            for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+                try:
+                    value = cell.cell_contents
+                except ValueError:  # not filled yet: a function that calls itself before it is defined
+                    continue
+                self._slot(cell, None, value, name, words, inputs)
+            for name in sorted(words):
+                value = function.__globals__.get(name, _MISSING)
+                if value is not _MISSING:
+                    self._slot(function.__globals__, name, value, name, words, inputs)
+            for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+                self._object(value, "", words)
+        return None
+
+    def _itself(self) -> None:
+        """The function is reached from itself: arrays that it reads cannot be replaced for a trace of one call of it."""
+        for place in self.places:
+            self._slot(place.holder, place.key, place.read(), place.name)
+        self.places.clear()
+        self._root = None
+
+    def _slot(
+        self,
+        holder: Any,
+        key: Any,
+        value: Any,
+        name: str,
+        words: frozenset[str] = frozenset(),
+        inputs: bool = False,
+    ) -> None:
+        """One place that holds something: an input, or a guard and what lies behind it."""
+        if isinstance(value, types.ModuleType):
+            if not is_known(value.__name__):
+                for word in sorted(words & vars(value).keys()):
+                    self._slot(vars(value), word, vars(value)[word], f"{name}.{word}", words)
+            return
+        if inputs and self._root is not None and type(value) is np.ndarray and value.dtype.kind in "fiub":
+            self.places.append(Place(holder, key, name))
+            return
+        if key is None:
+            self._cells.append(holder)
+            self._contents.append(value)
+            self._called["cells"].append(name)
+        else:
+            self._holders.append(holder)
+            self._keys.append(key)
+            self._values.append(value)
+            self._called["entries"].append(name)
+        self._object(value, name, words)
+
+    def _object(self, value: Any, name: str, words: frozenset[str] = frozenset()) -> None:
+        if isinstance(value, _PLAIN):
+            return
+        if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+            self._function(value)
+        elif isinstance(value, Vertex):
+            if self._new(value):
+                self.tensors.append(value)
+                self.names.setdefault(id(value), name)
+        elif isinstance(value, np.ndarray):
+            if id(value) not in self.arrays and value.nbytes <= _SMALL and not value.dtype.hasobject:
+                self._small.append(value)  # also where only what NumPy made of it went into the trace
+                self._bytes.append(value.tobytes())
+                self._called["small"].append(name)
+            self.arrays[id(value)] = value
+        elif isinstance(value, np.random.Generator):
+            if self._new(value):
+                self.generators.append(value)
+        elif isinstance(value, (dict, list, tuple, set, frozenset)):
+            if self._new(value):
+                self._container(value, name, words)
+        elif hasattr(type(value), "named_modules") and not isinstance(value, type):
+            if self._new(value):
+                self._module(value, name)
+        elif not (is_known(value.__module__) if isinstance(value, type) else type(value).__module__ in _FIXED):
+            if self._new(value, words):
+                self._methods(value, name, words | {"__call__"})
+                if hasattr(value, "__wrapped__"):  # another compiled function, a cached one
+                    self._function(value.__wrapped__)
+
+    def _container(self, value: Any, name: str, words: frozenset[str]) -> None:
+        if isinstance(value, (set, frozenset)) or len(value) > _STRUCTURE:
+            self._wholes.append(value)
+            self._copies.append(value.copy() if hasattr(value, "copy") else value)
+            self._called["wholes"].append(name)
+            return
+        if isinstance(value, tuple):
+            for i, item in enumerate(value):
+                self._object(item, f"{name}.{i}" if name else str(i), words)
+            return
+        self._size(value, name)
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            self._slot(value, key, item, f"{name}.{key}" if name else str(key), words)
+
+    def _size(self, value: Any, name: str) -> None:
+        self._sized.append(value)
+        self._sizes.append(len(value))
+        self._called["sizes"].append(name)
+
+    def _module(self, value: Any, name: str) -> None:
+        """A Module: all of its attributes, and what the methods of a user's class read."""
+        self.modules.append(value)
+        if "training" not in vars(value):
+            value.training = value.training  # so that there is a place to look at
+        self._size(vars(value), name)
+        for key, item in list(vars(value).items()):
+            if key != "_token":
+                self._slot(vars(value), key, item, f"{name}.{key}" if name else key)
+        if not is_known(type(value).__module__):
+            self._methods(value, name, frozenset({"forward"}))
+
+    def _methods(self, value: Any, name: str, words: Iterable[str]) -> None:
+        """Guard the attributes of an object that are named in the code it is reached from; look into its methods."""
+        todo, done = list(words), set(words)
+        while todo:
+            word = todo.pop()
+            found = inspect.getattr_static(value, word, _MISSING)
+            if isinstance(found, (staticmethod, classmethod)):
+                found = found.__func__
+            if isinstance(found, property):
+                found = found.fget
+            if isinstance(found, types.FunctionType):
+                self._function(found)
+                inner = words_of(found) - done
+                todo.extend(inner)
+                done |= inner
+            elif found is not _MISSING and word != "__call__" and word not in _modules_own(value):
+                item = getattr(value, word, _MISSING)
+                if item is _MISSING or isinstance(item, (types.MethodType, types.BuiltinMethodType)):
+                    continue
+                self._owners.append(value)
+                self._attributes.append(word)
+                self._items.append(item)
+                self._called["attributes"].append(f"{name}.{word}" if name else word)
+                self._object(item, f"{name}.{word}" if name else word, frozenset(done))
+
+    # -- guarding
+
+    def unchanged(self) -> bool:
+        """Whether everything stands where it stood."""
+        if self._check is None:
+            guards = Guards()
+            self.guard(guards)
+            self._check = guards.function()
+        return self._check() or self.still_holds()
+
+    def still_holds(self) -> bool:
+        """The same, where a guard has failed: other objects may be the same numbers, and are guarded from then on."""
+        try:
+            if self.changed() is not None:
+                return False
+        except (KeyError, IndexError, ValueError, AttributeError):
+            return False
+        self._check = None
+        return True
+
+    def guard(self, guards: Guards) -> None:
+        """Add the conditions that everything stands where it stood."""
+        for holder, key, value in zip(self._holders, self._keys, self._values, strict=True):
+            written = repr(key) if type(key) in (str, int) else guards.name(key)
+            guards.same(f"{guards.name(holder)}[{written}]", value)
+        for cell, value in zip(self._cells, self._contents, strict=True):
+            guards.same(f"{guards.name(cell)}.cell_contents", value)
+        for owner, attribute, value in zip(self._owners, self._attributes, self._items, strict=True):
+            guards.same(f"{guards.name(owner)}.{attribute}", value)
+        for sized, size in zip(self._sized, self._sizes, strict=True):
+            guards.true(f"len({guards.name(sized)}) == {size}")
+        for whole, copy in zip(self._wholes, self._copies, strict=True):
+            guards.true(f"{guards.name(whole)} == {guards.name(copy)}")
+        for small, content in zip(self._small, self._bytes, strict=True):
+            guards.true(f"{guards.name(small)}.tobytes() == {guards.name(content)}")
+
+    def changed(self) -> str | None:
+        """What has changed, by name; None for nothing. Other objects may be the same numbers, flags and names."""
+        for now, values, names in (
+            (list(map(getitem, self._holders, self._keys)), self._values, self._called["entries"]),
+            (list(map(_contents, self._cells)), self._contents, self._called["cells"]),
+            (list(map(getattr, self._owners, self._attributes)), self._items, self._called["attributes"]),
+        ):
+            for a, b, name in zip(now, values, names, strict=True):
+                if a is not b and not same(a, b):
+                    return name
+            values[:] = now
+        for a, n, name in zip(self._sized, self._sizes, self._called["sizes"], strict=True):
+            if len(a) != n:
+                return name
+        for a, b, name in zip(self._wholes, self._copies, self._called["wholes"], strict=True):
+            if a != b:
+                return name
+        for array, content, name in zip(self._small, self._bytes, self._called["small"], strict=True):
+            if array.tobytes() != content:
+                return name
+        return None
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two plain values are the same: 0.0 and -0.0 are not, nor are 1 and True; NaN is the same as NaN.
+
+    >>> same(2.0, 2.0), same(0.0, -0.0), same(1, True), same(float("nan"), float("nan"))
+    (True, False, False, True)
+    """
+    if not isinstance(a, _PLAIN) or type(a) is not type(b):
+        return False
+    return bool(a == b or (a != a and b != b)) and bool(a or str(a) == str(b))
+
+
+def is_known(module: str) -> bool:
+    """Whether a module is Python's own, ours, or of an installed package: such code is taken not to change."""
+    return _is_installed(module.partition(".")[0])
+
+
+@functools.cache
+def _is_installed(package: str) -> bool:
+    if package in ("numpy", "tinygrad_mm") or package in sys.stdlib_module_names:
+        return True
+    spec = getattr(sys.modules.get(package), "__spec__", None)
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec is not None else []
+    return any("site-packages" in place or "dist-packages" in place for place in places)
+
+
+def words_of(function: Any) -> frozenset[str]:
+    """The names that a function's code looks up outside; none for code that does not change."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType) or is_known(str(function.__globals__.get("__name__", ""))):
+        return frozenset()
+    return global_names(function.__code__)
+
+
+def _modules_own(value: Any) -> Any:
+    """Attributes that are guarded already: those that a Module was assigned."""
+    return vars(value) if hasattr(type(value), "named_modules") else ()
+
+
+@functools.cache
+def global_names(code: types.CodeType) -> frozenset[str]:
+    """The names that a function's code, and code inside it, may look up outside: globals and attributes."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return frozenset(code.co_names).union(*map(global_names, inner))
+
+
+def rebuilt(function: Callable[..., Any], places: list[Place], tensors: list[Any]) -> Callable[..., Any]:
+    """The function with Tensors in the places of arrays that it reads, for the length of a trace."""
+    if not places or not isinstance(function, types.FunctionType):
+        return function
+    there = {(id(p.holder), p.key): t for p, t in zip(places, tensors, strict=True)}
+    cells = tuple(
+        types.CellType(there[id(c), None]) if (id(c), None) in there else c for c in function.__closure__ or ()
+    )
+    names = {p.key: t for p, t in zip(places, tensors, strict=True) if p.holder is function.__globals__}
+    namespace = {**function.__globals__, **names} if names else function.__globals__
+    copy = types.FunctionType(function.__code__, namespace, function.__name__, function.__defaults__, cells)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy

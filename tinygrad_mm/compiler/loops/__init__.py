@@ -1,0 +1,42 @@
+"""The Numba backend: the same optimized program, its elementwise chains and reductions fused into compiled loops.
+
+`accesses` finds where each Value's elements lie, `schedule` puts operations into `nests` of loops, matrix `products`
+and cross `entropy`, `memory` gives results their places, and `emitter` writes it all out, with the `updates`.
+`native` holds what the emitted loops call. Operations that are none of these stay NumPy calls between compiled pieces.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygrad_mm.compiler.kernels import WHOLE
+from tinygrad_mm.compiler.loops.emitter import Emitted, emit
+from tinygrad_mm.compiler.loops.entropy import WHOLE_HERE
+from tinygrad_mm.compiler.loops.native import require_numba
+from tinygrad_mm.compiler.loops.updates import Update
+from tinygrad_mm.compiler.passes import clean
+from tinygrad_mm.compiler.passes.cleaning import remove_dead
+from tinygrad_mm.compiler.passes.inlining import inline
+from tinygrad_mm.compiler.program import Op, Program, Value
+
+__all__ = ["Emitted", "Update", "emit", "optimize", "require_numba"]
+
+
+def optimize(program: Program, fixed: frozenset[int] = frozenset()) -> Program:
+    """The passes that pay for loops too; layouts and combinations that spare NumPy calls are none of them."""
+    program.let_go()
+    remove_dead(program)
+    inline(program, WHOLE | WHOLE_HERE)
+    clean(program, fixed)
+    for op in program.ops:
+        if is_outer(op):
+            op.fun = np.multiply
+    return program
+
+
+def is_outer(op: Op) -> bool:
+    """Whether a product has one term for each element: a column times a row."""
+    if op.fun not in (np.matmul, np.dot) or op.kwargs or not all(isinstance(a, Value) for a in op.args):
+        return False
+    a, b = op.args
+    return bool(a.ndim == b.ndim == 2 and a.shape[1] == 1 and a.dtype == b.dtype)

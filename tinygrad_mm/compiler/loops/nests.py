@@ -1,0 +1,446 @@
+"""Loop nests: elementwise operations and reductions that go over the same elements, in one pass.
+
+A nest goes over a `domain`. Where it reduces trailing axes (`split` says from which on), it has several inner loops,
+one behind the other, inside one outer loop: softmax is three of them for each row, while the row is in cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.compiler.kernels import _reduced
+from tinygrad_mm.compiler.loops.accesses import Accesses, contiguous, merged, spread
+from tinygrad_mm.compiler.loops.scalars import KNOWN, Scalar, cast, number, typename
+from tinygrad_mm.compiler.program import Op, Value
+
+__all__ = ["Nest", "Reduction", "reduction_of"]
+
+LONGEST = 32  # operations in one nest
+MOST_ARRAYS = 12
+EXACT_UP_TO = 4096  # elements that are added up in single precision; more need a double to be as exact as NumPy's sum
+
+
+@dataclass
+class Reduction:
+    """A sum, mean, maximum or minimum over `axes` of an operand."""
+
+    kind: str  # "sum", "mean", "max", "min"
+    operand: Value
+    axes: frozenset[int]
+
+    @property
+    def trailing(self) -> int:
+        """How many of the last axes are reduced, without a gap."""
+        n, ndim = 0, self.operand.ndim
+        while n < ndim and ndim - 1 - n in self.axes:
+            n += 1
+        return n
+
+
+_KINDS = {np.sum: "sum", np.mean: "mean", np.max: "max", np.min: "min"}
+
+
+def reduction_of(op: Op) -> Reduction | None:
+    """How a reduction is done; None for what is none."""
+    kind = _KINDS.get(op.fun)
+    if kind is None or type(op.result.example) is tuple:
+        return None
+    operand, axis, _, rest = _reduced(op)
+    if rest or not isinstance(operand, Value) or operand.dtype not in KNOWN or op.result.dtype not in KNOWN:
+        return None
+    if not operand.size or not operand.ndim or (kind == "mean" and operand.dtype.kind != "f"):
+        return None
+    if kind in ("max", "min") and operand.dtype == np.bool_:
+        return None
+    axes = range(operand.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return Reduction(kind, operand, frozenset(a % operand.ndim for a in axes))
+
+
+@dataclass
+class _Step:
+    """One operation in a nest, `level` is "inner" or "row" (once for each element of the outer loop)."""
+
+    op: Op
+    level: str
+    scalar: Scalar | None = None
+    reduction: Reduction | None = None
+
+
+@dataclass
+class _Section:
+    """One inner loop, and what is done behind it, once a row."""
+
+    inner: list[_Step] = field(default_factory=list)
+    row: list[_Step] = field(default_factory=list)
+
+
+class Nest:
+    """Operations over one domain. `add` takes one more, if it fits."""
+
+    def __init__(self, accesses: Accesses, domain: tuple[int, ...]) -> None:
+        self.accesses, self.domain = accesses, domain
+        self.split: int | None = None
+        self.sections = [_Section()]
+        self.made: dict[int, tuple[str, int]] = {}  # root -> level ("inner", "row", "column") and number of the section
+        self.ops: list[Op] = []
+        self.arrays: set[int] = set()
+
+    @property
+    def outer(self) -> tuple[int, ...]:
+        """The shape of the outer loop."""
+        return self.domain[: self.split or 0]
+
+    # -- collecting
+
+    def reads(self, op: Op) -> bool:
+        """Whether an operation uses a result of this nest."""
+        return any(id(self.accesses.root(a)) in self.made for a in op.operands())
+
+    def add(self, op: Op, scalar: Scalar | None, reduction: Reduction | None) -> bool:
+        """Take an operation in; False if it has to wait for the whole nest, or goes over other elements."""
+        touched = {id(self.accesses.root(a)) for a in [*op.operands(), op.result]}
+        if len(self.ops) >= LONGEST or len(self.arrays | touched) > MOST_ARRAYS:
+            return False
+        step = self._elementwise(op, scalar) if scalar else self._reduction(op, reduction)
+        if step is None:
+            return False
+        section, level = step
+        while len(self.sections) <= section:
+            self.sections.append(_Section())
+        taken = _Step(op, "row" if level == "row" and scalar else "inner", scalar, reduction)
+        getattr(self.sections[section], taken.level).append(taken)
+        self.made[id(op.result)] = (level, section)
+        self.ops.append(op)
+        self.arrays |= touched
+        return True
+
+    def _elementwise(self, op: Op, scalar: Scalar | None) -> tuple[int, str] | None:
+        assert scalar is not None
+        values = [a for a in scalar.operands if isinstance(a, Value)]
+        if op.result.shape == self.domain:
+            section = self._section(values, "inner")
+            return None if section is None else (section, "inner")
+        if self.split is None or not self.reads(op):
+            return None
+        outer = self.outer
+        if op.result.shape not in (outer, outer + (1,) * (len(self.domain) - len(outer))):
+            return None
+        section = self._section(values, "row", op.result.shape)
+        return None if section is None else (section, "row")
+
+    def _reduction(self, op: Op, reduction: Reduction | None) -> tuple[int, str] | None:
+        assert reduction is not None
+        if reduction.operand.shape != self.domain:
+            return None
+        trailing = reduction.trailing
+        split = len(self.domain) - trailing
+        if trailing and self.split is not None and self.split != split:
+            return None
+        section = self._section([reduction.operand], "inner")
+        if section is None:
+            return None
+        whole = len(reduction.axes) == trailing
+        if trailing:
+            self.split = split
+        return section, "row" if whole else "column"
+
+    def _section(self, values: list[Value], level: str, shape: tuple[int, ...] = ()) -> int | None:
+        """The first section where all values are there, element by element; None if that is in no section."""
+        section = 0 if self.split is None else len(self.sections) - 1
+        if not any(id(self.accesses.root(a)) in self.made for a in values):
+            return section
+        section = 0
+        outer = self.outer
+        for a in values:
+            access = self.accesses[a]
+            made = self.made.get(id(access.root))
+            if made is None:
+                continue
+            kind, number_ = made
+            if kind == "column" or access.offset:
+                return None
+            if level == "inner":
+                strides = spread(access, a.shape, self.domain)
+            else:
+                strides = spread(access, a.shape, shape)[: len(outer)]
+            if kind == "inner":
+                if level != "inner" or strides != contiguous(self.domain):
+                    return None
+                section = max(section, number_)
+            else:
+                if strides[: len(outer)] != contiguous(outer) or any(strides[len(outer) :]):
+                    return None
+                section = max(section, number_ + (level == "inner"))
+        return section
+
+    # -- what is kept, and where it may be written
+
+    def stored(self, value: Value, read_outside: bool) -> bool:
+        """Whether a result has to be in memory: read by others, or by another section of this nest."""
+        level, section = self.made[id(value)]
+        if read_outside or level == "column":
+            return True
+        return level == "inner" and any(
+            self.accesses.root(a) is value
+            for number_, part in enumerate(self.sections)
+            if number_ != section
+            for step in part.inner
+            for a in step.op.operands()
+        )
+
+    def overwrites(self, value: Value, old: Value) -> bool:
+        """Whether a result may be written over an array that nothing reads any more behind this nest."""
+        if self.made.get(id(value), ("", 0))[0] != "inner" or value.dtype != old.dtype or value.shape != old.shape:
+            return False
+        section = self.made[id(value)][1]
+        for number_, part in enumerate(self.sections):
+            for step in [*part.inner, *part.row]:
+                for a in step.op.operands():
+                    access = self.accesses[a]
+                    if access.root is not old:
+                        continue
+                    same = not access.offset and spread(access, a.shape, self.domain) == contiguous(self.domain)
+                    if step.level == "row" or number_ > section or not same:
+                        return False
+        return True
+
+    # -- writing
+
+    def title(self) -> str:
+        """What the function is called: its operations."""
+        names = list(dict.fromkeys(getattr(op.fun, "__name__", "f").strip("_") for op in self.ops))
+        return "_".join(names[:4])
+
+    def write(self, keep: set[int]) -> tuple[str, list[Value]]:
+        """The body of a function of pointers (named p0, p1, ...), and the Values whose arrays these point to.
+
+        `keep` are the ids of results that have to be stored.
+        """
+        return _Writing(self, keep).text()
+
+
+class _Writing:
+    """The lines of one nest."""
+
+    def __init__(self, nest: Nest, keep: set[int]) -> None:
+        self.nest, self.keep = nest, keep
+        self.accesses = nest.accesses
+        self.pointers: dict[int, str] = {}
+        self.roots: list[Value] = []
+        self.names: dict[int, str] = {}  # of results in registers
+        self.count = 0
+        cut = nest.split or 0
+        everything = [s for part in nest.sections for x in [*part.inner, *part.row] for s in self._touched(x)]
+        outer = merged(nest.domain[:cut], [s[:cut] for s in everything])
+        inner = merged(nest.domain[cut:], [s[cut:] for s in everything])
+        self.loops = [axes[-1] for axes in outer] + [axes[-1] + cut for axes in inner]  # the axis whose stride counts
+        self.lengths = [int(np.prod([nest.domain[a] for a in axes])) for axes in outer]
+        self.lengths += [int(np.prod([nest.domain[cut + a] for a in axes])) for axes in inner]
+        self.outer = len(outer)
+
+    def _touched(self, step: _Step) -> list[tuple[int, ...]]:
+        """The strides of everything that an operation reads and writes."""
+        if step.scalar is None:
+            assert step.reduction is not None
+            return [self._strides(step.reduction.operand, step), self._reduced_strides(step.op.result)]
+        values = [a for a in step.scalar.operands if isinstance(a, Value)]
+        return [self._strides(a, step) for a in [*values, step.op.result]]
+
+    def _strides(self, value: Value, step: _Step) -> tuple[int, ...]:
+        """The strides over the whole domain of an array that an operation reads or writes, element by element."""
+        access, domain = self.accesses[value], self.nest.domain
+        if step.level == "inner":
+            return spread(access, value.shape, domain)
+        # Its result has the shape of the outer loop, perhaps with axes of length 1 behind it.
+        return (spread(access, value.shape, step.op.result.shape) + (0,) * len(domain))[: len(domain)]
+
+    def _reduced_strides(self, result: Value) -> tuple[int, ...]:
+        step = next(s for part in self.nest.sections for s in part.inner if s.op.result is result)
+        assert step.reduction is not None
+        axes, domain = step.reduction.axes, self.nest.domain
+        kept = iter(contiguous(tuple(n for i, n in enumerate(domain) if i not in axes)))
+        return tuple(0 if i in axes else next(kept) for i in range(len(domain)))
+
+    # -- names
+
+    def _pointer(self, root: Value) -> str:
+        if id(root) not in self.pointers:
+            self.pointers[id(root)] = f"p{len(self.roots)}"
+            self.roots.append(root)
+        return self.pointers[id(root)]
+
+    def _index(self, offset: int, strides: tuple[int, ...]) -> str:
+        parts = []
+        for number_, axis in enumerate(self.loops):
+            s = strides[axis]
+            if s:
+                parts.append(f"i{number_}" if s == 1 else f"i{number_} * {s}")
+        if offset or not parts:
+            parts.append(str(offset))
+        return " + ".join(parts)
+
+    def _element(self, value: Value, strides: tuple[int, ...]) -> str:
+        access = self.accesses[value]
+        return f"{self._pointer(access.root)}[{self._index(access.offset, strides)}]"
+
+    def _depth(self, strides: tuple[int, ...]) -> int:
+        """In how many loops an access lies."""
+        return max((n + 1 for n, axis in enumerate(self.loops) if strides[axis]), default=0)
+
+    def _name(self) -> str:
+        self.count += 1
+        return f"v{self.count - 1}"
+
+    # -- text
+
+    def text(self) -> tuple[str, list[Value]]:
+        nest = self.nest
+        self.before: list[str] = []  # in front of all loops
+        self.after: list[str] = []
+        self.top: dict[int, list[str]] = {d: [] for d in range(1, self.outer + 1)}  # at the beginning of outer bodies
+        self.loaded: dict[Any, str] = {}
+        body: list[str] = []
+        for number_, section in enumerate(nest.sections):
+            body.extend(self._section(section, number_))
+        lines = [*self.before]
+        indent = ""
+        for d in range(self.outer):
+            lines.append(f"{indent}for i{d} in range({self.lengths[d]}):")
+            indent += "    "
+            lines.extend(indent + line for line in self.top[d + 1])
+        lines.extend(indent + line for line in body)
+        lines.extend(self.after)
+        return "\n".join(lines), self.roots
+
+    def _section(self, section: _Section, number_: int) -> list[str]:
+        """The lines of one inner loop and what follows it, inside the outer loops."""
+        depth = len(self.lengths)
+        at: dict[int, list[str]] = {d: [] for d in range(self.outer + 1, depth + 1)}
+        body = at.get(depth) if depth > self.outer else None
+        start: list[str] = []
+        end: list[str] = []
+        local: dict[Any, str] = {}
+        stores: list[str] = []
+        flat: list[str] = []  # where there is no inner loop at all
+        inside = flat if body is None else body
+        statements: list[str] = []
+        for step in section.inner:
+            if step.scalar:
+                statements.append(self._compute(step, number_, at, local, stores))
+            else:
+                self._reduce(step, number_, at, local, start, statements, end)
+        inside.extend(statements)
+        inside.extend(stores)
+        lines = [*start]
+        if section.inner:
+            if body is None:
+                lines.extend(flat)
+            else:
+                indent = ""
+                for d in range(self.outer, depth):
+                    lines.append(f"{indent}for i{d} in range({self.lengths[d]}):")
+                    indent += "    "
+                    lines.extend(indent + line for line in at[d + 1])
+        lines.extend(end)
+        row_stores: list[str] = []
+        for step in section.row:
+            lines.append(self._compute(step, number_, at, local, row_stores))
+        return [*lines, *row_stores]
+
+    def _operand(self, value: Value, step: _Step, section: int, at: dict[int, list[str]], local: dict[Any, str]) -> str:
+        """An element as an expression: a register, or loaded where the loops it depends on begin."""
+        access = self.accesses[value]
+        made = self.nest.made.get(id(access.root))
+        if made and (made[0] == "row" or made[1] == section or self.outer == len(self.loops)):
+            return self.names[id(access.root)]
+        strides = self._strides(value, step)
+        depth = self._depth(strides)
+        key = (id(access.root), access.offset, tuple(strides[axis] for axis in self.loops))
+        known = self.loaded if depth <= self.outer else local
+        if key not in known:
+            known[key] = name = self._name()
+            element = self._element(value, strides)
+            line = f"{name} = {element}" + (" != 0" if value.dtype == np.bool_ else "")
+            (self.before if depth == 0 else self.top[depth] if depth <= self.outer else at[depth]).append(line)
+        return known[key]
+
+    def _compute(
+        self, step: _Step, section: int, at: dict[int, list[str]], local: dict[Any, str], stores: list[str]
+    ) -> str:
+        scalar, result = step.scalar, step.op.result
+        assert scalar is not None
+        operands = []
+        for a, dtype in zip(scalar.operands, scalar.takes, strict=True):
+            if isinstance(a, Value):
+                operands.append(cast(self._operand(a, step, section, at, local), a.dtype, dtype))
+            else:
+                operands.append(number(a, dtype))
+        self.names[id(result)] = name = self._name()
+        if id(result) in self.keep:
+            stores.append(self._store(result, self._strides(result, step), name))
+        return f"{name} = {scalar.text(operands)}"
+
+    def _store(self, result: Value, strides: tuple[int, ...], name: str) -> str:
+        value = f"uint8({name})" if result.dtype == np.bool_ else name
+        return f"{self._element(result, strides)} = {value}"
+
+    def _reduce(
+        self,
+        step: _Step,
+        section: int,
+        at: dict[int, list[str]],
+        local: dict[Any, str],
+        start: list[str],
+        statements: list[str],
+        end: list[str],
+    ) -> None:
+        reduction, result = step.reduction, step.op.result
+        assert reduction is not None
+        value = self._operand(reduction.operand, step, section, at, local)
+        shape = self.nest.domain
+        adds = reduction.kind in ("sum", "mean")
+        trailing = reduction.trailing
+        count = int(np.prod([shape[a] for a in reduction.axes]))
+        run = int(np.prod(shape[len(shape) - trailing :])) if trailing else 1
+        kind = result.dtype
+        if adds and kind == np.float32 and run > EXACT_UP_TO:
+            kind = np.dtype(np.float64)
+        value = cast(value, reduction.operand.dtype, kind)
+        share = f" * {number(1 / count, result.dtype)}" if reduction.kind == "mean" else ""
+        zero = number(0, kind)
+        if adds:
+            first = zero
+        else:
+            edge = "inf" if kind.kind == "f" else str(np.iinfo(kind).max)
+            first = f"{typename(kind)}({'-' if reduction.kind == 'max' else ''}{edge})"
+            if kind.kind != "f" and reduction.kind == "max":
+                first = f"{typename(kind)}({np.iinfo(kind).min})"
+        step_text = {"max": "maximum({}, {})", "min": "minimum({}, {})"}.get(reduction.kind, "plus({}, {})")
+        strides = self._reduced_strides(result)
+        if trailing:
+            accumulator = self._name()
+            start.append(f"{accumulator} = {first}")
+            statements.append(f"{accumulator} = {step_text.format(accumulator, value)}")
+            total = accumulator
+            if kind != result.dtype:
+                total = cast(accumulator, kind, result.dtype)
+            if len(reduction.axes) == trailing:
+                self.names[id(result)] = name = self._name()
+                end.append(f"{name} = {total}{share}")
+                if id(result) in self.keep:
+                    end.append(self._store(result, strides, name))
+                return
+            into, value = end, total
+        else:
+            into = statements
+        # Reduced over outer axes too: collected in memory.
+        pointer = self._pointer(result)
+        first = number(0, result.dtype) if adds else first
+        self.before += [f"for k in range({result.size}):", f"    {pointer}[k] = {first}"]
+        element = self._element(result, strides)
+        into.append(f"{element} = {step_text.format(element, value)}")
+        if share:
+            self.after += [f"for k in range({result.size}):", f"    {pointer}[k] *= {number(1 / count, result.dtype)}"]

@@ -1,0 +1,161 @@
+"""What needs not be computed: what nobody reads, the same thing twice, what is known already, what changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.compiler.program import Op, Program, Value
+from tinygrad_mm.functional.random import uniform_like
+from tinygrad_mm.graph import RULES
+from tinygrad_mm.rules.elementwise import stop_gradient
+from tinygrad_mm.rules.shape import astype
+
+__all__ = ["fold_constants", "remove_dead", "remove_identities", "share_common"]
+
+_DRAWS = frozenset({uniform_like})
+_OF_SHAPE_ONLY = frozenset({np.zeros_like, np.ones_like, np.full_like})
+_FOLD_UP_TO = 1 << 16  # elements: a larger constant costs more to keep than to compute
+
+
+def remove_dead(program: Program) -> None:
+    """Drop every call whose result is not needed in the end; draws stay, since the next one depends on them."""
+    needed = {id(v) for v in program.wanted()}
+    kept: list[Op] = []
+    for op in reversed(program.ops):
+        if id(op.result) in needed or op.fun in _DRAWS:
+            kept.append(op)
+            needed.update(id(a) for a in op.operands())
+    program.ops = kept[::-1]
+
+
+def share_common(program: Program) -> None:
+    """Compute the same call of the same arguments once."""
+    seen: dict[Any, Value] = {}
+    replaced: dict[int, Value] = {}
+    ops = []
+    for op in program.ops:
+        op.args = [replaced.get(id(a), a) if isinstance(a, Value) else a for a in op.args]
+        if op.fun in _DRAWS:
+            ops.append(op)
+            continue
+        key = (op.fun, tuple(map(_key, op.args)), tuple((k, _key(v)) for k, v in sorted(op.kwargs.items())))
+        if key in seen:
+            replaced[id(op.result)] = seen[key]
+        else:
+            seen[key] = op.result
+            ops.append(op)
+    program.ops = ops
+    program.substitute(replaced)
+
+
+def _key(a: Any) -> Any:
+    """Something hashable that is equal for equal arguments."""
+    if isinstance(a, Value):
+        if a.kind == "constant" and a.size <= 64:
+            return ("constant", a.shape, a.dtype.str, a.example.tobytes())
+        return ("value", id(a))
+    if isinstance(a, np.ndarray):
+        return ("constant", a.shape, a.dtype.str, a.tobytes()) if a.size <= 64 else ("array", id(a))
+    if isinstance(a, slice):
+        return ("slice", a.start, a.stop, a.step)
+    if isinstance(a, (tuple, list)):
+        return (type(a), *map(_key, a))
+    try:
+        hash(a)
+    except TypeError:
+        return ("object", id(a))
+    return (type(a), a, str(a))  # 0.0 and -0.0 are equal, but not the same
+
+
+def fold_constants(program: Program, fixed: frozenset[int]) -> None:
+    """Work out now what depends on constants alone (other than arrays with an id in `fixed`: these may
+    be written to by whoever holds them).
+    """
+    replaced: dict[int, Value] = {}
+    ops = []
+    for op in program.ops:
+        op.args = [replaced.get(id(a), a) if isinstance(a, Value) else a for a in op.args]
+        known = op.fun in _OF_SHAPE_ONLY or all(
+            (a.kind == "constant" and id(a.example) not in fixed) for a in op.operands()
+        )
+        arrays = [a for a in op.args if isinstance(a, np.ndarray)]
+        if (
+            known
+            and op.fun not in _DRAWS
+            and not any(id(a) in fixed for a in arrays)
+            and type(op.result.example) is not tuple
+            and op.result.size <= _FOLD_UP_TO
+        ):
+            rule = RULES.get(op.fun)
+            call = op.fun if rule is None else rule.forward
+            known_now = call(*(a.example if isinstance(a, Value) else a for a in op.args), **op.kwargs)
+            replaced[id(op.result)] = Value(np.array(known_now), "constant")
+        else:
+            ops.append(op)
+    program.ops = ops
+    program.substitute(replaced)
+
+
+def remove_identities(program: Program) -> None:
+    """Drop calls that return their argument as it is."""
+    replaced: dict[int, Value] = {}
+    ops = []
+    makers = program.makers()
+    for op in program.ops:
+        op.args = [_now(a, replaced) for a in op.args]
+        same = _same_as(op, makers)
+        if same is not None:
+            replaced[id(op.result)] = same
+        else:
+            ops.append(op)
+    program.ops = ops
+    program.substitute(replaced)
+
+
+def _now(a: Any, replaced: dict[int, Value]) -> Any:
+    while isinstance(a, Value) and id(a) in replaced:
+        a = replaced[id(a)]
+    return a
+
+
+def _same_as(op: Op, makers: dict[int, Op]) -> Value | None:
+    """The argument that a call returns unchanged, if it does."""
+    result = op.result
+    first = op.args[0] if op.args else None
+    if type(result.example) is tuple or not isinstance(first, Value) or type(first.example) is tuple:
+        return _scaled_by_one(op) if type(result.example) is not tuple else None
+    alike = first.shape == result.shape and first.dtype == result.dtype
+    if op.fun in (stop_gradient, np.positive, np.copy) and alike:
+        return first
+    if op.fun is np.transpose and first.ndim == 2 and result.shape == first.shape[::-1]:
+        inner = makers.get(id(first))
+        if inner is not None and inner.fun is np.transpose and isinstance(inner.args[0], Value):
+            return inner.args[0] if inner.args[0].shape == result.shape else None
+    if op.fun in (astype, np.reshape, np.ravel, np.broadcast_to, np.squeeze, np.expand_dims) and alike:
+        if op.fun in (np.reshape, np.ravel) and op.kwargs.get("order", "C") != "C":
+            return None
+        return first
+    for i, a in enumerate(op.args):  # a + broadcast(b): the addition broadcasts by itself
+        maker = makers.get(id(a)) if isinstance(a, Value) else None
+        if maker is not None and maker.fun is np.broadcast_to and isinstance(op.fun, np.ufunc) and not op.kwargs:
+            shapes = [x.shape for j, x in enumerate(op.args) if j != i and isinstance(x, Value)]
+            small = maker.args[0]
+            if op.fun.signature is None and np.broadcast_shapes(small.shape, *shapes) == result.shape:
+                op.args[i] = small
+    return _scaled_by_one(op)
+
+
+def _scaled_by_one(op: Op) -> Value | None:
+    if op.fun not in (np.multiply, np.divide) or len(op.args) != 2:
+        return None
+    pairs = [op.args[::-1]] if op.fun is np.divide else [op.args[::-1], op.args]
+    for one, other in pairs:
+        if not isinstance(other, Value) or other.shape != op.result.shape or other.dtype != op.result.dtype:
+            continue
+        constant = one.example if isinstance(one, Value) and one.kind == "constant" else one
+        is_number = isinstance(constant, (float, int)) or (isinstance(constant, np.ndarray) and constant.ndim == 0)
+        if is_number and constant == 1:
+            return other
+    return None
