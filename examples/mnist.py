@@ -5,8 +5,9 @@
     python examples/mnist.py lenet
 
 `wide` has one hidden layer of 800 units (Simard, Steinkraus and Platt 2003: 1.6 % of the test images wrong); `dropout`
-has three of 1024 ReLU units, of which a random half is silent in each step (Srivastava et al. 2014: 1.25 %); `lenet`
-looks through small sliding windows first (LeCun et al. 1998: 0.95 % for their LeNet-5).
+has three of 1024 ReLU units, a third of them silent in each step, at random (Srivastava et al. 2014: 1.25 %), and
+standardized over the batch; `lenet` looks through small sliding windows first (LeCun et al. 1998: 0.95 % for their
+LeNet-5).
 
 Every choice (the options' defaults) was made with `--choose`, which trains on 50,000 of the training images and tests
 on the other 10,000. Without it, all 60,000 are trained on for the same fixed number of epochs, and the 10,000 test
@@ -38,12 +39,10 @@ def wide(rng: np.random.Generator) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Dense(784, 800, "relu", rng=rng), nn.Dense(800, 10, rng=rng))
 
 
-import os as _os
-RATE = float(_os.environ.get('RATE','0.5'))
 def dropout(rng: np.random.Generator) -> nn.Module:
     layers = [nn.Flatten(), nn.Dropout(0.2, rng=rng)]
     for inputs, outputs in pairwise([784, 1024, 1024, 1024]):
-        layers += [nn.Dense(inputs, outputs, rng=rng), nn.BatchNorm1d(outputs), nn.ReLU(), nn.Dropout(RATE, rng=rng)]
+        layers += [nn.Dense(inputs, outputs, rng=rng), nn.BatchNorm1d(outputs), nn.ReLU(), nn.Dropout(0.35, rng=rng)]
     return nn.Sequential(*layers, nn.Dense(1024, 10, rng=rng))
 
 
@@ -70,12 +69,11 @@ class Recipe(NamedTuple):
     epochs: int
     learning_rate: float
     weight_decay: float
-    label_smoothing: float = 0.0
 
 
 RECIPES = {
-    "wide": Recipe(wide, "sgd", epochs=40, learning_rate=0.05, weight_decay=5e-4),
-    "dropout": Recipe(dropout, "sgd", epochs=60, learning_rate=0.1, weight_decay=0.0),
+    "wide": Recipe(wide, "adamw", epochs=30, learning_rate=1e-3, weight_decay=0.1),
+    "dropout": Recipe(dropout, "adamw", epochs=30, learning_rate=2e-3, weight_decay=0.0),
     "lenet": Recipe(lenet, "sgd", epochs=12, learning_rate=0.05, weight_decay=5e-4),
 }
 
@@ -109,13 +107,10 @@ def main(arguments: list[str] | None = None) -> None:
     def error(logits: Any, labels: Any) -> float:
         return np.mean(logits.argmax(axis=-1) != labels)
 
-    def loss(logits: Any, labels: Any) -> Any:
-        return tg.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
-
     fit(
         model,
         training,
-        loss,
+        tg.cross_entropy,
         optimizer,
         options.epochs,
         batch_size=100,
@@ -140,9 +135,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimizer", choices=["sgd", "adamw"], help="SGD with momentum 0.9, or AdamW")
     parser.add_argument("--learning-rate", type=float, metavar="RATE", help="at the start")
     parser.add_argument("--weight-decay", type=float, metavar="RATE", help="pull of the weights to 0")
-    parser.add_argument("--label-smoothing", type=float, metavar="SHARE", help="of all classes, mixed into the labels")
     options = parser.parse_args(arguments)
-    for name in ("epochs", "optimizer", "learning_rate", "weight_decay", "label_smoothing"):
+    for name in ("epochs", "optimizer", "learning_rate", "weight_decay"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(RECIPES[options.network], name))
     return options

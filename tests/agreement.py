@@ -16,30 +16,33 @@ import numpy as np
 LENGTH = 64
 
 
-def assert_agree(ours: Any, expected: Any, length: int = LENGTH) -> None:
+def assert_agree(ours: Any, expected: Any, length: int = LENGTH, coarsest: Any = np.float64) -> None:
     """The same containers, dtypes and shapes; integers and booleans equal, floats within `length` roundings."""
     if isinstance(expected, dict):
         assert type(ours) is dict
         assert list(ours) == list(expected)
         for key in expected:
-            assert_agree(ours[key], expected[key], length)
+            assert_agree(ours[key], expected[key], length, coarsest)
     elif isinstance(expected, (tuple, list)):
         assert type(ours) is type(expected)
         assert len(ours) == len(expected)
         for one, other in zip(ours, expected, strict=True):
-            assert_agree(one, other, length)
+            assert_agree(one, other, length, coarsest)
     elif isinstance(expected, (np.ndarray, np.generic)) or hasattr(expected, "detach"):
         assert hasattr(ours, "detach") == hasattr(expected, "detach"), f"{type(ours)} instead of {type(expected)}"
         if hasattr(expected, "detach"):
             assert ours.requires_grad == expected.requires_grad
-        assert_close(ours, expected, length)
+        assert_close(ours, expected, length, coarsest)
     else:
         assert type(ours) is type(expected)
         assert ours == expected
 
 
-def assert_close(ours: Any, expected: Any, length: int = LENGTH) -> None:
-    """Two arrays, or Tensors, of the same dtype and shape, within `length` roundings of the largest element."""
+def assert_close(ours: Any, expected: Any, length: int = LENGTH, coarsest: Any = np.float64) -> None:
+    """Two arrays, or Tensors, of the same dtype and shape, within `length` roundings of the largest element.
+
+    `coarsest`: the dtype of the least precision that numbers went through on the way.
+    """
     a, b = (np.asarray(t.detach().data if hasattr(t, "detach") else t) for t in (ours, expected))
     assert a.dtype == b.dtype, f"{a.dtype} instead of {b.dtype}"
     assert a.shape == b.shape, f"{a.shape} instead of {b.shape}"
@@ -50,4 +53,5 @@ def assert_close(ours: Any, expected: Any, length: int = LENGTH) -> None:
     np.testing.assert_array_equal(np.isfinite(a), finite)
     np.testing.assert_array_equal(a[~finite], b[~finite])
     largest = float(np.max(np.abs(b[finite]), initial=0))
-    np.testing.assert_allclose(a[finite], b[finite], rtol=0, atol=length * float(np.finfo(b.dtype).eps) * max(largest, 1e-3))
+    rounding = max(float(np.finfo(b.dtype).eps), float(np.finfo(coarsest).eps))
+    np.testing.assert_allclose(a[finite], b[finite], rtol=0, atol=length * rounding * max(largest, 1e-3))

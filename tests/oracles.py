@@ -54,7 +54,9 @@ def units_apart(a: np.ndarray, b: np.ndarray) -> float:
 def is_of_the_library(fun: Any) -> bool:
     """Whether a function is NumPy's or ours: rules that doctests and tests register for their own do not count.
 
-    The two operations behind `checkpoint` hold a whole function each; `test_transforms.py` is their test.
+    The operations behind `checkpoint` and `compile` hold a whole function each; `test_transforms.py` and
+    `test_compile.py` are their tests.
     """
     module = getattr(fun, "__module__", None) or "numpy"  # a ufunc has none
-    return module.startswith(("numpy", "tinygrad_mm")) and not module.startswith("tinygrad_mm.transforms")
+    own = ("tinygrad_mm.transforms", "tinygrad_mm.compiler")
+    return module.startswith(("numpy", "tinygrad_mm")) and not module.startswith(own)

@@ -82,7 +82,9 @@ LOOKS_AT_VALUES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("tensor", ["of an argument", "with a gradient", "captured parameter", "captured array", "computed"])
+@pytest.mark.parametrize(
+    "tensor", ["of an argument", "with a gradient", "captured parameter", "captured array", "computed"]
+)
 @pytest.mark.parametrize("name", LOOKS_AT_VALUES)
 def test_looking_at_values(name, tensor):
     f = LOOKS_AT_VALUES[name]
@@ -98,7 +100,9 @@ def test_looking_at_values(name, tensor):
     with pytest.raises((TypeError, ValueError)) as caught:
         tg.compile(call)(argument)
     error = caught.value  # where NumPy was writing an element it reports an error of its own, caused by ours
-    assert re.search(OUTSIDE, str(error)) or (isinstance(error.__cause__, TypeError) and re.search(OUTSIDE, str(error.__cause__)))
+    assert re.search(OUTSIDE, str(error)) or (
+        isinstance(error.__cause__, TypeError) and re.search(OUTSIDE, str(error.__cause__))
+    )
 
 
 def test_writing_into_arrays():
@@ -155,8 +159,13 @@ def test_draws_that_are_not_recorded():
     for f, message in (
         (lambda t: t + generator.standard_normal(3), unrecorded),
         (lambda t: functional.dropout(t, 0.5, generator) * generator.random(), unrecorded),
-        (lambda t: functional.dropout(t, 0.5, generator) * functional.dropout(t, 0.5, generator) + generator.random(3), unrecorded),
-        (lambda t: t + np.random.rand(3), "np.random or of random"),
+        (
+            lambda t: (
+                functional.dropout(t, 0.5, generator) * functional.dropout(t, 0.5, generator) + generator.random(3)
+            ),
+            unrecorded,
+        ),
+        (lambda t: t + np.random.rand(3), "np.random or of random"),  # noqa: NPY002
         (lambda t: t * random.random(), "np.random or of random"),
         (lambda t: functional.dropout(t, 0.5, rng(1)), "makes itself"),
         (lambda t: functional.dropout(t, 0.5, vars(hidden)["of another name"]), "cannot see"),
@@ -206,7 +215,9 @@ def test_changing_what_the_function_reads():
 def test_arguments_that_are_no_numbers():
     f = tg.compile(lambda x, flag=None: x)
     for bad in (np.array(["a"]), np.array([1j]), np.array([None]), np.ma.masked_array([1.0], [True])):
-        with pytest.raises(TypeError, match=r"x is a \w+ of dtype .*; a compiled function takes arrays of real numbers"):
+        with pytest.raises(
+            TypeError, match=r"x is a \w+ of dtype .*; a compiled function takes arrays of real numbers"
+        ):
             f(bad)
     with pytest.raises(TypeError, match="no derivative rule"):
         tg.compile(lambda x: np.fft.fft(x))(np.ones(3))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import sysconfig
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,13 +121,25 @@ def test_a_real_dot_is_preferred_and_writes_pdf(
 
 
 @posix
-def test_graphviz_pure_is_used_where_there_is_no_dot_and_writes_no_pdf(
+def test_graphviz_pure_is_used_where_there_is_no_dot_and_pygraphviz_for_pdf(
     drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_these_programs(monkeypatch, tmp_path / "bin", **{"graphviz-pure": "echo pure $1"})
     assert drawing.save(tmp_path / "graph.svg").read_text() == "pure -Tsvg\n"
-    with pytest.raises(RuntimeError, match=r"cannot write PDF.*apt install graphviz"):
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    with pytest.raises(RuntimeError, match=r"tinygrad_mm\[pdf\].*apt install graphviz"):
         drawing.save(tmp_path / "graph.pdf")
+
+    class AGraph:
+        def __init__(self, string: str) -> None:
+            assert string == drawing.source
+            self.graph_attr: dict[str, str] = {}
+
+        def draw(self, format: str, prog: str) -> bytes:
+            return f"{format} by {prog}".encode()
+
+    monkeypatch.setitem(sys.modules, "pygraphviz", SimpleNamespace(AGraph=AGraph))
+    assert drawing.save(tmp_path / "graph.pdf").read_text() == "pdf by dot"
 
 
 @posix

@@ -18,7 +18,7 @@ from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 if TYPE_CHECKING:
     from tinygrad_mm import data, nn, optim, testing, training, weights
-    from tinygrad_mm.compiler import compile  # noqa: A004
+    from tinygrad_mm.compiler import compile
     from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
     from tinygrad_mm.drawing import Drawing, draw, draw_error, record_lines
     from tinygrad_mm.explorer import draw_jacobian, explain, explore

@@ -101,8 +101,8 @@ class Step:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the program used last as a Python file that needs NumPy alone, with parameters and states as they are.
 
-        In that file `functions[0](input, target)` makes a step and returns ((loss,), new values of buffers). Numbers that
-        change from step to step (a schedule's learning rate, Adam's corrections) stay what they are now.
+        In that file `functions[0](input, target)` makes a step and returns ((loss,), new values of buffers). Numbers
+        that change from step to step (a schedule's learning rate, Adam's corrections) stay what they are now.
         """
         if not self.plans:
             raise RuntimeError("compile_step: no step has been made yet, so there is no program")

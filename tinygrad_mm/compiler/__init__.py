@@ -6,10 +6,10 @@ runs it. A reader of the graph: no rule, function or layer mentions it.
 
 What a compiled function notices. Each call looks at shapes, dtypes and `requires_grad` of its arguments and at their
 Python values; at the closure cells, globals and defaults of the function and of the functions of yours that it calls;
-at all attributes of the modules it uses, `training` and hooks included; at lists, tuples, dicts and sets in these places;
-and at the attributes that the code names of any other object (`self.scale`, `config.rate`). Parameters, buffers, and
-arrays in cells and globals of the function itself are read anew. Where anything else has changed, the function is traced
-again.
+at all attributes of the modules it uses, `training` and hooks included; at lists, tuples, dicts and sets in these
+places; and at the attributes that the code names of any other object (`self.scale`, `config.rate`). Parameters,
+buffers, and arrays in cells and globals of the function itself are read anew. Where anything else has changed, the
+function is traced again.
 
 What raises. Python code that looks at the values of a tensor (`if t > 0`, `t.item()`, `float(t)`, `np.asarray(t)`,
 `t.data`, `array[t]`); shapes that depend on values (`x[mask]`, `np.nonzero`); writing into arrays; draws that are not
@@ -19,7 +19,7 @@ What cannot be noticed, so that a program may be out of date or differ from the 
 
 - arrays larger than 1 KB that only NumPy itself works on (`np.linalg.inv(self.matrix) @ x`, where `self.matrix` is an
   array behind an attribute, in a list, or of a function that this one calls) and that are then written in place: the
-  result is part of the program. Used in an operation on Tensors directly, or replaced by another array, they are noticed;
+  result is part of the program. Used in an operation on Tensors directly, or replaced by other arrays, they are seen;
 - attributes that are reached by other ways than their name (`getattr(self, name)`, `vars(self)`), values from files,
   environment variables, clocks, and whatever else is read by Python code of installed packages;
 - elements of an object that compares equal to itself after it was changed, given as an argument;
@@ -29,8 +29,8 @@ What cannot be noticed, so that a program may be out of date or differ from the 
 - hooks and `retain_grad` of tensors inside the function: hooks are traced, gradients are not kept;
 - calls of a `@primitive` function that have effects of their own: equal calls may become one, unused ones none.
 
-Results are new arrays each time: a function that returns its argument returns a copy. Where a monitor or source lines are
-on (`detect_anomaly`), and inside another trace, the function itself is called.
+Results are new arrays each time: a function that returns its argument returns a copy. Where a monitor or source lines
+are on (`detect_anomaly`), and inside another trace, the function itself is called.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a function reads besides its arguments: closure cells, globals, modules; and whether any of it has changed.
 
-A compiled program is right as long as everything that the trace has read is what it was. Tensors are read anew at each
-call, and so are arrays in cells and globals of the function itself. All else (numbers, flags, which objects stand where)
-is guarded: looked at before each call, by identity, which costs some 60 ns a place.
+A compiled program is right as long as everything that the trace has read is what it was. Tensors are read anew at
+each call, and so are arrays in cells and globals of the function itself. All else (numbers, flags, which objects stand
+where) is guarded: looked at before each call, by identity.
 
 What is found: cells, globals and defaults of the function and of the functions it calls; all that a Module consists of;
 what lists, tuples, dicts and sets hold; of any other object, those attributes that the function's code names.
@@ -80,7 +80,7 @@ class Captured:
         self._called: dict[str, list[str]] = {kind: [] for kind in kinds}
         self._seen: dict[Any, Any] = {}  # what was looked at already; held, so that no id is used twice
         self._check: Callable[..., bool] | None = None  # all guards as one function
-        self._root = function
+        self._root: Any = function
         self._function(function, inputs=True)
         for other in others:
             self._object(other, "", words_of(function))
@@ -127,7 +127,7 @@ class Captured:
         return None
 
     def _itself(self) -> None:
-        """The function is reached from itself: arrays that it reads cannot be replaced for a trace of one call of it."""
+        """The function is reached from itself: its arrays cannot be replaced for a trace of one call of it."""
         for place in self.places:
             self._slot(place.holder, place.key, place.read(), place.name)
         self.places.clear()
@@ -187,10 +187,14 @@ class Captured:
             if self._new(value):
                 self._module(value, name)
         elif not (is_known(value.__module__) if isinstance(value, type) else type(value).__module__ in _FIXED):
-            if self._new(value, words):
-                self._methods(value, name, words | {"__call__"})
-                if hasattr(value, "__wrapped__"):  # another compiled function, a cached one
-                    self._function(value.__wrapped__)
+            self._other(value, name, words)
+
+    def _other(self, value: Any, name: str, words: frozenset[str]) -> None:
+        """Any other object: the attributes that are named in the code it is reached from."""
+        if self._new(value, words):
+            self._methods(value, name, words | {"__call__"})
+            if hasattr(value, "__wrapped__"):  # another compiled function, a cached one
+                self._function(value.__wrapped__)
 
     def _container(self, value: Any, name: str, words: frozenset[str]) -> None:
         if isinstance(value, (set, frozenset)) or len(value) > _STRUCTURE:

@@ -175,8 +175,8 @@ class Compiled:
         """
         plan = self.plan
         usage = (
-            "`forward, backward = functions`: `forward(*arguments)` returns (outputs), (new values of buffers), (rest),\n"
-            "`backward(*arguments, *gradients_of_outputs, *rest)` the gradients."
+            "`forward, backward = functions`: `forward(*arguments)` returns (outputs), (new values of buffers), "
+            "(rest),\n`backward(*arguments, *gradients_of_outputs, *rest)` the gradients."
         )
         arrays = [leaf.value for leaf in plan.leaves if leaf is not None]
         return save_program(plan.emitted, path, arrays, [], f"{name_of(self.function)}, compiled.", usage)
@@ -190,9 +190,8 @@ class Compiled:
         found: Any = sys.modules.get(getattr(self, "__module__", ""))
         for name in getattr(self, "__qualname__", "").split("."):
             found = getattr(found, name, None)
-        return (
-            self.__qualname__ if found is self else (Compiled, (self.function, self.max_signatures, self.backend.name))
-        )  # type: ignore[attr-defined]
+        name = getattr(found, "__qualname__", "")
+        return name if found is self else (Compiled, (self.function, self.max_signatures, self.backend.name))
 
     def __repr__(self) -> str:
         return f"<compiled {name_of(self.function)}, {len(self.plans)} programs>"
@@ -533,7 +532,11 @@ def _run_back(i: int, g: Any, call: Call, arrays: Sequence[Any]) -> Any:
 
 
 run_compiled.__name__ = "compiled"
-defvjp_each(run_compiled, lambda i, g, y, call, arguments, *arrays: _run_back(i, g, call, arrays))
+defvjp_each(
+    run_compiled,
+    lambda i, g, y, call, arguments, *arrays: _run_back(i, g, call, arrays),
+    law="(...), ... -> (...), ...",
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -591,8 +594,8 @@ def _kind(leaf: Any, name: str) -> tuple[Any, ...]:
     if isinstance(leaf, np.ndarray):
         if type(leaf) not in (np.ndarray, np.memmap) or leaf.dtype.kind not in "fiub":
             raise TypeError(
-                f"compile: {name} is a {type(leaf).__name__} of dtype {leaf.dtype}; a compiled function takes arrays of "
-                "real numbers or booleans"
+                f"compile: {name} is a {type(leaf).__name__} of dtype {leaf.dtype}; a compiled function takes arrays "
+                "of real numbers or booleans"
             )
         return (np.ndarray, leaf.shape, leaf.dtype, False)
     return (None, leaf)

@@ -233,7 +233,7 @@ def _mean(op: Op) -> Kernel | None:
     if rest or not isinstance(x, Value) or x.dtype.kind != "f" or x.dtype == np.float16 or not x.size:
         return None
     share = np.asarray(op.result.size / x.size, x.dtype)
-    if x.ndim == 1:
+    if x.ndim == 1 and not op.result.ndim:
         shares = np.full(x.shape, share)
         return Kernel(lambda out, a, s, bind: [f"{bind(np.dot)}({bind(shares, 'shares')}, {a[0]}, {out})"])
 

@@ -213,6 +213,7 @@ class Storage:
                 and last[root] == i
                 and not others
                 and self.like[name].flags.c_contiguous
+                and self.like[name].flags.writeable  # a piece of what was broadcast is not
                 and self.like[name].shape == result.shape
             ):
                 held[id(result)] = held.pop(root)

@@ -253,7 +253,7 @@ class Trace:
 
 def _states_of_modules() -> list[Any]:
     """The states of the generators behind the functions of `np.random` and `random`."""
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 (looked at, not used)
     return [kind, bytes(memoryview(keys)), rest, random.getstate()]  # type: ignore[arg-type]
 
 

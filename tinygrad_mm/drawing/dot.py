@@ -79,7 +79,8 @@ def digraph(picture: Picture, direction: Direction = "LR", images: Images = None
         edge_attr={"fontname": FONT, "fontsize": "8", "fontcolor": QUIET, "color": EDGE, "arrowsize": "0.6"},
     )
     # With contributions on their way back, a leaf beside its operation would leave no room between the two.
-    beside = {} if any(edge.kind == "backward" for edge in picture.edges) else docked(picture)
+    large = len(picture.nodes) > MOST_RANKED
+    beside = {} if large or any(edge.kind == "backward" for edge in picture.edges) else docked(picture)
     _draw_nodes(graph, picture, beside, images)
     nodes = {node.id: node for node in picture.nodes}
     largest = max((e.norm for e in picture.edges if e.norm is not None and math.isfinite(e.norm)), default=0.0)
@@ -89,7 +90,7 @@ def digraph(picture: Picture, direction: Direction = "LR", images: Images = None
             _draw_edge(graph, number, edge, tail, head, direction, across=edge.tail in beside)
         else:
             _draw_special_edge(graph, number, edge, tail, head, largest)
-    for above, below in sequence(picture, beside):
+    for above, below in () if large else sequence(picture, beside):
         if not nodes[above].backward and not nodes[below].backward:
             graph.edge(above, below, style="invis", weight="0")
     return graph

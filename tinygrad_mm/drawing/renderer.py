@@ -1,4 +1,6 @@
-"""Turns DOT into pictures with a layout program: `dot` where it is installed, `graphviz-pure` where it is not."""
+"""Turns DOT into pictures with a layout program: `dot` where it is installed, `graphviz-pure` where it is not (and
+`pygraphviz` for PDF, which that one cannot write).
+"""
 
 from __future__ import annotations
 
@@ -65,15 +67,44 @@ def find_program() -> LayoutProgram:
 def render(source: str, form: str, images: Mapping[str, bytes] | None = None) -> bytes:
     """The graph as "svg", "png" or "pdf"; an SVG carries the `images` that its labels name.
 
-    Raises RuntimeError where there is no layout program, where it fails, and for PDF without a real `dot`.
+    Raises RuntimeError where there is no layout program, where it fails, and for PDF without `dot` and `pygraphviz`.
     """
-    program = find_program()
+    try:
+        program = find_program()
+    except RuntimeError:
+        if form != "pdf":
+            raise
+        return _pdf(source, images or {})
     if form == "pdf" and program.pure:
-        raise RuntimeError("graphviz-pure cannot write PDF: save as .svg instead, or `apt install graphviz`")
+        return _pdf(source, images or {})
     if form == "png":
         return png(program, source)
     picture = _run(program, source, f"-T{form}", images=images)
     return with_images(with_fonts_of_one_width(picture), images or {}) if form == "svg" else picture
+
+
+def _pdf(source: str, images: Mapping[str, bytes]) -> bytes:
+    """A PDF by pygraphviz, whose wheel has a Graphviz inside.
+
+    Raises RuntimeError without it; its text names the installs.
+    """
+    import tempfile
+
+    try:
+        import pygraphviz
+    except ImportError:
+        raise RuntimeError(
+            "a PDF needs a Graphviz that can write it: `pip install 'tinygrad_mm[pdf]'` or `apt install graphviz`; "
+            "saving as .svg works without"
+        ) from None
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in images.items():
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(content)
+        graph = pygraphviz.AGraph(string=source)
+        graph.graph_attr["imagepath"] = folder
+        made: bytes = graph.draw(format="pdf", prog="dot")
+    return made
 
 
 def with_fonts_of_one_width(svg: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import math
 import re
@@ -86,6 +87,7 @@ def tell(telling: Telling) -> tuple[str, str | None, str]:
     return formula, _numbers(telling, template, scalar), _shapes(telling)
 
 
+@functools.lru_cache
 def body_of(source: str) -> str:
     """The expression of a lambda without its head; any other text as it is."""
     try:

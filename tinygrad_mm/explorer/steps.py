@@ -257,6 +257,7 @@ def _fit(entry: Contribution, value: Any) -> None:
 
 def _tell(story: Story) -> None:
     """Write down what each contribution means, once all of them are known."""
+    uses = Counter((entry.target, entry.output) for step in story.backward for entry in step.ledger)
     written: dict[Any, tuple[str | None, ...]] = {}  # the rules of a function, which are looked up in its source file
     for step in story.backward:
         result, call = story.values[step.value], story.calls.get(step.value)
@@ -276,6 +277,6 @@ def _tell(story: Story) -> None:
             entry.source = (sources[entry.argument] if each is None else sources[0]) or ""
             entry.help = help_of(vjps[entry.argument] if each is None else each, entry.source)
             target = story.values[entry.target]
-            several = sum(other.output == entry.output for other in story.ledger(entry.target)) > 1
+            several = uses[entry.target, entry.output] > 1
             telling = Telling(call, result, target, entry, step.gradient, arrays, several, entry.source)
             entry.formula, entry.numbers, entry.shapes = tell(telling)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -47,13 +49,13 @@ def getitem(x, key, *arrays):
     return x[_filled(key, arrays)]
 
 
-def at_places(x, places):
+def at_places(x: Any, places: Any) -> Any:
     """`x[places]`, which an array would refuse for a Tensor of places that is being traced."""
     return getitem(x, Slot(0), places)
 
 
 @primitive
-def checked(x, check):
+def checked(x: Any, check: Callable[[Any], Any]) -> Any:
     """The array itself, after `check(x)` could raise: how a function looks at values in every call of a compiled one."""
     check(x)
     return x

@@ -69,7 +69,8 @@ class Schedule:
 
         A gradient that is a reshaped product is then written to its place at once.
         """
-        accesses, found = self.accesses, {}
+        accesses = self.accesses
+        found: dict[int, str] = {}
         handed = {id(self._root(v)) for v in self.program.wanted()}
         copies = {id(op.result): op for op in accesses.ops if op.fun is np.positive and not op.kwargs}
         makers = {id(op.result): op for op in accesses.ops}
