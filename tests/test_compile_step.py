@@ -374,3 +374,11 @@ def test_nothing_grows():
     finally:
         tracemalloc.stop()
     assert len(step.plans) == 2
+
+
+def test_gradient_hooks_are_refused():
+    layer = tg.nn.Linear(2, 1, rng=0)
+    layer.weight.register_hook(lambda g: g * 2)
+    step = tg.compile_step(layer, tg.mse_loss, tg.optim.SGD(layer.parameters()))
+    with pytest.raises(TypeError, match="gradient hook"):
+        step(np.ones((3, 2), np.float32), np.ones((3, 1), np.float32))

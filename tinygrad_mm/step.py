@@ -51,7 +51,7 @@ def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimiz
 
     `backend="numba"` (extra `numba`) fuses what lies between matrix products, and the update, into compiled loops.
 
-    Raises TypeError where the loss is not one number.
+    Raises TypeError where the loss is not one number, and where a parameter has a gradient hook.
 
     >>> from tinygrad_mm import nn, optim
     >>> model = nn.Linear(1, 1, rng=0)
@@ -135,6 +135,11 @@ class _Plan:
         def function(*tensors: Any) -> Any:
             return loss(model(*tensors[:-1]), tensors[-1])
 
+        if any((p.extra or {}).get("hooks") for p in optimizer.parameters):
+            raise TypeError(
+                "compile_step: a parameter has a gradient hook, which a compiled step would not call; remove it, or use "
+                "tg.compile for the loss, with loss.backward() and optimizer.step()"
+            )
         laid_out = optimizer._laid_out()
         self.groups = len(optimizer.groups)
         self.captured = Captured(function)

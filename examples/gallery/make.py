@@ -1,7 +1,8 @@
 """Makes the pictures of this folder: `python examples/gallery/make.py`, with the extra `pictures` or Graphviz.
 
 Each is written as SVG and as PNG, the same bytes on every run. `--out DIR` writes them elsewhere, `--only NAME` makes
-one of them. (graph.svg and first-layer.png come from examples/digits.py.)
+one of them. (graph.svg and first-layer.png come from examples/digits.py; explore.png
+shows a page that `tg.explore` wrote, in a browser.)
 """
 
 from __future__ import annotations

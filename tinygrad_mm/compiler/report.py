@@ -57,8 +57,12 @@ def _multiply_adds(op: Op) -> int:
 def report(emitted: Emitted, run: Callable[[Any], Any], arrays: Sequence[Any], repeats: int = 30) -> Report:
     """Run an instrumented copy of a program; `run` is given what its `make` returned.
 
+    Raises TypeError for a program of another backend.
+
     The best time of each line counts. `arrays` are what the program is bound to; all that it writes to is put back.
     """
+    if not isinstance(emitted, Emitted):
+        raise TypeError("report: it times the lines of the NumPy backend; compile with backend='numpy' to see them")
     clock: list[float] = []
     tick = clock.append
     source, texts = [], []

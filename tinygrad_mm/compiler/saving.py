@@ -56,8 +56,10 @@ def save_program(
 ) -> Path:
     """Write a program, with all arrays that it is bound to, as a Python file; whole or not at all.
 
-    Raises TypeError for an operation that has no source of its own to write down.
+    Raises TypeError for an operation that has no source of its own to write down, and for another backend's program.
     """
+    if not isinstance(emitted, Emitted):
+        raise TypeError("save: a program of the Numba backend needs more than NumPy; compile with backend='numpy'")
     writer = _Writer()
     arguments = [writer.text(a) for a in [*leaves, *given, *emitted.bound.values()]]
     memory = [f"np.empty({buffer.nbytes}, np.uint8)" for buffer in emitted.storage.buffers]
@@ -123,8 +125,9 @@ class _Writer:
         if isinstance(what, float):
             return f"float({str(what)!r})"
         module = getattr(what, "__module__", None) or ""
-        if callable(what) and module.split(".")[0] == "numpy" and getattr(np, name_of(what), None) is what:
-            return f"np.{name_of(what)}"
+        name = getattr(what, "__name__", "")
+        if module.split(".")[0] == "numpy" and getattr(np, name, None) is what:
+            return f"np.{name}"
         if callable(what):
             return self._function(what)
         raise TypeError(f"save: a {type(what).__name__} in the program cannot be written as Python text")

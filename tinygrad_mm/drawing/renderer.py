@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +101,7 @@ def _pdf(source: str, images: Mapping[str, bytes]) -> bytes:
         for name, content in images.items():
             with open(os.path.join(folder, name), "wb") as file:
                 file.write(content)
-        graph = pygraphviz.AGraph(string=source)
+        graph: Any = pygraphviz.AGraph(string=source)  # type: ignore[no-untyped-call]
         graph.graph_attr["imagepath"] = folder
         made: bytes = graph.draw(format="pdf", prog="dot")
     return made
