@@ -137,8 +137,8 @@ class _Plan:
 
         if any((p.extra or {}).get("hooks") for p in optimizer.parameters):
             raise TypeError(
-                "compile_step: a parameter has a gradient hook, which a compiled step would not call; remove it, or use "
-                "tg.compile for the loss, with loss.backward() and optimizer.step()"
+                "compile_step: a parameter has a gradient hook, which a compiled step would not call; remove it, or "
+                "use tg.compile for the loss, with loss.backward() and optimizer.step()"
             )
         laid_out = optimizer._laid_out()
         self.groups = len(optimizer.groups)
