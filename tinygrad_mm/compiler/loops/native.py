@@ -29,9 +29,14 @@ def require_numba() -> None:
 
 
 def threads() -> int:
-    """How many threads large loops may use: OMP_NUM_THREADS, at most what Numba was told."""
+    """How many threads large loops may use: OMP_NUM_THREADS, at most what Numba was told.
+
+    Threads of OpenMP that wait for work in a busy loop take the cores from BLAS: a step of two 512-unit layers then
+    takes three times as long. They are asked to sleep instead (OMP_WAIT_POLICY), unless the user has chosen already.
+    """
     import numba
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when Numba starts its threads, in the next statement
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return max(1, min(int(given) if given.isdigit() else numba.config.NUMBA_NUM_THREADS, numba.get_num_threads()))
 
