@@ -382,3 +382,18 @@ def test_gradient_hooks_are_refused():
     step = tg.compile_step(layer, tg.mse_loss, tg.optim.SGD(layer.parameters()))
     with pytest.raises(TypeError, match="gradient hook"):
         step(np.ones((3, 2), np.float32), np.ones((3, 1), np.float32))
+
+
+def test_large_constants_are_computed_whatever_the_optimizer():
+    class Shifted(tg.Module):
+        def __init__(self) -> None:
+            self.weight = tg.Parameter(np.ones((300, 1), np.float32))
+
+        def forward(self, x: tg.Tensor) -> tg.Tensor:
+            return (x + np.mean(np.exp(tg.Tensor(np.zeros((300, 300), np.float32))), axis=0)) @ self.weight
+
+    model = Shifted()
+    x, y = np.zeros((2, 300), np.float32), np.zeros((2, 1), np.float32)
+    expected = tg.mse_loss(model(x), y).item()
+    step = tg.compile_step(model, tg.mse_loss, tg.optim.Adam(model.parameters()))
+    assert step(x, y) == pytest.approx(expected, rel=1e-5)

@@ -39,7 +39,6 @@ _DRAWS = frozenset({uniform_like})
 
 _value = attrgetter("value")
 _requires_grad = attrgetter("requires_grad")
-SEGMENT = 1 << 18  # elements: parameters are updated as soon as so many have their gradients, while these are in cache
 
 
 def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimizer, backend: str = "numpy") -> Step:
@@ -157,7 +156,6 @@ class _Plan:
             program.leaves.append(seed)
         program.substitute({id(old): seed for old in program.seeds})
         program.seeds = []
-        gradients = {id(t): g for t, g in zip(trace.targets, program.gradients, strict=True) if g is not None}
         own = {id(p) for p in optimizer.parameters}
         # What is not the optimizer's is not needed.
         program.gradients = [g if id(t) in own else None for t, g in zip(trace.targets, program.gradients, strict=True)]
@@ -203,7 +201,7 @@ class _Plan:
         else:
             added.extend(update.fused() for update in self.updates)
         self.emitted: Any = backend.emit(
-            program, given, "one training step", self._path_of(), added, joint=True, **first
+            program, given, "one training step", self.captured.path_of(), added, joint=True, **first
         )
         self.arrays = [leaf.value for leaf in self.leaves if leaf is not None]
         self.places = arrays
@@ -212,6 +210,7 @@ class _Plan:
         self.function: Any = made
         if backend is NUMPY:
             self.function, self.refresh = made
+            self.refresh()  # what depends on constants alone is there from now on
         self.effects = [e.buffer for e in program.effects]
         self.check = self._guards()
         for value in [*program.inputs, *program.leaves]:
@@ -243,13 +242,6 @@ class _Plan:
                 given[id(op.result)] = f"scale_{len(found)}"
                 arrays.append(np.empty(op.result.shape, op.result.dtype))
         return frozenset(found)
-
-    def _path_of(self) -> Callable[[Any], str]:
-        paths: dict[int, str] = {}
-        for module in self.captured.modules:
-            for path, inner in module.named_modules():
-                paths.setdefault(id(inner.token), path)
-        return lambda scope: "" if scope is None else f"{paths.get(id(scope.token), '')} {scope.label}".strip()
 
     def _pinned(self, program: Program, value: Value, given: dict[int, str]) -> Value:
         """A gradient as the result of a call of its own, which can be told where to write."""
@@ -471,8 +463,6 @@ class _Update:
         lines = [re.sub(r"\b[A-Za-z_]\w*\b", lambda m: rename.get(m.group(), m.group()), line) for line in body]
         bound: dict[str, Any] = {rename[n]: v for n, v in fixed.items()}
         bound.update({rename[f]: v for f, v in functions.items()})
-        if "copyto(" in "".join(body):
-            bound[rename.get("copyto", "copyto")] = np.copyto
         if len(blocks) == 1:
             bound.update({rename[n]: v for n, v in zip(moving, blocks[0], strict=True)})
             return Insertion(after, ["# update", *lines], bound)

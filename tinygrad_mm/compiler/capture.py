@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.guards import Guards
-from tinygrad_mm.graph import Vertex
+from tinygrad_mm.graph import Scope, Vertex
 
 __all__ = ["Captured", "Place", "rebuilt"]
 
@@ -251,6 +251,14 @@ class Captured:
                 self._items.append(item)
                 self._called["attributes"].append(f"{name}.{word}" if name else word)
                 self._object(item, f"{name}.{word}" if name else word, frozenset(done))
+
+    def path_of(self) -> Callable[[Scope | None], str]:
+        """A function that says where a call was made: the path of its module and what kind of module that is."""
+        paths: dict[int, str] = {}
+        for module in self.modules:
+            for path, inner in module.named_modules():
+                paths.setdefault(id(inner.token), path)
+        return lambda scope: "" if scope is None else f"{paths.get(id(scope.token), '')} {scope.label}".strip()
 
     # -- guarding
 

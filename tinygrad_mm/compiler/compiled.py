@@ -27,7 +27,7 @@ from tinygrad_mm.compiler.tracing import Output, Trace, drawn_again, filled, wit
 from tinygrad_mm.frontier import as_leaves
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.gradient import gradients
-from tinygrad_mm.graph import Scope, Vertex, defvjp_each, entered, name_of, primitive, select, state, tick
+from tinygrad_mm.graph import Vertex, defvjp_each, entered, name_of, primitive, select, state, tick
 from tinygrad_mm.recording import apply, result
 from tinygrad_mm.tensor import Tensor
 
@@ -250,7 +250,7 @@ class Plan:
         self.leaf_kinds = [(v.shape, v.dtype) for v in program.leaves]
         self.flags = [leaf.requires_grad for leaf in self.leaves]
         self.known: list[Any] = [leaf.value for leaf in self.leaves]
-        self.emitted: Any = backend.emit(program, title=name_of(function), path_of=self._path_of())
+        self.emitted: Any = backend.emit(program, title=name_of(function), path_of=self.captured.path_of())
         self.idle: list[Instance] = []
         self.effects = [e.buffer for e in program.effects]
         draws = (op.args[1] for op in program.ops if op.fun is uniform_like)
@@ -274,13 +274,6 @@ class Plan:
         for i, tensor in zip(self.arrays, tensors, strict=True):
             leaves[i] = tensor
         return _unmarked(self.tree[0], leaves), _unmarked(self.tree[1], leaves)
-
-    def _path_of(self) -> Callable[[Scope | None], str]:
-        paths: dict[int, str] = {}
-        for module in self.captured.modules:
-            for path, inner in module.named_modules():
-                paths.setdefault(id(inner.token), path)
-        return lambda scope: "" if scope is None else f"{paths.get(id(scope.token), '')} {scope.label}".strip()
 
     def _how(self, arguments: Sequence[Any]) -> list[Callable[[Any], Any]]:
         """In which form the function itself hands out each output: as a Tensor, an array, or a number of NumPy's.

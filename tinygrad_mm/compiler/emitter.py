@@ -63,7 +63,7 @@ def _dtypes(storage: Storage) -> set[str]:
     for op in storage.program.ops:
         if op.result.dtype is not None:
             names.add(np.dtype(op.result.dtype).name)
-    return {("bool" if n == "bool" else n) for n in names}
+    return names
 
 
 class _Writer:

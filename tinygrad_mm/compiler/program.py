@@ -9,7 +9,7 @@ import numpy as np
 
 from tinygrad_mm.graph import Scope, Vertex, name_of
 
-__all__ = ["Effect", "Op", "Program", "Value", "stand_in_for"]
+__all__ = ["Effect", "Op", "Program", "Value", "now", "stand_in_for"]
 
 
 class Value:
@@ -123,20 +123,22 @@ class Program:
         if not replaced:
             return
 
-        def now(value: Any) -> Any:
-            while isinstance(value, Value) and id(value) in replaced:
-                value = replaced[id(value)]
-            return value
-
         for op in self.ops:
-            op.args = [now(a) for a in op.args]
-        self.outputs = [now(v) for v in self.outputs]
-        self.gradients = [now(v) for v in self.gradients]
+            op.args = [now(a, replaced) for a in op.args]
+        self.outputs = [now(v, replaced) for v in self.outputs]
+        self.gradients = [now(v, replaced) for v in self.gradients]
         for effect in self.effects:
-            effect.value = now(effect.value)
+            effect.value = now(effect.value, replaced)
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self.ops))
+
+
+def now(a: Any, replaced: Mapping[int, Value]) -> Any:
+    """What stands in the place of an argument after replacements, which may go in chains."""
+    while isinstance(a, Value) and id(a) in replaced:
+        a = replaced[id(a)]
+    return a
 
 
 def stand_in_for(example: Any) -> Any:

@@ -35,8 +35,8 @@ class Storage:
     """The plan of a program's memory.
 
     Each Value has a `home`: the name of the array it is found in. `kernels` says how each op is written. `buffers` are
-    to be allocated once; `views` are the arrays made once, in order: (name, text, array like it). `results` maps the
-    Values that are handed out to how: "new" (made at each call) or the name of the array that was given for them.
+    to be allocated once; `arrays` are those made from them once, in order: (name, text). Results that are handed out
+    are new at each call (`fresh`), or written to the array whose name was `given` for them.
     """
 
     program: Program

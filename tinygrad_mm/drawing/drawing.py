@@ -131,8 +131,8 @@ class Drawing:
         """Write the picture as .svg, .png, .pdf, .dot, .html, .txt or .mmd, as the name ends; returns the path.
 
         .html is a page of its own in which the picture can be moved and zoomed, .txt a list of the operations, .mmd
-        the language of Mermaid. The file is there whole or not at all. PDF needs a real `dot`; .dot, .txt and .mmd
-        need no layout program.
+        the language of Mermaid. The file is there whole or not at all. PDF needs a real `dot` or pygraphviz
+        (the extra `pdf`); .dot, .txt and .mmd need no layout program.
 
         Raises ValueError for another ending, RuntimeError where there is no layout program, OSError where the file
         cannot be written.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.program import Op, Program, Value
+from tinygrad_mm.compiler.program import Op, Program, Value, now
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import RULES
 from tinygrad_mm.rules.elementwise import stop_gradient
@@ -104,7 +104,7 @@ def remove_identities(program: Program) -> None:
     ops = []
     makers = program.makers()
     for op in program.ops:
-        op.args = [_now(a, replaced) for a in op.args]
+        op.args = [now(a, replaced) for a in op.args]
         same = _same_as(op, makers)
         if same is not None:
             replaced[id(op.result)] = same
@@ -112,12 +112,6 @@ def remove_identities(program: Program) -> None:
             ops.append(op)
     program.ops = ops
     program.substitute(replaced)
-
-
-def _now(a: Any, replaced: dict[int, Value]) -> Any:
-    while isinstance(a, Value) and id(a) in replaced:
-        a = replaced[id(a)]
-    return a
 
 
 def _same_as(op: Op, makers: dict[int, Op]) -> Value | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.fused import EXPANSIONS
-from tinygrad_mm.compiler.program import Op, Program, Value, stand_in_for
+from tinygrad_mm.compiler.program import Op, Program, Value, now, stand_in_for
 from tinygrad_mm.compiler.tracing import ops_of
 from tinygrad_mm.graph import Node, Vertex, entered, select, state, tick
 from tinygrad_mm.recording import result as as_result
@@ -30,7 +30,7 @@ def inline(program: Program, whole: frozenset[Any]) -> None:
     todo = list(reversed(program.ops))
     while todo:
         op = todo.pop()
-        op.args = [_now(a, replaced) for a in op.args]
+        op.args = [now(a, replaced) for a in op.args]
         if op.fun is select and id(op.args[0]) in outputs:
             replaced[id(op.result)] = outputs[id(op.args[0])][op.args[1] if len(op.args) > 1 else op.kwargs["index"]]
             continue
@@ -53,12 +53,6 @@ def inline(program: Program, whole: frozenset[Any]) -> None:
             todo.extend(reversed(made))
     program.ops = ops
     program.substitute(replaced)
-
-
-def _now(a: Any, replaced: dict[int, Value]) -> Any:
-    while isinstance(a, Value) and id(a) in replaced:
-        a = replaced[id(a)]
-    return a
 
 
 def _body(op: Op) -> tuple[list[Op], Any] | None:
