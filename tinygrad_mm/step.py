@@ -18,6 +18,7 @@ from tinygrad_mm.compiler.fused import clear_error
 from tinygrad_mm.compiler.guards import Guards
 from tinygrad_mm.compiler.kernels import Kernel, kernel_of
 from tinygrad_mm.compiler.passes.biases import fold_biases
+from tinygrad_mm.compiler.passes.softmax import scale_losses
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.saving import save_program
@@ -194,7 +195,8 @@ class _Plan:
         added: list[Any] = []
         first: dict[str, Any] = {}
         if backend is NUMPY:
-            first["first"] = self._constant_from_step_to_step(program, seed, given, arrays)
+            scale_losses(program, {id(seed), *(id(op.result) for op in _steady_first(program, seed))})
+            first["first"] = self._placed(_steady_first(program, seed), given, arrays)
             fold_biases(program, self._pairs(flats_used), given, arrays)
             for update in self.updates:
                 added.extend(update.insertions(program))
@@ -224,23 +226,20 @@ class _Plan:
         loss = program.outputs[0]
         if len(laid_out) != 1 or len(laid_out[0]) != 1 or laid_out[0][0].dtype != loss.dtype:
             return None
-        source = self.optimizer._looked_at(self.optimizer.groups[0]).program.source
-        return np.zeros(loss.shape, loss.dtype) if source.endswith(_DESCENT) else None
+        known = self.optimizer._looked_at(self.optimizer.groups[0])
+        if not known.program.source.endswith(_DESCENT) or not _divides(known.learning_rate):
+            return None
+        return np.full(loss.shape, known.learning_rate, loss.dtype)
 
-    def _constant_from_step_to_step(
-        self, program: Program, seed: Value, given: dict[int, str], arrays: list[Any]
-    ) -> frozenset[int]:
-        """The ops that depend on the seed and on constants alone: they are run when the learning rate changes."""
-        known = {id(seed)}
-        found = set()
-        for op in program.ops:
-            if type(op.result.example) is tuple or op.fun in _DRAWS or not isinstance(kernel_of(op), Kernel):
-                continue
-            if all(id(a) in known or a.kind == "constant" for a in op.operands()) and id(op.result) not in given:
-                known.add(id(op.result))
-                found.add(id(op))
-                given[id(op.result)] = f"scale_{len(found)}"
+    def _placed(self, steady: list[Op], given: dict[int, str], arrays: list[Any]) -> frozenset[int]:
+        """Give a place that is kept to what is computed only when the learning rate changes."""
+        found: set[int] = set()
+        for op in steady:
+            if id(op.result) not in given:
+                name = op.result.name or "scale"
+                given[id(op.result)] = f"{name}_{len(found) + 1}" if name in given.values() else name
                 arrays.append(np.empty(op.result.shape, op.result.dtype))
+                found.add(id(op))
         return frozenset(found)
 
     def _pinned(self, program: Program, value: Value, given: dict[int, str]) -> Value:
@@ -326,6 +325,26 @@ class _Plan:
         return loss.item()
 
 
+def _divides(rate: float) -> bool:
+    """Whether a learning rate is far enough from 0 for what a program divides by it."""
+    return rate > 1e-20
+
+
+def _steady_first(program: Program, seed: Value) -> list[Op]:
+    """Put those ops in front that depend on the seed and on constants alone, and so give the same at every step."""
+    known, found = {id(seed)}, []
+    for op in program.ops:
+        if type(op.result.example) is tuple or op.fun in _DRAWS or not isinstance(kernel_of(op), Kernel):
+            continue
+        if all(id(a) in known or a.kind == "constant" for a in op.operands()):
+            known.add(id(op.result))
+            found.append(op)
+            op.backward = False
+    ours = {id(op) for op in found}
+    program.ops = [*found, *(op for op in program.ops if id(op) not in ours)]
+    return found
+
+
 class _Update:
     """The update of the parameters in one flat buffer."""
 
@@ -356,7 +375,8 @@ class _Update:
         flat, known = self.flat, self.known
         if known.scheduled or known.group != self.group:
             self.known = known = self.optimizer._looked_at(self.group)
-        return known.program is self.program and tuple(flat.states) == self.states and self.in_step()
+        fits = known.program is self.program and tuple(flat.states) == self.states and self.in_step()
+        return fits and (not self.is_descent or _divides(known.learning_rate))
 
     def in_step(self) -> bool:
         """Whether all members have the same number of steps behind them."""

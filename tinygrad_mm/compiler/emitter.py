@@ -79,9 +79,9 @@ class _Writer:
         """The same as `bind`: what kernels are given."""
         return self.bind(what, stem)
 
-    def seen(self, name: str, suffix: str) -> str:
+    def seen(self, name: str, suffix: str, stem: str = "") -> str:
         """An array looked at in another way."""
-        return self.storage.seen(name, suffix)
+        return self.storage.seen(name, suffix, stem)
 
     def bind(self, what: Any, stem: str = "") -> str:
         """The name by which the code calls a function or an array."""

@@ -16,13 +16,17 @@ from tinygrad_mm.functional.losses import _cross_entropy, _prediction_error
 __all__ = [
     "EXPANSIONS",
     "clear_error",
+    "mean_loss",
     "one_hot_columns",
     "one_hot_rows",
-    "mean_loss",
     "pick_columns",
-    "picked_sum",
-    "transposed_copy",
     "pick_rows",
+    "picked_sum",
+    "scaled_error",
+    "scaled_hots",
+    "scaled_loss",
+    "softmax_sums",
+    "transposed_copy",
     "where_positive",
 ]
 
@@ -80,6 +84,37 @@ def one_hot_rows(labels: Any, classes: int, dtype: Any) -> Any:
 def one_hot_columns(labels: Any, classes: int, dtype: Any) -> Any:
     """1 at each label's place. Shape: (n,) -> (classes, n)"""
     return np.eye(classes, dtype=dtype).take(labels, 1)
+
+
+def softmax_sums(logits: Any, rows: Any) -> Any:
+    """Below each other: z = logits - max, the logarithm of the sum of exp(z), exp(z), and `rows @ exp(z)`.
+
+    The last of the `rows` is all ones. Shape: (classes, n), (classes + 1, classes) -> (3 * classes + 2, n)
+    """
+    z = logits - np.max(logits, axis=0)
+    e = np.exp(z)
+    sums = rows @ e
+    return np.concatenate([z, np.log(sums[-1:]), e, sums])
+
+
+def scaled_hots(table: Any, labels: Any) -> Any:
+    """The column of the table at each label. Shape: (classes + 1, classes + 1), (n,) -> (classes + 1, n)"""
+    return table.take(labels, 1, mode="clip")
+
+
+def scaled_loss(sums: Any, labels: Any, hot: Any, factor: Any) -> Any:
+    """The mean cross entropy from `softmax_sums` and `scaled_hots`. Shape: (3 * classes + 2, n), (n,) -> ()
+
+    Raises ValueError for a label out of range.
+    """
+    classes = len(hot) - 1
+    return mean_loss(sums[classes], sums[:classes], labels, hot)
+
+
+def scaled_error(sums: Any, hot: Any) -> Any:
+    """The gradient of the loss with respect to the logits. Shape: (3 * classes + 2, n) -> (classes, n)"""
+    k = len(hot) - 1
+    return sums[k + 1 : 2 * k + 1] / sums[2 * k + 1 : 3 * k + 1] - hot[:k]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

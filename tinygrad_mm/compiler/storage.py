@@ -83,13 +83,13 @@ class Storage:
         if id(value) not in self.home:
             self._fixed(value, value.name or "c")
 
-    def seen(self, name: str, suffix: str) -> str:
+    def seen(self, name: str, suffix: str, stem: str = "") -> str:
         """An array, by name, looked at in another way: made once, where the array is there always."""
         text = f"{name}{suffix}"
         if name not in self.like:
             return text
         if text not in self.names:
-            self.names[text] = view = self.name(f"{name}_view")
+            self.names[text] = view = self.name(stem or f"{name}_view")
             self.arrays.append((view, text))
         return self.names[text]
 
