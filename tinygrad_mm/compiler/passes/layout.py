@@ -61,6 +61,9 @@ class _Layout:
             return False
         if not any(id(a) in self.turned for a in values):
             return False
+        arrays = [a for a in values if a.ndim == 2 and 1 not in a.shape]
+        if arrays and all(id(a) in self.plain for a in arrays):  # another call looks at one of them transposed
+            return False
         if op.fun in (np.transpose, np.swapaxes) and result.ndim == 2 and result.shape == values[0].shape[::-1]:
             self.ops.append(Op(np.positive, [self.turned[id(values[0])]], {}, result, op.scope, op.backward))
             return True
