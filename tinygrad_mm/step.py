@@ -28,14 +28,11 @@ from tinygrad_mm.graph import tick
 from tinygrad_mm.optim.flat import BLOCK, Flat
 from tinygrad_mm.optim.formula import Program as Formula
 from tinygrad_mm.optim.optimizer import Optimizer
+from tinygrad_mm.optim.prescaled import Prescaled, prescaled
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Step", "compile_step"]
 
-# Plain gradient descent, as the formula of SGD is written out.
-_DESCENT = """
-    multiply(learning_rate, gradient, t0)
-    subtract(parameter, t0, parameter)"""
 _DRAWS = frozenset({uniform_like})
 
 _value = attrgetter("value")
@@ -150,9 +147,13 @@ class _Plan:
         program = trace.program
         if len(program.outputs) != 1 or program.outputs[0].size != 1 or not trace.differentiable[0]:
             raise TypeError("compile_step: the loss must be one number that depends on parameters, such as a mean")
-        self.rate = self._rate_as_seed(program, laid_out) if backend is NUMPY else None
+        short = self._prescaled(program, laid_out) if backend is NUMPY else None
         seed = Value(np.ones(program.outputs[0].shape, program.outputs[0].dtype), "constant")
-        if self.rate is not None:
+        if short is not None and short.factor is not None:
+            seed.example *= short.factor
+        self.rate: Any = None
+        if short is not None and short.factor is None:
+            self.rate = np.full_like(seed.example, optimizer._looked_at(optimizer.groups[0]).learning_rate)
             seed = Value(self.rate, "leaf", "learning_rate", leaf=Tensor(self.rate))
             program.leaves.append(seed)
         program.substitute({id(old): seed for old in program.seeds})
@@ -185,7 +186,7 @@ class _Plan:
                     arrays.append(flat.view(store, i))
                 for count in sorted({flat.steps[i] for i in active}):  # one step number for all members
                     members = [i for i in active if flat.steps[i] == count]
-                    update = _Update(optimizer, group, flat, members, store, len(self.updates), self.rate)
+                    update = _Update(optimizer, group, flat, members, store, len(self.updates), short, self.rate)
                     self.updates.append(update)
         program.gradients = []
         loss_value = program.outputs[0]
@@ -218,18 +219,19 @@ class _Plan:
         for value in [*program.inputs, *program.leaves]:
             value.example = None
 
-    def _rate_as_seed(self, program: Program, laid_out: list[list[Flat]]) -> Any:
-        """The learning rate as an array, where the backward pass may begin with it instead of with 1.
+    def _prescaled(self, program: Program, laid_out: list[list[Flat]]) -> Prescaled | None:
+        """The formula for gradients that are multiplied by a number already, where that is one for all of them.
 
-        All gradients are then multiplied by it already, which is all that plain gradient descent does with them.
+        The backward pass may begin with it instead of with 1.
         """
-        loss = program.outputs[0]
-        if len(laid_out) != 1 or len(laid_out[0]) != 1 or laid_out[0][0].dtype != loss.dtype:
+        known = [self.optimizer._looked_at(group) for group in self.optimizer.groups]
+        short = prescaled(known[0].program)
+        if short is None or any(k.program is not known[0].program for k in known):
             return None
-        known = self.optimizer._looked_at(self.optimizer.groups[0])
-        if not known.program.source.endswith(_DESCENT) or not _divides(known.learning_rate):
-            return None
-        return np.full(loss.shape, known.learning_rate, loss.dtype)
+        if short.factor is None:  # the learning rate
+            alone = len(laid_out) == len(laid_out[0]) == 1 and laid_out[0][0].dtype == program.outputs[0].dtype
+            return short if alone and _divides(known[0].learning_rate) else None
+        return short
 
     def _placed(self, steady: list[Op], given: dict[int, str], arrays: list[Any]) -> frozenset[int]:
         """Give a place that is kept to what is computed only when the learning rate changes."""
@@ -356,6 +358,7 @@ class _Update:
         active: list[int],
         store: Any,
         number: int,
+        short: Prescaled | None = None,
         rate: Any = None,
     ) -> None:
         self.optimizer, self.group, self.flat, self.active, self.store = optimizer, group, flat, active, store
@@ -363,7 +366,8 @@ class _Update:
         self.members = [flat.parameters[i] for i in active]
         self.known = optimizer._looked_at(group)
         self.program: Formula = self.known.program
-        self.is_descent = rate is not None  # the gradients come multiplied by the learning rate
+        self.short = short  # the formula for gradients that come multiplied by a number
+        self.is_descent = rate is not None  # which is the learning rate
         self.scalars = [np.empty((), flat.dtype) for _ in range(self.program.numbers)] if rate is None else [rate]
         self.states = tuple(flat.states)
         self.last: Any = None
@@ -455,10 +459,8 @@ class _Update:
         flat, program = self.flat, self.program
         text = program.source.split("def update(")[1]
         names = [n.strip() for n in text[: text.index(")")].split(",")]
-        body = [line.strip() for line in text.splitlines()[1:]]
-        if self.is_descent:
-            body = ["subtract(parameter, gradient, parameter)"]
-        constants = [np.asarray(c, flat.dtype) for c in program.constants]
+        body = self.short.body if self.short else [line.strip() for line in text.splitlines()[1:]]
+        constants = [np.asarray(c, flat.dtype) for c in (self.short or program).constants]
         longest = min(BLOCK, stop - start)
         temporaries = [np.empty(longest, flat.dtype) for _ in range(program.temporaries)]
         blocks = []
