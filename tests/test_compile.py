@@ -352,7 +352,8 @@ def test_500_training_steps():
     """A network with dropout and batch norm: eager, `compile` and `compile_step` draw the same numbers and end alike.
 
     Training is chaotic: rounding errors of one step are carried into the next ones. So parameters are compared after
-    500 steps in float64, where they have grown from 1e-16 to at most 1e-9.
+    500 steps in float64, where they have grown from 1e-16 to at most 1e-8: a bias in front of a batch norm has no
+    gradient but rounding errors, and Adam makes steps of these.
     """
     x, y = normal(40, 6, dtype=np.float64), rng(1).integers(0, 3, 40)
     loss = nn.CrossEntropyLoss()
@@ -379,7 +380,7 @@ def test_500_training_steps():
     assert set(states[0]) > {"layers.1.running_mean"}
     for name, expected in states[0].items():
         for state in states[1:]:
-            np.testing.assert_allclose(state[name], expected, rtol=1e-7, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(state[name], expected, rtol=1e-7, atol=1e-8, err_msg=name)
     assert models[0][3].rng.random() == models[1][3].rng.random() == models[2][3].rng.random()
     assert losses[0] < 0.9
     assert len(compiled.plans) == len(step.plans) == 1

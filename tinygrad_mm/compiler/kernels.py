@@ -6,7 +6,6 @@ A kernel is found by the function of an op. Whatever has none is called as it is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,43 +24,15 @@ from tinygrad_mm.compiler.fused import (
     transposed_copy,
     where_positive,
 )
+from tinygrad_mm.compiler.images import KERNELS_OF_IMAGES
+from tinygrad_mm.compiler.kernel import Kernel, Made, View, dot
 from tinygrad_mm.compiler.program import Op, Value
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import name_of, select
 from tinygrad_mm.rules.indexing import Slot, getitem, scatter
 from tinygrad_mm.rules.shape import astype, join
 
-__all__ = ["WHOLE", "Kernel", "Made", "View", "kernel_of"]
-
-
-@dataclass
-class View:
-    """The result is another way to look at `base`: `text(name of the base)` says which."""
-
-    base: Value
-    text: Callable[[str], str]
-    apply: Callable[[Any], Any]
-
-
-@dataclass
-class Kernel:
-    """The result is written into a buffer.
-
-    `lines(out, operands, scratch, bind)` are the statements, given the names of all; `inplace` are the arguments whose
-    own buffer may be the one written to; `scratch` are shapes and dtypes of further buffers needed meanwhile;
-    `constants` arrays to bind, which come as further operands.
-    """
-
-    lines: Callable[..., list[str]]
-    inplace: tuple[int, ...] = ()
-    scratch: list[tuple[tuple[int, ...], Any]] = field(default_factory=list)
-
-
-@dataclass
-class Made:
-    """The result is a new array at each call: `text(operands)` is the expression that makes it."""
-
-    text: Callable[[list[str]], str]
+__all__ = ["WHOLE", "Kernel", "Made", "View", "kernel_of", "reduced"]
 
 
 def kernel_of(op: Op) -> View | Kernel | Made | None:
@@ -182,11 +153,6 @@ def _matmul(op: Op) -> Kernel | None:
     return Kernel(lambda out, x, s, bind: [f"{bind(np.matmul)}({x[0]}, {x[1]}, {out})"])
 
 
-def dot(a: str, b: str, out: str = "") -> str:
-    """A product of vectors or matrices. As a method, since that saves a fifth of a microsecond over np.dot."""
-    return f"{a}.dot({b}, {out})" if out else f"{a}.dot({b})"
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Reductions
 # ---------------------------------------------------------------------------------------------------------------------
@@ -194,7 +160,7 @@ def dot(a: str, b: str, out: str = "") -> str:
 
 def _reduction(fun: np.ufunc) -> Callable[[Op], Kernel | None]:
     def kernel(op: Op) -> Kernel | None:
-        x, axis, keepdims, rest = _reduced(op)
+        x, axis, keepdims, rest = reduced(op)
         if rest or not isinstance(x, Value):
             return None
         if fun is np.add and x.ndim == 1 and x.dtype in (np.float32, np.float64) and not keepdims and x.size:
@@ -226,7 +192,7 @@ def _sum_lines(fun: Any, op: Op, x: Value, axis: Any, keepdims: bool, out: str, 
     return [f"{reduce}({name}, {axis!r}, None, {out}{', True' if keepdims else ''})"]
 
 
-def _reduced(op: Op) -> tuple[Any, Any, bool, dict[str, Any]]:
+def reduced(op: Op) -> tuple[Any, Any, bool, dict[str, Any]]:
     """(argument, axes, keepdims, other options) of a reduction."""
     options = dict(op.kwargs)
     names = ("axis", "dtype", "out", "keepdims") if op.fun in (np.sum, np.mean) else ("axis", "out", "keepdims")
@@ -238,8 +204,11 @@ def _reduced(op: Op) -> tuple[Any, Any, bool, dict[str, Any]]:
     return op.args[0], axis, keepdims, rest
 
 
+_reduced = reduced
+
+
 def _mean(op: Op) -> Kernel | None:
-    x, axis, keepdims, rest = _reduced(op)
+    x, axis, keepdims, rest = reduced(op)
     if rest or not isinstance(x, Value) or x.dtype.kind != "f" or x.dtype == np.float16 or not x.size:
         return None
     share = np.asarray(op.result.size / x.size, x.dtype)
@@ -542,6 +511,7 @@ KERNELS: dict[Any, Callable[[Op], View | Kernel | Made | None]] = {
     np.broadcast_to: _view,
     np.diagonal: _view,
     np.flip: _view,
+    **KERNELS_OF_IMAGES,
 }
 
 # Operations that have a kernel of their own, and are not to be taken apart.

@@ -84,8 +84,11 @@ class Storage:
             self._fixed(value, value.name or "c")
 
     def seen(self, name: str, suffix: str, stem: str = "") -> str:
-        """An array, by name, looked at in another way: made once, where the array is there always."""
-        text = f"{name}{suffix}"
+        """An array, by name, looked at in another way: made once, where the array is there always.
+
+        `suffix` follows the name, or takes it in wherever it says {}.
+        """
+        text = suffix.format(name) if "{}" in suffix else f"{name}{suffix}"
         if name not in self.like:
             return text
         if text not in self.names:

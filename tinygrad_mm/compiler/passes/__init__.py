@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinygrad_mm.compiler.kernels import WHOLE
 from tinygrad_mm.compiler.passes.cleaning import fold_constants, remove_dead, remove_identities, share_common
+from tinygrad_mm.compiler.passes.images import examples_last_in
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.passes.layout import features_first
 from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse, fuse_losses
@@ -19,6 +20,8 @@ def optimize(program: Program, fixed: frozenset[int] = frozenset()) -> Program:
     inline(program, WHOLE)
     clean(program, fixed)
     fuse(program)
+    clean(program, fixed)
+    examples_last_in(program)
     clean(program, fixed)
     features_first(program)
     fuse_losses(program)

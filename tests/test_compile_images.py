@@ -1,0 +1,212 @@
+"""Images in compiled programs: with the examples along the last axis they give what they give one after the other."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import tinygrad_mm as tg
+from tinygrad_mm import nn
+from tinygrad_mm.compiler.images import (
+    examples_last,
+    max_pool_last,
+    overlap_add_last,
+    pieces,
+    short_product,
+    to_maxima_last,
+    windows_last,
+)
+from tinygrad_mm.compiler.passes.images import EXAMPLES_FROM
+
+
+@st.composite
+def networks(draw):
+    """(a function of images and parameters, the images, the parameters)."""
+    n = draw(st.integers(EXAMPLES_FROM - 1, EXAMPLES_FROM + 2))
+    channels, height, width = draw(st.integers(1, 3)), draw(st.integers(5, 9)), draw(st.integers(5, 9))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    whole = draw(st.booleans())  # small integers, of which many are equal
+
+    def numbers(*shape):
+        return rng.integers(-2, 3, shape).astype(float) if whole else rng.standard_normal(shape)
+
+    x = numbers(n, channels, height, width)
+    parameters, layers, shape = [], [], x.shape
+    for _ in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(["conv", "conv", "max", "mean", "norm", "relu", "tanh", "scale", "residual"]))
+        k = draw(st.integers(1, min(3, *shape[2:])))
+        options = {"stride": draw(st.integers(1, 3)), "padding": draw(st.integers(0, k // 2))}
+        if kind == "conv":
+            groups = draw(st.sampled_from([g for g in (1, 2, 3) if shape[1] % g == 0]))
+            weight, bias = numbers(groups * 2, shape[1] // groups, k, k), numbers(groups * 2)
+            at = len(parameters)
+            parameters += [weight, bias]
+            layers.append(lambda x, p, at=at, o=options, g=groups: tg.conv2d(x, p[at], p[at + 1], groups=g, **o))
+        elif kind == "max":
+            layers.append(lambda x, p, k=k, o=options: tg.max_pool2d(x, k, **o))
+        elif kind == "mean":
+            layers.append(lambda x, p, k=k, o=options: tg.avg_pool2d(x, k, **o))
+        elif kind == "norm":
+            layers.append(
+                lambda x, p: (x - np.mean(x, (0, 2, 3), keepdims=True)) / (1 + np.var(x, (0, 2, 3), keepdims=True))
+            )
+        elif kind == "relu":
+            layers.append(lambda x, p: tg.relu(x))
+        elif kind == "tanh":
+            layers.append(lambda x, p: np.tanh(x))
+        elif kind == "scale":
+            at = len(parameters)
+            parameters.append(numbers(shape[1], 1, 1))
+            layers.append(lambda x, p, at=at: x * p[at])
+        else:
+            layers.append(lambda x, p: x + np.sum(x, axis=(2, 3), keepdims=True) * 0.1)
+        with tg.no_grad():
+            shape = layers[-1](tg.Tensor(np.zeros(shape)), [tg.Tensor(p) for p in parameters]).shape
+    flat = draw(st.booleans())
+
+    def function(x, *p):
+        for layer in layers:
+            x = layer(x, p)
+        x = x.reshape(x.shape[0], -1) if flat else x
+        return np.sum(np.sin(x) * x), x
+
+    return function, x, parameters
+
+
+@settings(max_examples=150)
+@given(networks(), st.sampled_from([np.float64, np.float32]))
+def test_networks_of_images_agree_with_eager_ones(network, dtype):
+    function, x, parameters = network
+    arrays = [a.astype(dtype) for a in (x, *parameters)]
+
+    def run(f):
+        tensors = [tg.Tensor(a.copy(), requires_grad=True) for a in arrays]
+        loss, y = f(*tensors)
+        loss.backward()
+        return loss, y, *(t.grad for t in tensors)
+
+    # Losses and gradients are sums over all places of all examples, of terms of about 1 that may cancel.
+    for ours, expected in zip(run(tg.compile(function)), run(function), strict=True):
+        a, b = (np.asarray(t.detach().data if isinstance(t, tg.Tensor) else t) for t in (ours, expected))
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=4096 * np.finfo(dtype).eps * max(1, np.abs(b).max(initial=0)))
+
+
+class Small(nn.Module):
+    def __init__(self):
+        self.first, self.norm = nn.Conv2d(1, 4, 3, padding=1, rng=0), nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 6, 3, rng=1)
+        self.drop, self.dense = nn.Dropout(0.3, rng=2), nn.Dense(6 * 4, 3, rng=3)
+
+    def forward(self, x):
+        x = tg.max_pool2d(tg.relu(self.norm(self.first(x))), 2)
+        x = tg.max_pool2d(tg.relu(self.second(x)), 2, stride=1)
+        return self.dense(self.drop(x.reshape(x.shape[0], -1)))
+
+
+@pytest.mark.parametrize("n", [EXAMPLES_FROM - 1, EXAMPLES_FROM, 40])
+def test_training_steps_agree_with_eager_ones(n):
+    rng = np.random.default_rng(0)
+    batches = [(rng.standard_normal((n, 1, 11, 11)), rng.integers(0, 3, n)) for _ in range(6)]
+    models = [Small().to(np.float64) for _ in range(2)]
+    optimizers = [tg.optim.Adam(model.parameters(), 0.01) for model in models]
+    step = tg.compile_step(models[0], tg.cross_entropy, optimizers[0])
+    for x, y in batches:
+        optimizers[1].zero_grad()
+        loss = tg.cross_entropy(models[1](x), y)
+        loss.backward()
+        optimizers[1].step()
+        assert step(x, y) == pytest.approx(loss.item(), rel=1e-9)
+    assert ("windows" in step.source) == (n < EXAMPLES_FROM), "from here on, patches are copied by NumPy's calls alone"
+    for (name, a), b in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9, err_msg=name)
+
+
+def test_the_saved_step_needs_numpy_only(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((20, 1, 11, 11), np.float32), rng.integers(0, 3, 20)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.ReLU(), nn.MaxPool2d(3), nn.Flatten(), nn.Dense(36, 3, rng=1))
+    step = tg.compile_step(model, tg.cross_entropy, tg.optim.SGD(model.parameters(), 0.1))
+    step(x, y)
+    path = step.save(tmp_path / "step.py")
+    text = path.read_text()
+    assert "tinygrad_mm" not in text.partition('"""\n\nimport')[2]
+    namespace: dict = {}
+    exec(compile(text, path, "exec"), namespace)
+    (loss,), _ = namespace["functions"][0](x, y)
+    assert float(loss) == pytest.approx(step(x, y), rel=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The calls by themselves
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(1, 3),
+    st.tuples(st.integers(5, 8), st.integers(5, 8)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+)
+def test_each_call_is_written_as_it_is_defined(channels, lengths, size, stride, before, dilation):
+    """The kernels' NumPy calls against the functions that they stand for, with memory that was used before."""
+    from tinygrad_mm.compiler.emitter import emit
+    from tinygrad_mm.compiler.program import Op, Program, Value
+
+    rng = np.random.default_rng(0)
+    padding = tuple((p, p) for p in before)
+    window = (size, stride, padding, dilation)
+    x = rng.integers(-2, 3, (channels, *lengths, 4)).astype(np.float32)
+    y = max_pool_last(x, *window)
+    g = rng.standard_normal(y.shape).astype(np.float32)
+    columns = windows_last(x, *window)
+    shape = (4, channels, *lengths)
+    matrix = rng.standard_normal((3, columns.shape[0])).astype(np.float32)
+    calls = [
+        (examples_last, [np.moveaxis(x, -1, 0).copy()], ()),
+        (windows_last, [x], window),
+        (overlap_add_last, [columns], (shape, *window)),
+        (max_pool_last, [x], window),
+        (to_maxima_last, [g, y, x], window),
+        (short_product, [matrix, columns.reshape(len(columns), -1)], ()),
+    ]
+    for fun, arrays, options in calls:
+        program = Program()
+        inner = [Value(a, "input", f"a{i}") for i, a in enumerate(arrays)]
+        copies = [Value(a) for a in arrays]
+        expected = fun(*arrays, *options)
+        result = Value(expected)
+        program.inputs = inner
+        program.ops = [Op(np.positive, [a], {}, b) for a, b in zip(inner, copies, strict=True)]
+        program.ops.append(Op(fun, [*copies, *options], {}, result))
+        program.outputs = [result]
+        emitted = emit(program)
+        forward, _ = emitted.make([])
+        for _ in range(2):
+            (found,), *_ = forward(*arrays)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=fun.__name__)
+
+
+@given(st.integers(1, 2000), st.integers(1, 100_000))
+def test_pieces_are_of_one_length_and_small(products, length):
+    count = pieces(products, length)
+    assert length % count == 0
+    assert count == 1 or (products * (length // count) <= 1_000_000 and length // count >= 256)
+
+
+def test_a_product_in_pieces_is_the_product():
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, rng=0), nn.Flatten(), nn.Dense(2 * 38 * 38, 2, rng=0))
+    x, y = rng.standard_normal((64, 1, 40, 40)).astype(np.float32), rng.integers(0, 2, 64)
+    assert pieces(18, 64 * 38 * 38) > 1
+    twin = nn.Sequential(nn.Conv2d(1, 2, 3, rng=0), nn.Flatten(), nn.Dense(2 * 38 * 38, 2, rng=0))
+    step = tg.compile_step(model, tg.cross_entropy, tg.optim.SGD(model.parameters(), 0.1))
+    loss = tg.cross_entropy(twin(x), y)
+    loss.backward()
+    assert step(x, y) == pytest.approx(loss.item(), rel=1e-5)
+    before = twin[0].weight.data.copy()
+    np.testing.assert_allclose(model[0].weight.data, before - 0.1 * twin[0].weight.grad, rtol=1e-4, atol=1e-6)
