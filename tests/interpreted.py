@@ -64,6 +64,9 @@ def names() -> dict[str, Any]:
         "plus": lambda a, b: a + b,
         "maximum": maximum,
         "minimum": minimum,
+        "rank": lambda x: x,
+        "unrank": lambda x: x,
+        "larger": maximum,
         "exp32": np.exp,
         "tanh32": np.tanh,
         "prange": range,
@@ -72,7 +75,6 @@ def names() -> dict[str, Any]:
         "sgemm": gemm(np.float32) if blas() else None,
         "dgemm": gemm(np.float64) if blas() else None,
         "loop": lambda f: f,
-        "update": lambda f: f,
         "parallel": lambda f: f,
     }
 

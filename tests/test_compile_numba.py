@@ -200,6 +200,17 @@ def test_memory_is_taken_again() -> None:
         assert ours.plan.emitted.nbytes <= 2 * 8 * 8 * 4
 
 
+def test_a_loop_that_overwrites_what_it_reads_has_one_pointer_for_both() -> None:
+    with tg.no_grad():
+        source = source_of(lambda x, w, b: np.maximum(x @ w + b, 0) @ w, (5, 4), (4, 4), (4,))
+    assert "def add_maximum(p0, p1):" in source
+    labels = np.array([0, 3, 1])
+    with interpreted():
+        f = lambda z, w: tg.cross_entropy(z @ w, labels)
+        source = check(f, [np.random.default_rng(1).normal(size=(3, 4)), np.eye(4)]).source
+    assert "def cross_entropy(z, labels, lost):" in source  # its gradient takes the place of z
+
+
 def test_arrays_with_gaps_are_copied() -> None:
     f = lambda x: np.tanh(x).sum(axis=0)
     x = np.arange(24, dtype=np.float32).reshape(4, 6) / 24
@@ -422,6 +433,22 @@ def test_numba_keeps_nan_inf_and_signed_zeros() -> None:
             np.testing.assert_allclose(np.asarray(found), expected, rtol=3e-7)
             known = ~np.isnan(expected)
             np.testing.assert_array_equal(np.signbit(np.asarray(found)[known]), np.signbit(expected[known]))
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numba_finds_the_largest_and_the_smallest(dtype: Any) -> None:
+    special = np.array([np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 5e-324, -5e-324, 3e38, -3e38, 1.0, -1.0], dtype)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 37)).astype(dtype)
+    for row in range(100):  # one, two or three of them in a row; some rows have nothing else
+        x[row, :: 1 + row % 3] = rng.choice(special[row % 2 * 2 :], x[row, :: 1 + row % 3].shape)
+    ours = tg.compile(lambda x: (np.max(x, axis=-1), np.min(x, axis=-1), np.max(x, axis=0), np.max(x)), backend="numba")
+    for part in (x, x[100:], x[np.isfinite(x).all(axis=-1)]):
+        found, expected = ours(part), (part.max(axis=-1), part.min(axis=-1), part.max(axis=0), part.max())
+        for f, e in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(f, e)
+    assert "larger(" in ours.source
 
 
 @compiled

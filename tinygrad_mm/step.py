@@ -442,7 +442,8 @@ class _Update:
 
         flat = self.flat
         pieces = [(flat.starts[members[0]], flat.starts[members[-1] + 1]) for members in self._segments()]
-        return Update(self.program, [flat.values, self.store, *flat.states.values()], self.scalars, pieces)
+        gradients = [self.store[start:stop] for start, stop in pieces]
+        return Update(self.program, [flat.values, *flat.states.values()], self.scalars, pieces, gradients)
 
     def _segments(self) -> list[list[int]]:
         """Neighbours among the active parameters, together."""

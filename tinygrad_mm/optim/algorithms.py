@@ -1,4 +1,4 @@
-"""The optimizers: each one formula, as its paper gives it."""
+"""The optimizers: each one formula, as its paper gives it. `fused` is what `Optimizer` says of it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ class SGD(Optimizer):
         momentum: Any = 0.0,
         weight_decay: Any = 0.0,
         nesterov: bool = False,
+        *,
+        fused: bool = False,
     ) -> None:
-        super().__init__(parameters, learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+        options = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        super().__init__(parameters, learning_rate, fused=fused, **options)
 
     def check(self, group: dict[str, Any]) -> None:
         """Options: momentum in [0, 1), weight_decay >= 0; nesterov needs momentum."""
@@ -87,8 +90,10 @@ class Adagrad(Optimizer):
         learning_rate: Any = 1e-2,
         epsilon: Any = 1e-10,
         weight_decay: Any = 0.0,
+        *,
+        fused: bool = False,
     ) -> None:
-        super().__init__(parameters, learning_rate, epsilon=epsilon, weight_decay=weight_decay)
+        super().__init__(parameters, learning_rate, fused=fused, epsilon=epsilon, weight_decay=weight_decay)
 
     def check(self, group: dict[str, Any]) -> None:
         """Options: epsilon and weight_decay >= 0."""
@@ -137,9 +142,11 @@ class RMSprop(Optimizer):
         weight_decay: Any = 0.0,
         momentum: Any = 0.0,
         centered: bool = False,
+        *,
+        fused: bool = False,
     ) -> None:
         options = {"smoothing": smoothing, "epsilon": epsilon, "weight_decay": weight_decay}
-        super().__init__(parameters, learning_rate, **options, momentum=momentum, centered=centered)
+        super().__init__(parameters, learning_rate, fused=fused, **options, momentum=momentum, centered=centered)
 
     def check(self, group: dict[str, Any]) -> None:
         """Options: smoothing and momentum in [0, 1), epsilon and weight_decay >= 0."""
@@ -203,8 +210,11 @@ class Adam(Optimizer):
         betas: tuple[Any, Any] = (0.9, 0.999),
         epsilon: Any = 1e-8,
         weight_decay: Any = 0.0,
+        *,
+        fused: bool = False,
     ) -> None:
-        super().__init__(parameters, learning_rate, betas=betas, epsilon=epsilon, weight_decay=weight_decay)
+        options = {"betas": betas, "epsilon": epsilon, "weight_decay": weight_decay}
+        super().__init__(parameters, learning_rate, fused=fused, **options)
 
     def check(self, group: dict[str, Any]) -> None:
         """Two betas in [0, 1), epsilon and weight_decay >= 0."""
@@ -257,8 +267,10 @@ class AdamW(Adam):
         betas: tuple[Any, Any] = (0.9, 0.999),
         epsilon: Any = 1e-8,
         weight_decay: Any = 1e-2,
+        *,
+        fused: bool = False,
     ) -> None:
-        super().__init__(parameters, learning_rate, betas, epsilon, weight_decay)
+        super().__init__(parameters, learning_rate, betas, epsilon, weight_decay, fused=fused)
 
     @staticmethod
     def formula(
@@ -301,8 +313,10 @@ class Lion(Optimizer):
         learning_rate: Any = 1e-4,
         betas: tuple[Any, Any] = (0.9, 0.99),
         weight_decay: Any = 0.0,
+        *,
+        fused: bool = False,
     ) -> None:
-        super().__init__(parameters, learning_rate, betas=betas, weight_decay=weight_decay)
+        super().__init__(parameters, learning_rate, fused=fused, betas=betas, weight_decay=weight_decay)
 
     def check(self, group: dict[str, Any]) -> None:
         """Two betas in [0, 1), weight_decay >= 0."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +16,15 @@ from tinygrad_mm.tensor import Tensor
 __all__ = ["Flat", "adopted_again", "flats_of"]
 
 BLOCK = 32 * 1024  # elements: 128 KB of float32, so that a block's parameter, gradient and states stay in cache
+GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
+
+log = logging.getLogger("tinygrad_mm.optim")
 
 
-def flats_of(parameters: Sequence[Tensor], states: Sequence[str]) -> list[Flat]:
+def flats_of(parameters: Sequence[Tensor], states: Sequence[str], fused: bool = False) -> list[Flat]:
     """One flat buffer per dtype."""
     dtypes = list(dict.fromkeys(p.value.dtype for p in parameters))
-    return [Flat([p for p in parameters if p.value.dtype == d], states) for d in dtypes]
+    return [Flat([p for p in parameters if p.value.dtype == d], states, fused) for d in dtypes]
 
 
 def adopted_again(parameters: Sequence[Tensor], flats: Sequence[Flat], states: Sequence[str]) -> list[Flat]:
@@ -31,7 +36,7 @@ def adopted_again(parameters: Sequence[Tensor], flats: Sequence[Flat], states: S
     if all(tuple(flat.states) == tuple(states) and flat.adopt() for flat in flats):
         return list(flats)
     old = {id(p): (flat, i) for flat in flats for i, p in enumerate(flat.parameters)}
-    new = flats_of(parameters, states)
+    new = flats_of(parameters, states, flats[0].fused)
     for flat in new:
         for i, p in enumerate(flat.parameters):
             before, j = old[id(p)]
@@ -44,10 +49,13 @@ def adopted_again(parameters: Sequence[Tensor], flats: Sequence[Flat], states: S
 
 
 class Flat:
-    """Parameters of one dtype laid end to end: each parameter's array is a view into `values`."""
+    """Parameters of one dtype laid end to end: each parameter's array is a view into `values`.
 
-    def __init__(self, parameters: Sequence[Tensor], states: Sequence[str]) -> None:
-        self.parameters = list(parameters)
+    `fused`: they are updated by a loop that Numba compiles, instead of by NumPy calls.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], states: Sequence[str], fused: bool = False) -> None:
+        self.parameters, self.fused = list(parameters), fused
         self.shapes = [p.value.shape for p in parameters]
         self.dtype = parameters[0].value.dtype
         self.starts = [0, *np.cumsum([p.value.size for p in parameters]).tolist()]
@@ -108,7 +116,7 @@ class Flat:
     def forget_runs(self) -> None:
         """Plan anew at the next step: the numbers of steps were changed."""
         self.skipped: list[int] | None = None
-        self.runs: list[_Run] = []
+        self.runs: list[_Run | _FusedRun] = []
         self.program: Program | None = None
 
     def step(
@@ -127,12 +135,14 @@ class Flat:
                 self.steps[i] = count
                 self.parameters[i].version = now
 
-    def _plan(self, program: Program) -> list[_Run]:
+    def _plan(self, program: Program) -> list[_Run | _FusedRun]:
         """Parameters that are updated and have the same number of steps behind them go together."""
         members: dict[int, list[int]] = {}
         for i, steps in enumerate(self.steps):
             if i not in (self.skipped or ()):
                 members.setdefault(steps, []).append(i)
+        if self.fused and _has_loop(program, self.dtype):
+            return [_FusedRun(self, program, m) for m in members.values()]
         return [_Run(self, program, m) for m in members.values()]
 
 
@@ -203,3 +213,73 @@ class _Run:
                 else:
                     gradient[...] = g.reshape(-1)[start:stop]
             update(value, gradient, *tail)
+
+
+@functools.lru_cache(64)
+def _has_loop(program: Program, dtype: Any) -> bool:
+    """Whether Numba can run a formula; told once where not, since it was asked to."""
+    from tinygrad_mm.compiler.loops import require_numba
+    from tinygrad_mm.compiler.loops.updates import elements
+
+    require_numba("fused=True")
+    known = elements(program, dtype) is not None
+    if not known:
+        log.warning("fused=True: for %s, this has no loop and runs as NumPy calls:\n%s", dtype, program.source)
+    return known
+
+
+class _FusedRun:
+    """One update as a compiled loop: it reads large gradients where they lie, small neighbours are gathered."""
+
+    def __init__(self, flat: Flat, program: Program, members: list[int]) -> None:
+        from tinygrad_mm.compiler.loops import Update
+
+        self.program, self.members, self.dtype = program, members, flat.dtype
+        self.scalars = [np.empty((), flat.dtype) for _ in range(program.numbers)]
+        self.gathered: list[tuple[int, Any]] = []  # parameter, and where its gradient goes
+        self.direct: list[tuple[int, int]] = []  # parameter, and the piece that it is
+        pieces: list[tuple[int, int]] = []
+        gradients: list[Any] = []
+        for start, stop, inside in self._pieces(flat):
+            gradient = None
+            if stop - start > GATHERED and len(inside) == 1:
+                self.direct.append((inside[0], len(pieces)))
+            else:
+                gradient = np.empty(stop - start, flat.dtype)
+                for i in inside:
+                    part = gradient[flat.starts[i] - start : flat.starts[i + 1] - start]
+                    self.gathered.append((i, part.reshape(flat.shapes[i])))
+            pieces.append((start, stop))
+            gradients.append(gradient)
+        self.update = Update(program, [flat.values, *flat.states.values()], self.scalars, pieces, gradients)
+        self.loop = self.update.loop()
+
+    def _pieces(self, flat: Flat) -> list[tuple[int, int, list[int]]]:
+        """(start, stop, parameters inside): a large parameter alone, small neighbours together."""
+        pieces: list[tuple[int, int, list[int]]] = []
+        small = False
+        for i in self.members:
+            start, stop = flat.starts[i], flat.starts[i + 1]
+            was_small, small = small, stop - start <= GATHERED
+            if pieces and was_small and small and pieces[-1][1] == start:
+                before, _, inside = pieces[-1]
+                pieces[-1] = (before, stop, [*inside, i])
+            else:
+                pieces.append((start, stop, [i]))
+        return pieces
+
+    def execute(self, gradients: Sequence[Any], numbers: Sequence[float]) -> None:
+        """One update of the members, by their gradients."""
+        for place, number in zip(self.scalars, numbers, strict=True):
+            place.fill(number)
+        for i, part in self.gathered:
+            part[...] = gradients[i]
+        rows, kept = self.update.rows, []
+        for i, row in self.direct:
+            g = gradients[i]
+            flags = g.flags
+            if g.dtype != self.dtype or not (flags.c_contiguous and flags.aligned):
+                g = np.require(g, self.dtype, ["C", "A"])
+                kept.append(g)  # the loop knows its address only
+            rows[row, 0] = g.ctypes.data
+        self.loop()

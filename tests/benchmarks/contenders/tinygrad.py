@@ -1,4 +1,4 @@
-"""This library: eager, and the whole step compiled to NumPy or to Numba."""
+"""This library: eager, with its default optimizer and the fused one, and the whole step compiled to NumPy or Numba."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from tinygrad_mm import nn
 
 CONTENDERS = {
     "tinygrad_mm eager": {},
+    "tinygrad_mm eager, fused optimizer": {"fused": True},
     "tinygrad_mm compiled": {"backend": "numpy"},
     "tinygrad_mm compiled, Numba": {"backend": "numba"},
 }
 
 
-def make(problem, optimizer, rate, backend=None):
+def make(problem, optimizer, rate, backend=None, fused=None):
     """step(x, y) -> loss, which leaves updated weights behind; or a str that says why there is none."""
     compile_step = tg.compile_step
+    if fused and "fused" not in signature(tg.optim.SGD).parameters:
+        return "this version has no fused optimizers"
     if backend == "numba":
         if "backend" not in signature(compile_step).parameters:
             return "this version has no Numba backend"
@@ -30,7 +33,7 @@ def make(problem, optimizer, rate, backend=None):
     for name, array in problem.weights().items():
         by_name.pop(names_here(problem.kind, name)).data = array
     assert not by_name, f"parameters without first weights: {list(by_name)}"
-    opt = getattr(tg.optim, optimizer)(model.parameters(), rate)
+    opt = getattr(tg.optim, optimizer)(model.parameters(), rate, **({"fused": True} if fused else {}))
     if problem.kind == "update":
         return update_alone(model, opt, compile_step if backend else None)
     if backend:

@@ -6,8 +6,9 @@ import builtins
 import keyword
 import linecache
 import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Emitted:
             else:
                 addressed.append(array)
         for update in self._updates:
-            addressed += [*update.arrays, *update.numbers]
+            addressed += [*update.addressed, update.rows]
         table = np.array([a.__array_interface__["data"][0] for a in addressed], np.uint64)
         functions = self._make(memory, table, copies, *arrays, *self.bound.values())
         for function in functions if isinstance(functions, tuple) else (functions,):
@@ -271,6 +272,18 @@ class _Writer:
         text = f"({', '.join(parameters)}):\n" + "\n".join(f"    {line}" for line in body.splitlines())
         return self.function_of(title, text, kind)
 
+    def calling(self, title: str, parameters: Sequence[str], places: Iterable[str], body: str) -> str:
+        """The call of a compiled function with pointers.
+
+        Parameters that point to one place become one parameter: of two, the compiler would have to expect that they
+        overlap in some other way, and would not vectorize the loop.
+        """
+        first: dict[str, str] = {}
+        for parameter, place in zip(parameters, places, strict=True):
+            if first.setdefault(place, parameter) != parameter:
+                body = re.sub(rf"\b{parameter}\b", first[place], body)
+        return f"{self.function(title, list(first.values()), body)}({', '.join(first)})"
+
     def function_of(self, title: str, text: str, kind: str) -> str:
         if (kind, text) not in self._functions:
             self._functions[kind, text] = self.name(title)
@@ -286,7 +299,7 @@ class _Writer:
     def piece(self, items: list[Any], updates: Sequence[Update], title: str) -> list[str]:
         """Neighbouring items as one compiled function; returns the statements that call it."""
         arguments: dict[int, Value] = {}
-        pointers: dict[tuple[int, int], str] = {}
+        pointers: dict[str, str] = {}  # one for each place: results may be written over what nothing reads any more
         defined: list[str] = []
         lines: list[str] = []
         refusals: list[str] = []
@@ -294,20 +307,18 @@ class _Writer:
         outputs: dict[int, Value] = {}
 
         def pointer(root: Value, offset: int = 0) -> str:
-            key = (id(root), offset)
-            if key not in pointers:
-                kind = typename(root.dtype)
-                pointers[key] = name = self.name(f"{self.home.get(id(root), 't')}_")
-                skipped = offset * root.dtype.itemsize
-                if id(root) in self.number:
-                    where = f"pointer_at(table[{self.number[id(root)]}] + np.uint64({skipped}), {kind})"
-                elif id(root) in self.memory.offset:
-                    where = f"pointer_in(memory, {self.memory.offset[id(root)] + skipped}, {kind})"
-                else:
-                    arguments[id(root)] = root
-                    where = f"pointer_in({self.array(root)}, {skipped}, {kind})"
+            kind, skipped = typename(root.dtype), offset * root.dtype.itemsize
+            if id(root) in self.number:
+                where = f"pointer_at(table[{self.number[id(root)]}] + np.uint64({skipped}), {kind})"
+            elif id(root) in self.memory.offset:
+                where = f"pointer_in(memory, {self.memory.offset[id(root)] + skipped}, {kind})"
+            else:
+                arguments[id(root)] = root
+                where = f"pointer_in({self.array(root)}, {skipped}, {kind})"
+            if where not in pointers:
+                pointers[where] = name = self.name(f"{self.home.get(id(root), 't')}_")
                 defined.append(f"{name} = {where}  # {root.shape}")
-            return pointers[key]
+            return pointers[where]
 
         here = None
         for item in items:
@@ -321,8 +332,8 @@ class _Writer:
                 keep = {id(o.result) for o in item.ops if id(o.result) in self.memory.offset}
                 keep |= {id(o.result) for o in item.ops if id(o.result) in self.given or id(o.result) in self.fresh}
                 body, roots = item.write(keep)
-                name = self.function(item.title(), [f"p{i}" for i in range(len(roots))], body)
-                lines.append(f"{name}({', '.join(map(pointer, roots))})")
+                parameters = [f"p{i}" for i in range(len(roots))]
+                lines.append(self.calling(item.title(), parameters, map(pointer, roots), body))
                 made = [o.result for o in item.ops if id(o.result) in keep]
             elif isinstance(item, Product):
                 a, b = (self.accesses[v] for v in item.op.args)
@@ -367,20 +378,22 @@ class _Writer:
     def _entropy(self, item: Entropy, pointer: Callable[..., str], refusals: list[str]) -> list[str]:
         names = {"z": item.logits, "labels": item.labels, "lost": item.lost, "error": item.error, "scale": item.scale}
         present = {name: value for name, value in names.items() if value is not None}
-        function = self.function("cross_entropy", list(present), item.text())
         places = [pointer(self.accesses.root(v), self.accesses[v].offset) for v in present.values()]
         refusals.append(f"refuse({self.array(item.labels)}, {item.logits.shape[-1]})")
-        return [f"if {function}({', '.join(places)}):", f"    return {len(refusals)}"]
+        call = self.calling("cross_entropy", list(present), places, item.text())
+        return [f"if {call}:", f"    return {len(refusals)}"]
 
     def _update(self, update: Update) -> list[str]:
-        text = update.text(threads())
-        assert text is not None
-        first = len(self.number) + sum(len(u.arrays) + len(u.numbers) for u in self.updates)
+        elements = update.elements()
+        assert elements is not None
+        first = len(self.number) + sum(len(u.addressed) + 1 for u in self.updates)
         self.updates.append(update)
-        count = len(update.arrays) + len(update.numbers)
-        name = self.function_of("update_parameters", text[1], text[0])
-        addresses = ", ".join(f"table[{first + i}]" for i in range(count))
-        return ["# update", *(f"{name}({addresses}, {start}, {stop})" for start, stop in update.pieces)]
+        kind, driver = update.driver(self.function_of("update_elements", elements, "loop"), threads())
+        name = self.function_of("update_parameters", driver, kind)
+        rows = f"table[{first + len(update.addressed)}]"
+        constants = ", ".join(f"c{i} = {c!r}" for i, c in enumerate(update.formula.constants))
+        title = f"# update{': ' * bool(constants)}{constants}"
+        return [title, f"{name}(table, {first}, {rows}, {len(update.rows)})"]
 
     # -- halves
 
@@ -388,7 +401,7 @@ class _Writer:
         """The Python statements for items in order."""
         lines: list[str] = []
         waiting: list[Any] = []
-        known = [u for u in updates if u.text(1) is not None]
+        known = [u for u in updates if u.elements() is not None]
 
         def flush(last: bool = False) -> None:
             lines.extend(self.piece(waiting, known if last else (), title))

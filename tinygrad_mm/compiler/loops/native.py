@@ -5,7 +5,8 @@ Everything here is compiled by Numba, which is imported when it is first needed.
 Operations round as NumPy's do, one by one: the loops themselves are compiled without any fast-math flag, so NaN, Inf
 and signed zeros mean what they mean in NumPy, and `(x + big) - big` is not simplified. Two flags are given where they
 pay and change roundings only: "reassoc" to the additions of a sum (several partial sums, as NumPy and BLAS have them),
-and "contract" (multiply and add rounded once) to the optimizer's update and the polynomials of exp and tanh.
+and "contract" (multiply and add rounded once) to the polynomials of exp and tanh. An optimizer's update waits for
+memory, not for arithmetic: it needs neither, and gives the same bits as NumPy's calls.
 """
 
 from __future__ import annotations
@@ -22,21 +23,24 @@ import numpy as np
 __all__ = ["blas", "native", "require_numba", "threads"]
 
 
-def require_numba() -> None:
+def require_numba(what: str = "backend='numba'") -> None:
     """Raise ImportError, naming the extra, where Numba is not installed."""
     if importlib.util.find_spec("numba") is None:
-        raise ImportError("backend='numba' needs Numba: pip install 'tinygrad_mm[numba]'")
+        raise ImportError(f"{what} needs Numba: pip install 'tinygrad_mm[numba]'")
 
 
 def threads() -> int:
     """How many threads large loops may use: OMP_NUM_THREADS, at most what Numba was told.
 
     Threads of OpenMP that wait for work in a busy loop take the cores from BLAS: a step of two 512-unit layers then
-    takes three times as long. They are asked to sleep instead (OMP_WAIT_POLICY), unless the user has chosen already.
+    takes three times as long. They are asked to sleep instead (OMP_WAIT_POLICY), unless the user has chosen already;
+    but not at once (GOMP_SPINCOUNT, some 20 µs): to wake up takes longer than that, and one loop often follows another.
     """
     import numba
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when Numba starts its threads, in the next statement
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when Numba starts its threads, at the end of this function
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return max(1, min(int(given) if given.isdigit() else numba.config.NUMBA_NUM_THREADS, numba.get_num_threads()))
 
@@ -118,6 +122,47 @@ def native() -> dict[str, Any]:
 
         return pointer(pointer, count), generate
 
+    integers = {types.float32: types.int32, types.float64: types.int64}  # of as many bits
+    reals = {integer: real for real, integer in integers.items()}
+
+    @low
+    def rank(context: Any, x: Any) -> Any:
+        """A float as an integer of the same order, NaN above all.
+
+        Of integers the compiler knows that a largest one may be looked for in any order, so it vectorizes the loop.
+        """
+
+        def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+            bits = target.get_value_type(signature.return_type)
+            i = builder.bitcast(args[0], bits)
+            size = builder.and_(i, bits((1 << bits.width - 1) - 1))
+            negative = builder.ashr(i, bits(bits.width - 1))
+            ordered = builder.xor(i, builder.lshr(negative, bits(1)))
+            return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), size, ordered)
+
+        return integers[x](x), generate
+
+    @low
+    def unrank(context: Any, i: Any) -> Any:
+        """The float that has this rank."""
+
+        def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+            bits = target.get_value_type(signature.args[0])
+            negative = builder.ashr(args[0], bits(bits.width - 1))
+            ordered = builder.xor(args[0], builder.lshr(negative, bits(1)))
+            return builder.bitcast(ordered, target.get_value_type(signature.return_type))
+
+        return reals[i](i), generate
+
+    @low
+    def larger(context: Any, a: Any, b: Any) -> Any:
+        """The larger one of two integers."""
+
+        def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.select(builder.icmp_signed(">", *args), *args)
+
+        return a(a, b), generate
+
     @reordered
     def plus(a: Any, b: Any) -> Any:
         """One addition of a sum, which may be taken in any order."""
@@ -179,10 +224,11 @@ def native() -> dict[str, Any]:
     names.update(
         pointer_in=pointer_in, pointer_at=pointer_at, shifted=shifted, plus=plus, maximum=maximum, minimum=minimum
     )
+    names.update(rank=rank, unrank=unrank, larger=larger)
     names.update(exp32=exp32, tanh32=tanh32, prange=numba.prange, inf=float("inf"), nan=float("nan"), half=half)
-    names.update(loop=plain, update=contracted)
+    names.update(loop=plain)
     names.update(sgemm=blas().get(np.dtype(np.float32)), dgemm=blas().get(np.dtype(np.float64)))
-    names["parallel"] = numba.njit(error_model="numpy", fastmath={"contract"}, parallel=True)
+    names["parallel"] = numba.njit(error_model="numpy", parallel=True)
     return names
 
 

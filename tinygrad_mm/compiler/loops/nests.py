@@ -422,9 +422,14 @@ class _Writing:
         strides = self._reduced_strides(result)
         if trailing:
             accumulator = self._name()
-            start.append(f"{accumulator} = {first}")
-            statements.append(f"{accumulator} = {step_text.format(accumulator, value)}")
             total = accumulator
+            add = step_text.format(accumulator, value)
+            if not adds and kind.kind == "f":  # found among integers, which is vectorized
+                minus = "-" if reduction.kind == "min" else ""
+                first = f"rank({typename(kind)}(-inf))"
+                add, total = f"larger({accumulator}, rank({minus}{value}))", f"({minus}unrank({accumulator}))"
+            start.append(f"{accumulator} = {first}")
+            statements.append(f"{accumulator} = {add}")
             if kind != result.dtype:
                 total = cast(accumulator, kind, result.dtype)
             if len(reduction.axes) == trailing:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+import linecache
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.compiler.loops.native import native, threads
 from tinygrad_mm.compiler.loops.scalars import typename
 
-__all__ = ["Update"]
+__all__ = ["Update", "elements"]
 
 PARALLEL_FROM = 1 << 17  # elements: below, waking a second thread costs more than it saves
 BLOCK = 1 << 15
 
+_WORDS = frozenset({"abs", "count", "i", "maximum", "minimum", "pointer_at", "range", "float32", "float64"})
 _FORMS: dict[str, str] = {
     "add": "({0} + {1})",
     "subtract": "({0} - {1})",
@@ -48,84 +52,149 @@ _FORMS: dict[str, str] = {
 }
 
 
-@dataclass
 class Update:
     """The update of pieces of flat arrays by a traced formula (an `optim.formula.Program`).
 
-    `arrays` are the parameters, their gradients and the states; `numbers` are arrays of one element that are written
-    before each step; `pieces` are (start, stop).
+    `arrays` are the parameters and their states; `numbers` are arrays of one element that are written before each step;
+    `pieces` are (start, stop), and `gradients` lists for each a contiguous array, or None where `rows` is told later.
+
+    The loop finds everything by address: `addressed` in its table, the pieces in `rows`, each (address of the gradient,
+    start, number of elements).
     """
 
-    formula: Any
-    arrays: Sequence[Any]
-    numbers: Sequence[Any]
-    pieces: Sequence[tuple[int, int]]
+    def __init__(
+        self,
+        formula: Any,
+        arrays: Sequence[Any],
+        numbers: Sequence[Any],
+        pieces: Sequence[tuple[int, int]],
+        gradients: Sequence[Any],
+    ) -> None:
+        self.formula, self.arrays, self.numbers = formula, arrays, numbers
+        self.pieces, self.gradients = pieces, gradients
+        self.dtype = np.dtype(arrays[0].dtype)
+        self.constants = [np.asarray(c, self.dtype) for c in formula.constants]
+        self.addressed = [*arrays, *numbers, *self.constants]
+        self.rows = np.array(
+            [
+                (0 if gradient is None else address(gradient), start, stop - start)
+                for (start, stop), gradient in zip(pieces, gradients, strict=True)
+            ],
+            np.int64,
+        )
 
-    def text(self, threads: int) -> tuple[str, str] | None:
-        """(decorator, function of addresses, start and stop); None for a formula with operations that are not known.
+    def elements(self) -> str | None:
+        """The function that updates neighbouring elements; None for a formula with operations that are not known."""
+        return elements(self.formula, self.dtype)
 
-        With several threads each takes one stretch.
+    def driver(self, elements: str, threads: int) -> tuple[str, str]:
+        """(decorator, function that updates all pieces) by the function called `elements`.
+
+        Its arguments are the table of addresses, where in it ours begin, the address of `rows` and their number. With
+        several threads each takes one stretch of every piece.
         """
-        tree = ast.parse(self.formula.source)
-        function = next(f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == "update")
-        names = [a.arg for a in function.args.args]
-        kind = typename(self.arrays[0].dtype)
-        arrays = names[: len(self.arrays)]
-        numbers = names[len(arrays) : len(arrays) + len(self.numbers)]
-        constants = names[len(arrays) + len(numbers) :][: len(self.formula.constants)]
-        known = {c: f"{kind}({v!r})" for c, v in zip(constants, self.formula.constants, strict=True)}
-        lines, written = [], dict.fromkeys(arrays[:1])
-        for statement in function.body:
-            found = _statement(statement, kind, known)
-            if found is None:
-                return None
-            if found:
-                out, line = found
-                lines.append(line)
-                if out in arrays:
-                    written[out] = None
-        inner = [
-            *(f"{name} = {name}_at[i]" for name in arrays),
-            *lines,
-            *(f"{name}_at[i] = {name}" for name in written),
+        parallel = threads > 1 and int(self.rows[:, 2].sum()) >= PARALLEL_FROM
+        parts, size = threads if parallel else 1, self.dtype.itemsize
+        arrays = [f"table[first + {i}] + begin" for i in range(len(self.arrays))]
+        numbers = [f"table[first + {i}]" for i in range(len(self.arrays), len(self.addressed))]
+        gradient = f"uint64(row[3 * i] + a * {size})"
+        lines = [
+            "(table, first, rows, count):",
+            f"    for part in {'prange' if parallel else 'range'}({parts}):",
+            "        row = pointer_at(rows, int64)",
+            "        for i in range(count):",
+            f"            a, b = row[3 * i + 2] * part // {parts}, row[3 * i + 2] * (part + 1) // {parts}",
+            f"            begin = uint64((row[3 * i + 1] + a) * {size})",
+            f"            {elements}({', '.join([arrays[0], gradient, *arrays[1:], *numbers, 'b - a'])})",
         ]
-        pointers = [f"{name}_at = pointer_at({name}_address, {kind})" for name in arrays]
-        head = [f"{name} = pointer_at({name}_address, {kind})[0]" for name in numbers]
-        parallel = threads > 1 and max(stop - start for start, stop in self.pieces) >= PARALLEL_FROM
-        if parallel:
-            body = [
-                *head,
-                f"for part in prange({threads}):",
-                *(f"    {line}" for line in pointers),
-                f"    first = start + (stop - start) * part // {threads}",
-                f"    last = start + (stop - start) * (part + 1) // {threads}",
-                "    for i in range(first, last):",
-                *(f"        {line}" for line in inner),
-            ]
-        else:
-            body = [*head, *pointers, "for i in range(start, stop):", *(f"    {line}" for line in inner)]
-        parameters = ", ".join(f"{name}_address" for name in [*arrays, *numbers])
-        signature = f"({parameters}, start, stop):"
-        return "parallel" if parallel else "update", "\n".join([signature, *(f"    {line}" for line in body)])
+        return "parallel" if parallel else "loop", "\n".join(lines)
+
+    def loop(self) -> Callable[[], None]:
+        """The update as a compiled function, for a formula that has a loop; it is compiled once for all such updates.
+
+        It knows addresses only: the update has to be kept as long as it is called.
+        """
+        text = self.elements()
+        assert text is not None
+        table = np.array([address(a) for a in self.addressed], np.uint64)
+        function = _compiled(text, *self.driver("update_elements", threads()))
+        return functools.partial(function, table, 0, address(self.rows), len(self.rows))
 
     def run(self) -> None:
         """The same in NumPy calls, for a formula that has no loop."""
         longest = min(BLOCK, max(stop - start for start, stop in self.pieces))
-        dtype = self.arrays[0].dtype
-        temporaries = [np.empty(longest, dtype) for _ in range(self.formula.temporaries)]
-        constants = [np.asarray(c, dtype) for c in self.formula.constants]
-        for start, stop in self.pieces:
+        temporaries = [np.empty(longest, self.dtype) for _ in range(self.formula.temporaries)]
+        values, *states = self.arrays
+        for (start, stop), gradient in zip(self.pieces, self.gradients, strict=True):
             for a in range(start, stop, BLOCK):
                 b = min(a + BLOCK, stop)
                 self.formula.update(
-                    *(array[a:b] for array in self.arrays),
+                    values[a:b],
+                    gradient[a - start : b - start],
+                    *(state[a:b] for state in states),
                     *self.numbers,
-                    *constants,
+                    *self.constants,
                     *(t[: b - a] for t in temporaries),
                 )
 
 
-def _statement(statement: ast.stmt, kind: str, known: dict[str, str]) -> tuple[str, str] | tuple[()] | None:
+def address(array: Any) -> int:
+    """Where an array's first element lies."""
+    return int(array.__array_interface__["data"][0])
+
+
+@functools.lru_cache(64)
+def elements(formula: Any, dtype: Any) -> str | None:
+    """A formula as a function of the addresses of arrays and numbers, and a count; None where it has no loop."""
+    if dtype not in (np.float32, np.float64):
+        return None
+    tree = ast.parse(formula.source)
+    function = next(f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == "update")
+    kind = typename(dtype)
+    names = [_own(a.arg) for a in function.args.args]
+    names = names[: len(names) - formula.temporaries]
+    cut = len(names) - formula.numbers - len(formula.constants)
+    arrays, numbers = names[:cut], names[cut:]
+    lines, written = [], dict.fromkeys(arrays[:1])
+    for statement in function.body:
+        found = _statement(statement, kind)
+        if found is None:
+            return None
+        if found:
+            out, line = found
+            lines.append(line)
+            if out in arrays:
+                written[out] = None
+    body = [
+        *(f"{name} = pointer_at({name}_address, {kind})[0]" for name in numbers),
+        *(f"{name}_at = pointer_at({name}_address, {kind})" for name in arrays),
+        "for i in range(count):",
+        *(f"    {name} = {name}_at[i]" for name in arrays),
+        *(f"    {line}" for line in lines),
+        *(f"    {name}_at[i] = {name}" for name in written),
+    ]
+    parameters = ", ".join([*(f"{name}_address" for name in names), "count"])
+    return "\n".join([f"({parameters}):", *(f"    {line}" for line in body)])
+
+
+def _own(name: str) -> str:
+    """A formula's name as it is called in the loop, which has names of its own."""
+    return f"{name}_" if name in _WORDS or name.endswith(("_at", "_address")) else name
+
+
+@functools.cache
+def _compiled(elements: str, kind: str, driver: str) -> Callable[..., None]:
+    """The function that a driver's text is; Numba compiles it when it is first called."""
+    source = f"@loop\ndef update_elements{elements}\n\n@{kind}\ndef update_parameters{driver}\n"
+    filename = f"<update {hash(source) & 0xFFFFFFFF:08x}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace = {"math": math, **native()}
+    exec(compile(source, filename, "exec"), namespace)
+    function: Callable[..., None] = namespace["update_parameters"]
+    return function
+
+
+def _statement(statement: ast.stmt, kind: str) -> tuple[str, str] | tuple[()] | None:
     """(what is assigned, the line) of one statement of a formula; () for none, None for an unknown one."""
     if isinstance(statement, ast.Pass):
         return ()
@@ -150,7 +219,7 @@ def _statement(statement: ast.stmt, kind: str, known: dict[str, str]) -> tuple[s
     form = _FORMS.get(call.func.id)
     if form is None or not isinstance(out, ast.Name) or not all(isinstance(a, ast.Name) for a in operands):
         return None
-    names = [known.get(a.id, a.id) for a in operands if isinstance(a, ast.Name)]
-    if (form.count("{2}") and len(names) != 3) or "None" in names:
+    names = [_own(a.id) for a in operands if isinstance(a, ast.Name)]
+    if form.count("{2}") and len(names) != 3:
         return None
-    return out.id, f"{out.id} = {form.format(*names, t=kind)}"
+    return _own(out.id), f"{_own(out.id)} = {form.format(*names, t=kind)}"
