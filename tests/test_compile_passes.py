@@ -347,3 +347,66 @@ def test_an_op_reads_like_a_call():
     x = Value(np.ones(2), "input", "x")
     op = Op(np.exp, [x], {}, Value(np.ones(2)))
     assert "exp(<input x (2,) float64>)" in repr(op)
+
+
+@given(
+    where=st.sampled_from([np.float32, np.float64]),
+    fill=st.sampled_from([0.0, -0.0, 1.5, -np.inf, np.nan]),
+    turned=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_known_mask_keeps_or_clears_all_bits(where, fill, turned, seed):
+    """Also of what is no number: nothing is multiplied."""
+    generator = np.random.default_rng(seed)
+    mask = generator.random((3, 4)) < 0.5
+    x = generator.choice([1.0, -2.0, 0.0, -0.0, np.inf, -np.inf, np.nan], (2, 3, 4)).astype(where)
+
+    rows = tuple(map(tuple, mask.tolist()))
+
+    @tg.compile
+    def masked(x):
+        x, mask = np.negative(x), np.array(rows)  # an array from elsewhere may be written to; this one is a constant
+        return np.where(mask, fill, x) if turned else np.where(mask, x, fill)
+
+    x = -x
+    expected = np.where(mask, where(fill), x) if turned else np.where(mask, x, where(fill))
+    found = masked(tg.Tensor(-x)).data
+    assert found.dtype == where
+    np.testing.assert_array_equal(found.view(np.uint8), expected.view(np.uint8))
+    assert "bitwise_and" in masked.source
+
+
+@given(
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)),
+    axis=st.sampled_from([-1, 2, (2,), (0, 1), (1, 0), 0, 1, (0, 2), None]),
+    keepdims=st.booleans(),
+    turned=st.booleans(),
+)
+def test_sums_over_the_first_or_the_last_axes_are_products(shape, axis, keepdims, turned):
+    x = np.random.default_rng(0).standard_normal(shape)
+
+    @tg.compile
+    def total(x):
+        x = np.sin(x)
+        x = np.swapaxes(x, 0, 2) if turned else x
+        return np.sum(x, axis=axis, keepdims=keepdims)
+
+    expected = np.sum(np.sin(x).swapaxes(0, 2) if turned else np.sin(x), axis=axis, keepdims=keepdims)
+    np.testing.assert_allclose(total(tg.Tensor(x)).data, expected, rtol=1e-12, atol=1e-13)
+
+
+@given(st.lists(st.integers(-5, 4), max_size=12), st.sampled_from([np.int64, np.int8]), st.booleans())
+def test_rows_named_several_times_get_the_sum(rows, dtype, square):
+    rows = np.array(rows, dtype)
+    rows = rows[: len(rows) // 2 * 2].reshape(2, -1) if square else rows
+    table = tg.Tensor(np.random.default_rng(0).standard_normal((5, 3)), requires_grad=True)
+    weights = np.random.default_rng(1).standard_normal((*rows.shape, 3))
+
+    @tg.compile
+    def picked(table, rows):
+        return np.sum(table[rows] * weights)
+
+    picked(table, rows).backward()
+    expected = np.zeros((5, 3))
+    np.add.at(expected, rows, weights)
+    np.testing.assert_allclose(table.grad, expected, rtol=1e-12, atol=1e-12)

@@ -83,6 +83,11 @@ class _Writer:
         """An array looked at in another way."""
         return self.storage.seen(name, suffix, stem)
 
+    def is_contiguous(self, name: str) -> bool:
+        """Whether an array is there always, and its elements lie one after the other."""
+        array = self.storage.like.get(name)
+        return array is not None and bool(array.flags.c_contiguous)
+
     def bind(self, what: Any, stem: str = "") -> str:
         """The name by which the code calls a function or an array."""
         key: Any = id(what)

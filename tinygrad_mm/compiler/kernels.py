@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.fused import (
+    add_rows,
     mean_loss,
     one_hot_columns,
     one_hot_rows,
@@ -110,7 +111,13 @@ def _where(op: Op) -> Kernel | None:
     if len(op.args) != 3 or op.kwargs:
         return None
     condition = op.args[0]
-    if not isinstance(condition, Value) or condition.dtype != np.bool_:
+    if getattr(condition, "dtype", None) != np.bool_:
+        return None
+    for place, number in ((1, 2), (2, 1)):
+        masked = _masked(op, place, number)
+        if masked is not None:
+            return masked
+    if not isinstance(condition, Value):
         return None
 
     def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
@@ -118,6 +125,34 @@ def _where(op: Op) -> Kernel | None:
         return [f"{copyto}({out}, {a[2]})", f"{copyto}({out}, {a[1]}, where={a[0]})"]
 
     return Kernel(lines)
+
+
+def _masked(op: Op, place: int, other: int) -> Kernel | None:
+    """An array where a known condition holds, elsewhere a number: all bits of an element are kept, or none."""
+    condition, x, number = (a.example if _is_known(a) else a for a in (op.args[0], op.args[place], op.args[other]))
+    result = op.result
+    floats = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
+    if not isinstance(condition, np.ndarray) or not isinstance(x, Value) or result.dtype not in floats:
+        return None
+    if x.shape != result.shape or x.dtype != result.dtype or np.ndim(number) or isinstance(number, Value):
+        return None
+    integer = floats[result.dtype]
+    keep = condition if place == 1 else ~condition
+    mask = np.where(keep, integer(-1), integer(0))
+    fill = np.where(keep, integer(0), np.asarray(number, result.dtype).view(integer))
+
+    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+        bits, to = (bind.seen(name, f".view(np.{integer.__name__})") for name in (a[place], out))
+        written = [f"{bind(np.bitwise_and)}({bits}, {bind(mask, 'mask')}, {to})"]
+        if fill.any():
+            written.append(f"{bind(np.bitwise_or)}({to}, {bind(fill, 'fill')}, {to})")
+        return written
+
+    return Kernel(lines, (place,))
+
+
+def _is_known(a: Any) -> bool:
+    return isinstance(a, Value) and a.kind == "constant"
 
 
 def _astype(op: Op) -> Kernel:
@@ -180,6 +215,15 @@ def _sum_lines(fun: Any, op: Op, x: Value, axis: Any, keepdims: bool, out: str, 
             return [dot(ones, name, out)]
         if axis in (1, -1) and 0 < x.size <= 1 << 20:
             return [dot(name, ones, out)]
+    if fun is np.add and x.ndim > 2 and x.dtype in (np.float32, np.float64) and 0 < x.size <= 1 << 20:
+        axes = sorted(a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))) if axis is not None else []
+        columns = x.shape[-1]
+        rows = x.size // columns
+        if axes in ([x.ndim - 1], list(range(x.ndim - 1))) and bind.is_contiguous(name):  # as a matrix
+            matrix = bind.seen(name, f".reshape({rows}, {columns})")
+            if len(axes) == 1:
+                return [dot(matrix, bind(np.ones(columns, x.dtype), "ones"), bind.seen(out, f".reshape({rows})"))]
+            return [dot(bind(np.ones(rows, x.dtype), "ones"), matrix, bind.seen(out, f".reshape({columns})"))]
     if x.ndim == 2 and axis == 0:  # what is left is one row, whether it is kept as a matrix or not
         out = bind.seen(out, f".reshape({x.shape[1]})") if keepdims else out
         if fun is np.add and x.dtype in (np.float32, np.float64) and 0 < x.size <= 1 << 20:
@@ -202,9 +246,6 @@ def reduced(op: Op) -> tuple[Any, Any, bool, dict[str, Any]]:
         axis = tuple(axis)
     rest = {k: v for k, v in options.items() if v is not None}
     return op.args[0], axis, keepdims, rest
-
-
-_reduced = reduced
 
 
 def _mean(op: Op) -> Kernel | None:
@@ -292,6 +333,8 @@ def _scatter(op: Op) -> Kernel | None:
 
     def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
         index = index_text(key, a[3:])
+        if len(arrays) == 1 and index.rstrip(",") == a[3] and arrays[0].dtype.kind in "iu" and op.result.ndim > 1:
+            return [f"{out}.fill(0)", f"{bind(add_rows)}({out}, {a[3]}, {a[0]})"]
         if arrays and not all(isinstance(x, Value) and x.dtype.kind == "b" for x in arrays):
             return [f"{out}.fill(0)", f"{bind(np.add.at, 'add_at')}({out}, ({index.rstrip(',')},), {a[0]})"]
         return [f"{out}.fill(0)", f"{out}[{index}] = {a[0]}"]

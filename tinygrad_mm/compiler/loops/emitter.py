@@ -37,6 +37,22 @@ _WORDS = frozenset({
 _ITEMS_IN_ONE = 200  # calls in one compiled function: the compiler's time grows faster than the program
 
 
+class _Binder:
+    """What kernels are given: names of functions and arrays; views of arrays are made where they are used."""
+
+    def __init__(self, bind: Callable[..., str]) -> None:
+        self._bind = bind
+
+    def __call__(self, what: Any, stem: str = "") -> str:
+        return self._bind(what, stem)
+
+    def seen(self, name: str, suffix: str, stem: str = "") -> str:
+        return suffix.format(name) if "{}" in suffix else f"{name}{suffix}"
+
+    def is_contiguous(self, name: str) -> bool:
+        return False
+
+
 class Emitted:
     """The source of a program, and what it needs.
 
@@ -235,7 +251,7 @@ class _Writer:
             if id(result) in self.fresh:
                 lines.append(self._allocation(result))
             scratch = [self.array(v) for v in self.scratch.get(id(op), [])]
-            return lines + kernel.lines(self.array(result), operands, scratch, self.bind)
+            return lines + kernel.lines(self.array(result), operands, scratch, _Binder(self.bind))
         if isinstance(kernel, View):
             text = kernel.text(self.array(kernel.base))
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernels import _reduced
+from tinygrad_mm.compiler.kernels import reduced
 from tinygrad_mm.compiler.loops.accesses import Accesses, contiguous, merged, spread
 from tinygrad_mm.compiler.loops.scalars import KNOWN, Scalar, cast, number, typename
 from tinygrad_mm.compiler.program import Op, Value
@@ -48,7 +48,7 @@ def reduction_of(op: Op) -> Reduction | None:
     kind = _KINDS.get(op.fun)
     if kind is None or type(op.result.example) is tuple:
         return None
-    operand, axis, _, rest = _reduced(op)
+    operand, axis, _, rest = reduced(op)
     if rest or not isinstance(operand, Value) or operand.dtype not in KNOWN or op.result.dtype not in KNOWN:
         return None
     if not operand.size or not operand.ndim or (kind == "mean" and operand.dtype.kind != "f"):
