@@ -1,20 +1,24 @@
 """Operations of the compiler's own: what several calls of the traced function become where one is quicker.
 
-They are plain functions of arrays, so that a program reads the same with or without them; `kernels` says how each is
+They are plain functions of arrays, so that a program reads the same with or without them; below stands how each is
 written. `..._columns` are the same for matrices that are kept with features along the first axis.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.compiler.kernel import Kernel, dot
+from tinygrad_mm.compiler.program import Op
 from tinygrad_mm.functional.activations import sigmoid
 from tinygrad_mm.functional.losses import _cross_entropy, _prediction_error
 
 __all__ = [
     "EXPANSIONS",
+    "KERNELS_OF_FUSED",
     "add_rows",
     "clear_error",
     "mean_loss",
@@ -170,4 +174,171 @@ EXPANSIONS: dict[Any, Any] = {
     _cross_entropy: _expanded_cross_entropy,
     _prediction_error: _expanded_error,
     sigmoid: _expanded_sigmoid,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How they are written
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _where_positive(op: Op) -> Kernel | None:
+    g, y = op.args
+    if op.result.dtype not in (np.float32, np.float64) or g.shape != y.shape:
+        return None
+    # For y >= 0 the bits of y, as an integer, are 0 or more: the smaller of them and 1 is the mask. Integers multiply
+    # quickly, and a factor of 0 or 1 clears or keeps all bits.
+    dtype = np.dtype(np.int32 if op.result.dtype == np.float32 else np.int64)
+    one = np.ones(y.shape, dtype) if y.size <= 1 << 22 else np.ones((), dtype)
+
+    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+        g, y, to = (bind.seen(name, f".view({dtype.name})") for name in (*a, out))
+        return [
+            f"{bind(np.fmin)}({y}, {bind(one, 'one')}, {scratch[0]})",  # as minimum, without a keyword
+            f"{bind(np.multiply)}({g}, {scratch[0]}, {to})",
+        ]
+
+    return Kernel(lines, (0,), [(y.shape, dtype)])
+
+
+def _pick(columns: bool) -> Callable[[Op], Kernel | None]:
+    def kernel(op: Op) -> Kernel | None:
+        z = op.args[0]
+        numbers = np.arange(z.shape[1 if columns else 0])
+
+        def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+            pair = (a[1], bind(numbers, "numbers"))[:: 1 if columns else -1]
+            # It raises for labels out of range, and so is the check that they are not.
+            places = f"{bind(np.ravel_multi_index)}(({', '.join(pair)}), {z.shape})"
+            return [f"{a[0]}.take({places}, None, {out}, 'clip')"]
+
+        return Kernel(lines)
+
+    return kernel
+
+
+def _mean_loss(op: Op) -> Kernel | None:
+    logs, z, classes, _ = op.args
+    n, dtype, unsigned = logs.size, z.dtype, np.dtype(f"u{classes.dtype.itemsize}")
+
+    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+        flat, hot = bind.seen(a[1], ".reshape(-1)"), bind.seen(a[3], ".reshape(-1)")
+        labels, last, outside = a[2], bind(np.asarray(z.shape[0] - 1, unsigned), "last"), scratch[0]
+        # Labels as unsigned numbers: below zero is larger than all others.
+        return [
+            f"{bind(np.greater)}({labels}.view({bind(unsigned, 'unsigned')}), {last}, {outside})",
+            f"picked = {dot(flat, hot)}",
+            f"if picked != picked or 1 in {outside}.tobytes():  # infinite elements, or labels out of range",
+            f"    picked = {bind(picked_sum)}({a[1]}, {labels})",
+            f"{out}[()] = ({dot(bind(np.ones(n, dtype), 'ones'), a[0])} - picked) / {n}",
+        ]
+
+    return Kernel(lines, scratch=[((n,), np.bool_)])
+
+
+def _parts_of_sums(name: str, k: int, bind: Any) -> dict[str, str]:
+    """The parts of a `softmax_sums` of k classes, by name."""
+    parts = {
+        "z": f"[:{k}]",
+        "logs": f"[{k}]",
+        "z_and_logs": f"[:{k + 1}].reshape(-1)",
+        "exponentials": f"[{k + 1}:{2 * k + 1}]",
+        "shares": f"[{2 * k + 1}:{3 * k + 1}]",
+        "sums": f"[{2 * k + 1}:]",
+        "total": f"[{3 * k + 1}]",
+    }
+    return {part: bind.seen(name, suffix, part) for part, suffix in parts.items()}
+
+
+def _softmax_sums(op: Op) -> Kernel:
+    (k, n), dtype = op.args[0].shape, op.result.dtype
+
+    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+        part, (u, rows), largest = _parts_of_sums(out, k, bind), a, scratch[0]
+        subtract = bind(np.subtract)
+        if k == 2:  # quicker than to broadcast
+            u0, u1, z0, z1 = (bind.seen(x, f"[{i}]") for x in (u, out) for i in (0, 1))
+            shift = [
+                f"{bind(np.maximum)}({u0}, {u1}, out={largest})",
+                f"{subtract}({u0}, {largest}, {z0})",
+                f"{subtract}({u1}, {largest}, {z1})",
+            ]
+        else:
+            reduce = bind(np.maximum.reduce, "maximum_reduce")
+            shift = [f"{reduce}({u}, 0, None, {largest})", f"{subtract}({u}, {largest}, {part['z']})"]
+        return [
+            *shift,
+            f"{bind(np.exp)}({part['z']}, {part['exponentials']})",
+            dot(rows, part["exponentials"], part["sums"]),
+            f"{bind(np.log)}({part['total']}, {part['logs']})",
+        ]
+
+    return Kernel(lines, scratch=[((n,), dtype)])
+
+
+def _scaled_loss(op: Op) -> Kernel:
+    _, labels, hot, _ = op.args
+    k, n = hot.shape[0] - 1, labels.shape[0]
+    zero = np.zeros(n, labels.dtype)
+
+    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+        part, hots = _parts_of_sums(a[0], k, bind), bind.seen(a[2], ".reshape(-1)")
+        return [
+            f"{bind(np.less)}({a[1]}, {bind(zero, 'zero')}, {scratch[0]})",  # those that are too large found a NaN
+            f"picked = float({dot(part['z_and_logs'], hots)})",
+            f"{out}[()] = picked * {a[3]}.item()",
+            f"if picked != picked or 1 in {scratch[0]}.tobytes():  # infinite elements, or labels out of range",
+            f"    {out}[()] = {bind(mean_loss)}({part['logs']}, {part['z']}, {a[1]}, None)",
+        ]
+
+    return Kernel(lines, scratch=[((n,), np.bool_)])
+
+
+def _scaled_error(op: Op) -> Kernel:
+    k = op.result.shape[0]
+
+    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+        part = _parts_of_sums(a[0], k, bind)
+        return [
+            f"{bind(np.divide)}({part['exponentials']}, {part['shares']}, {out})",
+            f"{bind(np.subtract)}({out}, {bind.seen(a[1], f'[:{k}]')}, {out})",
+        ]
+
+    return Kernel(lines)
+
+
+def _one_hot(columns: bool) -> Callable[[Op], Kernel | None]:
+    def kernel(op: Op) -> Kernel | None:
+        _, classes, dtype = op.args
+        if classes > 128:  # the table of all rows would be larger than what is made of it
+            numbers = np.arange(op.result.size // classes)
+
+            def put(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+                pair = (a[0], bind(numbers, "numbers"))[:: 1 if columns else -1]
+                places = f"{bind(np.ravel_multi_index)}(({', '.join(pair)}), {op.result.shape})"
+                return [f"{out}.fill(0)", f"{out}.put({places}, 1)"]
+
+            return Kernel(put)
+
+        def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+            eye = bind(np.eye(classes, dtype=dtype), "eye")
+            return [f"{eye}.take({a[0]}, {int(columns)}, {out}, 'clip')"]
+
+        return Kernel(lines)
+
+    return kernel
+
+
+KERNELS_OF_FUSED: dict[Any, Callable[[Op], Kernel | None]] = {
+    where_positive: _where_positive,
+    mean_loss: _mean_loss,
+    softmax_sums: _softmax_sums,
+    scaled_hots: lambda op: Kernel(lambda out, a, s, bind: [f"{a[0]}.take({a[1]}, 1, {out}, 'clip')"]),
+    scaled_loss: _scaled_loss,
+    scaled_error: _scaled_error,
+    transposed_copy: lambda op: Kernel(lambda out, a, s, bind: [f"{bind(np.copyto)}({bind.seen(out, '.T')}, {a[0]})"]),
+    pick_rows: _pick(False),
+    pick_columns: _pick(True),
+    one_hot_rows: _one_hot(False),
+    one_hot_columns: _one_hot(True),
 }

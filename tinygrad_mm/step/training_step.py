@@ -1,0 +1,95 @@
+"""`compile_step` and what it returns: programs for batches of several kinds, the one used last first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.compiler.backends import backend_of
+from tinygrad_mm.compiler.report import Report
+from tinygrad_mm.compiler.saving import save_program
+from tinygrad_mm.optim.optimizer import Optimizer
+from tinygrad_mm.step.plan import Plan
+from tinygrad_mm.tensor import Tensor
+
+__all__ = ["Step", "compile_step"]
+
+
+def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimizer, backend: str = "numpy") -> Step:
+    """One function for a training step: `step(input, ..., target)` updates the model and returns the loss, a float.
+
+    It does what `loss(model(input), target).backward(); optimizer.step(); optimizer.zero_grad()` does, in one emitted
+    function on flat buffers. Parameters, buffers and the optimizer's state stay where they are: they can be looked at,
+    saved and loaded between steps, and eager steps may stand between compiled ones. Gradients are not left in `.grad`.
+
+    `backend="numba"` (extra `numba`) fuses what lies between matrix products, and the update, into compiled loops.
+
+    Raises TypeError where the loss is not one number, and where a parameter has a gradient hook.
+
+    >>> from tinygrad_mm import nn, optim
+    >>> model = nn.Linear(1, 1, rng=0)
+    >>> step = compile_step(model, nn.MSELoss(), optim.SGD(model.parameters(), learning_rate=0.5))
+    >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+    >>> for _ in range(100):
+    ...     loss = step(x, 3 * x + 1)
+    >>> print(f"{model.weight.item():.2f} {model.bias.item():.2f} {loss:.4f}")
+    3.00 1.00 0.0000
+    """
+    return Step(model, loss, optimizer, backend)
+
+
+class Step:
+    """What `compile_step` returns."""
+
+    def __init__(
+        self, model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimizer, backend: str = "numpy"
+    ) -> None:
+        self.model, self.loss, self.optimizer = model, loss, optimizer
+        self.backend = backend_of(backend)
+        self.plans: list[Plan] = []
+
+    def __call__(self, *batch: Any) -> float:
+        """Train on one batch; returns the loss before the update."""
+        plans = self.plans
+        if plans and plans[0].check(*batch):  # the usual case: the same kind of batch as last time
+            return plans[0].run(batch)
+        batch = tuple(
+            a if type(a) is np.ndarray else a.value if isinstance(a, Tensor) else np.asarray(a) for a in batch
+        )
+        for i, plan in enumerate(plans):
+            if plan.check(*batch) or plan.accepts(batch):
+                plans.insert(0, plans.pop(i))
+                return plan.run(batch)
+        plan = Plan(self.model, self.loss, self.optimizer, batch, self.backend)
+        self.plans = [plan, *self.plans[:15]]
+        return plan.run(batch)
+
+    @property
+    def source(self) -> str:
+        """The program used last, as Python. Raises RuntimeError before the first step."""
+        if not self.plans:
+            raise RuntimeError("compile_step: no step has been made yet, so there is no program")
+        return self.plans[0].emitted.source
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the program used last as a Python file that needs NumPy alone, with parameters and states as they are.
+
+        In that file `functions[0](input, target)` makes a step and returns ((loss,), new values of buffers). Numbers
+        that change from step to step (a schedule's learning rate, Adam's corrections) stay what they are now.
+        """
+        if not self.plans:
+            raise RuntimeError("compile_step: no step has been made yet, so there is no program")
+        plan = self.plans[0]
+        usage = "`functions[0](input, target)` makes one training step: ((loss,), (new values of buffers))."
+        return save_program(plan.emitted, path, plan.arrays, plan.places, "One training step.", usage)
+
+    def report(self, *batch: Any) -> Report:
+        """Calls, buffers, multiply-adds, and the measured time of each line, for a batch; nothing is updated."""
+        self_plan = next((plan for plan in self.plans if plan.accepts(batch)), None)
+        if self_plan is None:
+            raise RuntimeError("compile_step: report is for a batch of a kind that was trained on; make a step first")
+        return self_plan.report(batch)

@@ -1,0 +1,171 @@
+"""The update inside a training step: an optimizer's own formula, on the blocks of a flat buffer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.compiler.emitter import Insertion
+from tinygrad_mm.compiler.guards import Guards
+from tinygrad_mm.compiler.program import Program
+from tinygrad_mm.graph import tick
+from tinygrad_mm.optim.flat import BLOCK, Flat
+from tinygrad_mm.optim.formula import Program as Formula
+from tinygrad_mm.optim.optimizer import Optimizer
+from tinygrad_mm.optim.prescaled import Prescaled
+
+__all__ = ["Update", "divides"]
+
+
+def divides(rate: float) -> bool:
+    """Whether a learning rate is far enough from 0 for what a program divides by it."""
+    return rate > 1e-20
+
+
+class Update:
+    """The update of the parameters in one flat buffer."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        group: dict[str, Any],
+        flat: Flat,
+        active: list[int],
+        store: Any,
+        number: int,
+        short: Prescaled | None = None,
+        rate: Any = None,
+    ) -> None:
+        self.optimizer, self.group, self.flat, self.active, self.store = optimizer, group, flat, active, store
+        self.number = number
+        self.members = [flat.parameters[i] for i in active]
+        self.known = optimizer._looked_at(group)
+        self.program: Formula = self.known.program
+        self.short = short  # the formula for gradients that come multiplied by a number
+        self.is_descent = rate is not None  # which is the learning rate
+        self.scalars = [np.empty((), flat.dtype) for _ in range(self.program.numbers)] if rate is None else [rate]
+        self.states = tuple(flat.states)
+        self.last: Any = None
+        head = self.program.source.partition("def update")[0]
+        self.constant = len(re.findall(r"\bstep\b", head)) == 1  # the number of the step is a parameter, and not used
+
+    def fits(self) -> bool:
+        """Whether the formula, its options and the numbers of steps are what the program was written for."""
+        flat, known = self.flat, self.known
+        if known.scheduled or known.group != self.group:
+            self.known = known = self.optimizer._looked_at(self.group)
+        fits = known.program is self.program and tuple(flat.states) == self.states and self.in_step()
+        return fits and (not self.is_descent or divides(known.learning_rate))
+
+    def in_step(self) -> bool:
+        """Whether all members have the same number of steps behind them."""
+        steps = self.flat.steps
+        first = steps[self.active[0]]
+        if len(self.active) == len(steps):
+            return steps.count(first) == len(steps)
+        return all(steps[i] == first for i in self.active)
+
+    def guard(self, guards: Guards) -> None:
+        """The same, as conditions that are checked with all others."""
+        flat, known = self.flat, self.known
+        if known.scheduled or tuple(flat.states) != self.states:
+            guards.true(f"{guards.name(self)}.fits()")
+            return
+        guards.same(f"{guards.name(flat)}.steps", flat.steps)
+        guards.true(f"{guards.name(known.group)} == {guards.name(self.group)}")
+        if len(self.active) == len(flat.steps):
+            steps = guards.name(flat.steps)
+            guards.true(f"{steps}.count({steps}[{self.active[0]}]) == {len(flat.steps)}")
+        else:
+            guards.true(f"{guards.name(self)}.in_step()")
+
+    def prepare(self) -> bool:
+        """Work out the numbers of this step: the learning rate, corrections of moments. False where nothing changed."""
+        known = self.known
+        if known is self.last and self.constant:  # the same numbers as last time
+            return False
+        self.last = known
+        numbers = self.program.scalars(known.learning_rate, self.flat.steps[self.active[0]] + 1, *known.numbers)
+        for place, number in zip(self.scalars, numbers):  # noqa: B905 (made together)
+            place[...] = number
+        return True
+
+    def done(self) -> None:
+        """Count the step."""
+        steps = self.flat.steps
+        if len(self.active) == len(steps):
+            steps[:] = [steps[0] + 1] * len(steps)
+        else:
+            for i in self.active:
+                steps[i] += 1
+            self.flat.forget_runs()  # of parameters that had the same number of steps behind them until now
+        now = tick()
+        for p in self.members:
+            p.version = now
+
+    def insertions(self, program: Program) -> list[Insertion]:
+        """The statements that update each segment."""
+        flat, after = self.flat, len(program.ops) - 1
+        return [
+            self._insertion(after, flat.starts[members[0]], flat.starts[members[-1] + 1], number)
+            for number, members in enumerate(self._segments())
+        ]
+
+    def fused(self) -> Any:
+        """The update as the loops of a compiled program."""
+        from tinygrad_mm.compiler.loops import Update as Loop
+
+        flat = self.flat
+        pieces = [(flat.starts[members[0]], flat.starts[members[-1] + 1]) for members in self._segments()]
+        gradients = [self.store[start:stop] for start, stop in pieces]
+        return Loop(self.program, [flat.values, *flat.states.values()], self.scalars, pieces, gradients)
+
+    def _segments(self) -> list[list[int]]:
+        """Neighbours among the active parameters, together."""
+        segments: list[list[int]] = []
+        for i in self.active:
+            if segments and segments[-1][-1] == i - 1:
+                segments[-1].append(i)
+            else:
+                segments.append([i])
+        return segments
+
+    def _insertion(self, after: int, start: int, stop: int, segment: int) -> Insertion:
+        """The formula's statements, on the blocks of a piece of the flat buffer."""
+        flat, program = self.flat, self.program
+        text = program.source.split("def update(")[1]
+        names = [n.strip() for n in text[: text.index(")")].split(",")]
+        body = self.short.body if self.short else [line.strip() for line in text.splitlines()[1:]]
+        constants = [np.asarray(c, flat.dtype) for c in (self.short or program).constants]
+        longest = min(BLOCK, stop - start)
+        temporaries = [np.empty(longest, flat.dtype) for _ in range(program.temporaries)]
+        blocks = []
+        for a in range(start, stop, BLOCK):
+            b = min(a + BLOCK, stop)
+            arrays = (flat.values[a:b], self.store[a:b], *(s[a:b] for s in flat.states.values()))
+            blocks.append((*arrays, *(t[: b - a] for t in temporaries)))
+        moving = [*names[: 2 + len(flat.states)], *(names[-program.temporaries :] if program.temporaries else [])]
+        fixed = dict(
+            zip(
+                names[2 + len(flat.states) : len(names) - program.temporaries],
+                [*self.scalars, *constants],
+                strict=True,
+            )
+        )
+        functions = {
+            f: getattr(np, f) for line in body for f in re.findall(r"\b([a-z_0-9]+)\(", line) if hasattr(np, f)
+        }
+        tag = f"_{self.number}_{segment}" if self.number or segment else ""
+        rename = {n: f"{n}_of_update{tag}" if n[0] in "tcs" and n[1:].isdigit() else f"{n}{tag}" for n in names}
+        rename.update({f: f"np_{f}" for f in functions})
+        lines = [re.sub(r"\b[A-Za-z_]\w*\b", lambda m: rename.get(m.group(), m.group()), line) for line in body]
+        bound: dict[str, Any] = {rename[n]: v for n, v in fixed.items()}
+        bound.update({rename[f]: v for f, v in functions.items()})
+        if len(blocks) == 1:
+            bound.update({rename[n]: v for n, v in zip(moving, blocks[0], strict=True)})
+            return Insertion(after, ["# update", *lines], bound)
+        bound[f"blocks{tag}"] = blocks
+        loop = f"for {', '.join(rename[n] for n in moving)} in blocks{tag}:"
+        return Insertion(after, ["# update", loop, *(f"    {line}" for line in lines)], bound)
