@@ -406,7 +406,24 @@ def test_rows_named_several_times_get_the_sum(rows, dtype, square):
     def picked(table, rows):
         return np.sum(table[rows] * weights)
 
-    picked(table, rows).backward()
     expected = np.zeros((5, 3))
     np.add.at(expected, rows, weights)
-    np.testing.assert_allclose(table.grad, expected, rtol=1e-12, atol=1e-12)
+    for f in (picked, picked.function):
+        table.grad = None
+        f(table, rows).backward()
+        np.testing.assert_allclose(table.grad, expected, rtol=1e-12, atol=1e-12)
+    added = tg.Tensor(np.ones((5, 3))).at[rows].add(weights)
+    np.testing.assert_allclose(added.data, 1 + expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("row", [5, -6])
+def test_a_row_that_is_not_there_raises(row):
+    with pytest.raises(IndexError, match="out of bounds"):
+        tg.Tensor(np.ones((5, 3))).at[np.array([1, row])].add(1.0)
+
+
+def test_rows_of_a_large_table_named_by_small_integers():
+    table = tg.Tensor(np.ones((300, 2)), requires_grad=True)
+    np.sum(table[np.array([1, -1, 1], np.int8)]).backward()
+    assert table.grad[1, 0] == 2
+    assert table.grad[299, 0] == 1

@@ -19,7 +19,6 @@ from tinygrad_mm.functional.losses import _cross_entropy, _prediction_error
 __all__ = [
     "EXPANSIONS",
     "KERNELS_OF_FUSED",
-    "add_rows",
     "clear_error",
     "mean_loss",
     "one_hot_columns",
@@ -79,19 +78,6 @@ def mean_loss(logs: Any, z: Any, labels: Any, hot: Any) -> Any:
 def picked_sum(z: Any, labels: Any) -> Any:
     """The sum of the elements of z at the labels, for z that may be infinite elsewhere."""
     return np.sum(pick_columns(z, labels))
-
-
-def add_rows(table: Any, rows: Any, values: Any) -> None:
-    """Add values to the rows of a table; one that is named several times gets the sum. It does what `np.add.at` does.
-
-    Shape: (n, ...), (...), (..., ...)
-    """
-    rows = np.where(rows < 0, rows + len(table), rows).reshape(-1)
-    if rows.size:
-        order = rows.argsort(kind="stable")
-        rows = rows[order]
-        starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
-        table[rows[starts]] += np.add.reduceat(values.reshape(len(rows), *table.shape[1:])[order], starts, 0)
 
 
 def one_hot_rows(labels: Any, classes: int, dtype: Any) -> Any:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.fused import KERNELS_OF_FUSED, add_rows
+from tinygrad_mm.compiler.fused import KERNELS_OF_FUSED
 from tinygrad_mm.compiler.images import KERNELS_OF_IMAGES
 from tinygrad_mm.compiler.kernel import Kernel, Made, View, dot
 from tinygrad_mm.compiler.program import Op, Value
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import name_of, select
-from tinygrad_mm.rules.indexing import Slot, getitem, scatter
+from tinygrad_mm.rules.indexing import Slot, add_rows, getitem, scatter
 from tinygrad_mm.rules.shape import astype, join
 
 __all__ = ["WHOLE", "Kernel", "Made", "View", "kernel_of", "reduced"]

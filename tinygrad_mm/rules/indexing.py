@@ -43,6 +43,33 @@ def _may_repeat(key):
     return not all(map(cannot, key if isinstance(key, tuple) else (key,)))
 
 
+def add_rows(table: Any, rows: Any, values: Any) -> None:
+    """Add values to the rows of a table; one that is named several times gets the sum.
+
+    What `np.add.at` does, several times faster: values of one row are brought together and summed.
+
+    Shape: (n, ...), (...), (..., ...)
+    """
+    rows = rows.reshape(-1).astype(np.intp)
+    rows = np.where(rows < 0, rows + len(table), rows)
+    if rows.size:
+        order = rows.argsort(kind="stable")
+        rows = rows[order]
+        if rows[0] < 0:
+            raise IndexError(f"index {rows[0] - len(table)} is out of bounds for {len(table)} rows")
+        starts = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
+        table[rows[starts]] += np.add.reduceat(values.reshape(len(rows), *table.shape[1:])[order], starts, 0)
+
+
+def _add_at(out, key, value):
+    """`np.add.at`."""
+    rows = key[0] if type(key) is tuple and len(key) == 1 else key
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu" and out.ndim > 1 and rows.ndim:
+        add_rows(out, rows, np.broadcast_to(value, rows.shape + out.shape[1:]))
+    else:
+        np.add.at(out, key, value)
+
+
 @primitive
 def getitem(x, key, *arrays):
     """`x[key]`."""
@@ -67,7 +94,7 @@ def scatter(g, shape, key, *arrays):
     key = _filled(key, arrays)
     out = np.zeros(shape, g.dtype)
     if _may_repeat(key):
-        np.add.at(out, key, g)
+        _add_at(out, key, g)
     else:
         out[key] = g
     return out
@@ -85,7 +112,7 @@ def index_set(x, value, key, *arrays):
 def index_add(x, value, key, *arrays):
     """The array with `value` added at an index; where an element is named twice both are added."""
     out = np.array(x, dtype=np.result_type(x, value))
-    np.add.at(out, _filled(key, arrays), value)
+    _add_at(out, _filled(key, arrays), value)
     return out
 
 
