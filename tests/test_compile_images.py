@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from interpreted import interpreted
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
@@ -78,6 +79,17 @@ def networks(draw):
 @settings(max_examples=150)
 @given(networks(), st.sampled_from([np.float64, np.float32]))
 def test_networks_of_images_agree_with_eager_ones(network, dtype):
+    agree(network, dtype, "numpy")
+
+
+@settings(max_examples=15)
+@given(networks(), st.sampled_from([np.float64, np.float32]))
+def test_networks_of_images_agree_with_eager_ones_in_loops(network, dtype):
+    with interpreted():
+        agree(network, dtype, "numba")
+
+
+def agree(network, dtype, backend):
     function, x, parameters = network
     arrays = [a.astype(dtype) for a in (x, *parameters)]
 
@@ -88,7 +100,7 @@ def test_networks_of_images_agree_with_eager_ones(network, dtype):
         return loss, y, *(t.grad for t in tensors)
 
     # Losses and gradients are sums over all places of all examples, of terms of about 1 that may cancel.
-    for ours, expected in zip(run(tg.compile(function)), run(function), strict=True):
+    for ours, expected in zip(run(tg.compile(function, backend=backend)), run(function), strict=True):
         a, b = (np.asarray(t.detach().data if isinstance(t, tg.Tensor) else t) for t in (ours, expected))
         assert a.dtype == b.dtype == dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=4096 * np.finfo(dtype).eps * max(1, np.abs(b).max(initial=0)))

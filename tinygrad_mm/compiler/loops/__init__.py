@@ -16,6 +16,7 @@ from tinygrad_mm.compiler.loops.native import require_numba
 from tinygrad_mm.compiler.loops.updates import Update
 from tinygrad_mm.compiler.passes import clean
 from tinygrad_mm.compiler.passes.cleaning import remove_dead
+from tinygrad_mm.compiler.passes.images import examples_last_in
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.program import Op, Program, Value
 
@@ -23,10 +24,12 @@ __all__ = ["Emitted", "Update", "emit", "optimize", "require_numba"]
 
 
 def optimize(program: Program, fixed: frozenset[int] = frozenset()) -> Program:
-    """The passes that pay for loops too; layouts and combinations that spare NumPy calls are none of them."""
+    """The passes that pay for loops too; combinations that spare NumPy calls are none of them."""
     program.let_go()
     remove_dead(program)
     inline(program, WHOLE | WHOLE_HERE)
+    clean(program, fixed)
+    examples_last_in(program)
     clean(program, fixed)
     for op in program.ops:
         if is_outer(op):
