@@ -165,6 +165,63 @@ def test_losses_refuse_bad_options():
         functional.kl_div(logits, logits, reduction="median")
 
 
+@given(
+    shape=st.lists(st.integers(1, 4), max_size=2),
+    classes=st.integers(1, 5),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    kind=st.sampled_from([np.int64, np.int8, np.uint8]),
+    seed=st.integers(0, 9),
+    transposed=st.booleans(),
+)
+def test_the_gradient_of_cross_entropy_is_the_prediction_error(
+    shape, classes, reduction, dtype, kind, seed, transposed
+):
+    """The formula on paper against both ways: from what the forward pass kept, and recorded from the arguments."""
+    x = rng(seed).standard_normal((*shape, classes)).astype(dtype) * 3
+    labels = rng(seed).integers(0, classes, shape).astype(kind)
+    x = np.asfortranarray(x) if transposed else x
+    w = rng(seed + 1).standard_normal(shape if reduction == "none" else ()).astype(dtype)
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    share = w[..., None] if reduction == "none" else w / labels.size if reduction == "mean" else w
+    expected = share * (e / e.sum(axis=-1, keepdims=True) - (np.arange(classes) == labels[..., None]))
+
+    t = tg.Tensor(x, requires_grad=True)
+    loss = tg.cross_entropy(t, labels, reduction=reduction)
+    assert loss.node.kept is not None
+    recorded = tg.gradients(loss, t, w, create_graph=True)
+    loss.backward(w, retain_graph=True)
+    kept = t.grad.copy()
+    assert kept.dtype == dtype
+    assert np.array_equal(kept, recorded.data)
+    assert np.allclose(kept, expected, rtol=1e-5, atol=1e-6)
+    loss.backward(w)  # what was kept is as it was
+    assert np.array_equal(t.grad, kept + kept)
+    assert loss.node.kept is None
+
+
+def test_nothing_is_kept_where_no_first_order_pass_will_ask():
+    x = tg.Tensor(np.zeros((2, 3), np.float32), requires_grad=True)
+    with tg.no_grad():
+        assert tg.cross_entropy(x, [0, 1]).node is None
+    assert tg.cross_entropy(x.detach(), [0, 1]).node is None
+    with entered(lines=True):
+        assert tg.cross_entropy(x, [0, 1]).node.kept is None
+    with tg.detect_anomaly():
+        loss = tg.cross_entropy(x, [0, 1])
+        assert loss.node.kept is None
+        loss.backward()
+    assert np.allclose(x.grad * 6, [[-2, 1, 1], [1, -2, 1]])
+
+
+def test_labels_of_another_shape_are_refused_whatever_their_number():
+    for labels in (np.zeros((2, 2), int), np.zeros((4, 1), int), np.zeros(3, int), 0):
+        with pytest.raises(ValueError, match=r"need integer labels of shape \(4,\)"):
+            tg.cross_entropy(np.zeros((4, 3), np.float32), labels)
+    with pytest.raises(ValueError, match=r"logits of shape \(\) need integer labels"):
+        tg.cross_entropy(np.float32(1), 0)
+
+
 def test_a_mean_over_nothing_is_zero():
     x = tg.Tensor(np.ones((2, 3)), requires_grad=True)
     loss = tg.cross_entropy(x, [-100, -100], ignore_index=-100)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tinygrad_mm as tg
+from tinygrad_mm import constants
 from tinygrad_mm.constants import ones, row_starts, zeros_beside
 
 
@@ -723,3 +724,68 @@ def test_results_are_taken_in_the_order_of_time_whatever_the_order_of_arguments(
 def test_kept_constants_are_read_only(array):
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 7
+
+
+def test_kept_constants_are_few_and_what_they_were_asked_for():
+    for n in [*range(1, 3 * constants.MANY), constants.LARGEST, constants.LARGEST + 1]:
+        for dtype in (np.float32, np.float64):
+            assert np.array_equal(ones(n, np.dtype(dtype)), np.ones(n))
+            assert ones(n, np.dtype(dtype)).dtype == dtype
+            zeros = zeros_beside(np.ones((n, 1), dtype))
+            assert n > constants.LARGEST if type(zeros) is int else (zeros.shape, zeros.dtype) == ((n, 1), dtype)
+            assert not np.any(zeros)
+        assert np.array_equal(row_starts(n, 3), np.arange(0, 3 * n, 3))
+    assert zeros_beside(tg.Tensor([1.0])) == 0
+    for table in (constants._ONES, constants._ROW_STARTS, constants._ZEROS):
+        assert len(table) <= constants.MANY
+        assert all(array.size <= constants.LARGEST for array in table.values())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [1, 31, 32, 33])
+@pytest.mark.parametrize("sizes", [(39, 41), (40, 40), (64, 64), (96, 96), (97, 96), (7, 300), (1, 1)])
+def test_the_gradients_of_a_product_of_matrices_of_any_size(sizes, rows, dtype):
+    """Small matrices are multiplied another way than large ones."""
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal(shape).astype(dtype) for shape in ((rows, sizes[0]), sizes))
+    g = random.standard_normal((rows, sizes[1])).astype(dtype)
+    for order in ("C", "F"):
+        x, w = (tg.Tensor(np.array(v, order=order), requires_grad=True) for v in (a, b))
+        (x @ w).backward(g)
+        assert np.allclose(x.grad, np.einsum("nm,km->nk", g, b), rtol=1e-4, atol=1e-4)
+        assert np.allclose(w.grad, np.einsum("nk,nm->km", a, g), rtol=1e-4, atol=1e-4)
+        assert x.grad.dtype == w.grad.dtype == dtype
+
+
+def test_gradients_from_many_places_add_up_in_arrays_of_their_own():
+    x, y = parameter(3), parameter(3)
+    seed = np.ones(3, np.float32)
+    z = x + y  # passes one array on to both
+    given = [z, x * 1, x, z, x + 0, z]
+    total = np.concatenate(given)  # contributions that are views of one array
+    held = []
+    y.register_hook(held.append)
+    total.backward(np.tile(seed, 6), retain_graph=True)
+    assert np.array_equal(x.grad, np.full(3, 6, np.float32))
+    assert np.array_equal(y.grad, np.full(3, 3, np.float32))
+    total.backward(np.tile(seed, 6))
+    assert np.array_equal(x.grad, np.full(3, 12, np.float32))
+    assert np.array_equal(y.grad, np.full(3, 6, np.float32))
+    assert all(np.array_equal(h, np.full(3, 3, np.float32)) for h in held)  # nothing was added to what a hook holds
+
+
+def test_a_new_thread_is_outside_every_module_and_records():
+    seen = []
+
+    class Spawning(tg.nn.Module):
+        def forward(self, x):
+            with tg.no_grad():
+                other = threading.Thread(target=lambda: seen.append(x * 2))
+                other.start()
+                other.join()
+            return x * 3
+
+    y = Spawning()(parameter(2))
+    assert y.node.scope.label == "Spawning"
+    assert seen[0].node.scope is None
+    assert seen[0].requires_grad

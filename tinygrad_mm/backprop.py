@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import operator
 from bisect import insort
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from tinygrad_mm.constants import ones
-from tinygrad_mm.graph import RULES, Node, Rule, Vertex, name_of, released, select, state, topological
+from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Rule, Vertex, name_of, released, select, thread, topological
 
 __all__ = ["backpropagate", "unbroadcast"]
 
@@ -23,7 +23,7 @@ __all__ = ["backpropagate", "unbroadcast"]
 Arrive: TypeAlias = Callable[[Vertex, Any, bool], None]
 
 _time = operator.attrgetter("version")
-_PLACES = range(2**62)
+ndarray = np.ndarray  # found sooner than in its module, where each contribution asks
 
 
 def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
@@ -34,11 +34,15 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
     >>> unbroadcast(np.ones((5, 3)), (3,))
     array([5., 5., 5.])
     """
-    lead = gradient.ndim - len(shape)
-    if lead == 1 and gradient.shape[1:] == shape:  # the usual case: a bias, added to every row of a batch
-        if type(gradient) is np.ndarray and len(shape) == 1 and gradient.dtype.kind == "f":
-            return ones(len(gradient), gradient.dtype).dot(gradient)  # in BLAS, a third of np.add.reduce's time
+    given = gradient.shape
+    if len(shape) == 1 and len(given) == 2 and given[1] == shape[0]:  # the usual case: a bias, added to a batch's rows
+        dtype = gradient.dtype
+        if type(gradient) is ndarray and dtype.kind == "f":
+            return ones(given[0], dtype).dot(gradient)  # in BLAS, a third of np.add.reduce's time
         return np.add.reduce(gradient, axis=0)
+    if given == shape:
+        return gradient
+    lead = len(given) - len(shape)
     stretched = (lead + i for i, n in enumerate(shape) if n == 1 and gradient.shape[lead + i] != 1)
     axes = (*range(lead), *stretched)
     if axes:
@@ -72,27 +76,25 @@ def backpropagate(
     wanted = None if targets is None else set(targets)
     on_path = None if wanted is None else _on_path(topological(roots), wanted)  # ids, which keep nothing alive
     pending: dict[Vertex, Any] = {}  # computed vertices and their gradients so far
-    ready: list[Vertex] = []  # the same vertices, in order of the time at which they were made
     leaves: dict[Vertex, Any] = {}  # leaves and their gradients so far
-    owned: set[Vertex] = set()  # vertices whose gradient so far is an array made here, which may be added to in place
+    shared: set[Vertex] = set()  # leaves whose gradient so far is an array that someone else may hold
+    summed: set[Vertex] = set()  # vertices whose gradient so far is a sum made here: more is added to it in place
     for root, gradient in zip(roots, gradients, strict=True):
         if root.requires_grad:
             found = leaves if root.node is None else pending
-            if root in found:
-                found[root] = found[root] + gradient
-            else:
-                found[root] = gradient
-                if root.node is not None:
-                    insort(ready, root, key=_time)
+            found[root] = found[root] + gradient if root in found else gradient
+    shared.update(leaves)
+    ready = sorted(pending, key=_time)  # the computed vertices, in order of the time at which they were made
 
-    monitor = state.monitor
+    monitor = thread.now.monitor
     watched = monitor is not None or wanted is not None
     while ready:
         vertex = ready.pop()
         g = pending.pop(vertex)
         if watched or vertex.extra is not None:
-            g = _complete(vertex, g, arrive, owned, wanted)
-        owned.discard(vertex)
+            g = _complete(vertex, g, arrive, shared, wanted)
+        if summed:
+            summed.discard(vertex)
         node = vertex.node
         assert node is not None
         fun, args, kwargs, version = node.fun, node.args, node.kwargs, vertex.version
@@ -117,7 +119,6 @@ def backpropagate(
             continue
 
         rule = RULES[fun]
-        vjps: Iterable[Callable[..., Any] | None] = rule.vjps or _each(rule, args)
         values: list[Any] = []
         for a in args:
             if isinstance(a, Vertex):
@@ -132,65 +133,76 @@ def backpropagate(
         y = vertex.value
         if type(g) is list:  # a call that returned several arrays: outputs nobody used have gradient zero
             g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
+        operands: Sequence[Any] = values
+        vjps = rule.vjps or _each(rule, args)
         if recorded:
-            values = list(args)
+            operands = args
             y = tuple(select(vertex, i) for i in range(len(y))) if type(g) is list else vertex
-            state.scope = node.scope
+            thread.now.scope = node.scope
+        elif node.kept is not None:
+            y, vjps = node.kept, rule.from_kept
 
-        for i, a, vjp in zip(_PLACES, args, vjps, strict=False):
-            if vjp is None or not isinstance(a, Vertex) or not a.requires_grad:
+        i, count = -1, len(args)
+        for vjp in vjps:  # counted by hand: a `zip` of all three takes twice the time on two arguments
+            i += 1
+            if i == count:
+                break
+            a, value = args[i], values[i]
+            if value is a or vjp is None or not a.requires_grad:
                 continue
             if on_path is not None and id(a) not in on_path:
                 continue
-            c = vjp(g, y, *values, **kwargs) if kwargs else vjp(g, y, *values)
+            c = vjp(g, y, *operands) if kwargs is NO_KWARGS else vjp(g, y, *operands, **kwargs)
             if c is None:  # nothing that this argument was used for has a gradient
                 continue
             if monitor is not None:
                 monitor.contribution(vertex, i, c)
-            value = a.value
-            if type(c) is not np.ndarray or c.shape != value.shape or c.dtype is not value.dtype:
+            if type(c) is not ndarray or c.shape != value.shape or c.dtype is not value.dtype:
                 c = _fit(c, value, node, i)
             found = leaves if a.node is None else pending
             before = found.get(a)
-            if before is None:
-                found[a] = c
-                if found is leaves:
-                    if rule.fresh and c is not g and type(c) is np.ndarray and c.base is None:
-                        for v in values:
-                            if v is c:
-                                break
-                        else:  # a new array, which nobody else holds: it may become `.grad` without a copy
-                            owned.add(a)
-                elif ready and ready[-1].version > a.version:
-                    insort(ready, a, key=_time)
+            if before is not None:
+                if a in summed:
+                    np.add(before, c, out=before)
                 else:
-                    ready.append(a)
-            elif a in owned:
-                np.add(before, c, out=before)
+                    found[a] = total = before + c
+                    if type(total) is ndarray:
+                        summed.add(a)
+                        shared.discard(a)
+                continue
+            found[a] = c
+            if found is leaves:  # a new array that nobody else holds may become `.grad` without a copy
+                if not rule.fresh or c is g or c is y or type(c) is not ndarray or c.base is not None:
+                    shared.add(a)
+                else:
+                    for v in values:
+                        if v is c:
+                            shared.add(a)
+            elif ready and ready[-1].version > a.version:
+                insort(ready, a, key=_time)
             else:
-                found[a] = total = before + c
-                if not recorded and total.ndim:
-                    owned.add(a)
+                ready.append(a)
         if release:
-            node.args = None
+            node.args = node.kept = None
 
     for leaf, g in leaves.items():
         if watched or leaf.extra is not None:
-            g = _complete(leaf, g, arrive, owned, wanted)
+            g = _complete(leaf, g, arrive, shared, wanted)
         if wanted is None:
-            arrive(leaf, g, leaf in owned)
+            arrive(leaf, g, leaf not in shared)
 
 
-def _complete(vertex: Vertex, g: Any, arrive: Arrive, owned: set[Vertex], wanted: set[Vertex] | None) -> Any:
+def _complete(vertex: Vertex, g: Any, arrive: Arrive, shared: set[Vertex], wanted: set[Vertex] | None) -> Any:
     """What a complete gradient goes through besides the rules: hooks, the monitor, and whoever asked to see it."""
     extra = vertex.extra or {}
     if extra.get("hooks"):
         g = _run_hooks(vertex, g)
-        owned.discard(vertex)  # a hook may have kept the array
-    if state.monitor is not None:
-        state.monitor.visit(vertex, g)
+        if vertex.node is None:
+            shared.add(vertex)  # a hook may have kept the array
+    if thread.now.monitor is not None:
+        thread.now.monitor.visit(vertex, g)
     if vertex in wanted if wanted is not None else extra.get("retain_grad") and vertex.node is not None:
-        arrive(vertex, g, vertex in owned)
+        arrive(vertex, g, vertex.node is None and vertex not in shared)
     return g
 
 
@@ -214,8 +226,7 @@ def _fit(c: Any, value: Any, node: Node, i: int) -> Any:
     try:
         if type(value) is tuple:
             return c
-        if c.shape != value.shape:
-            c = unbroadcast(c, value.shape)
+        c = unbroadcast(c, value.shape)
         return c if c.dtype == value.dtype else c.astype(value.dtype)
     except (AttributeError, ValueError, IndexError) as error:
         raise RuntimeError(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tinygrad_mm.backprop import backpropagate
-from tinygrad_mm.graph import Vertex, entered, state
+from tinygrad_mm.graph import Vertex, entered, state, thread
 from tinygrad_mm.recording import apply, as_array, refuse_while_tracing, result
 from tinygrad_mm.rules.elementwise import stop_gradient
 
@@ -56,13 +56,15 @@ class no_grad(ContextDecorator):  # noqa: N801 (used like a function)
 
 def backward(y: Vertex, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add dy/d(leaf) to `.grad` of every leaf that requires a gradient: what `y.backward()` does."""
-    refuse_while_tracing("t.backward(), which writes to .grad,")
-    before = state.recording
-    state.recording = False
+    now = thread.now
+    if now.tracing:
+        refuse_while_tracing("t.backward(), which writes to .grad,")
+    before = now.recording
+    now.recording = False
     try:
         backpropagate([y], [_seed(y, gradient)], _accumulate, release=not retain_graph)
     finally:
-        state.recording = before
+        now.recording = before
 
 
 def gradients(

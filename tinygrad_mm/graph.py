@@ -24,6 +24,7 @@ __all__ = [
     "Scope",
     "Vertex",
     "defcomposite",
+    "defkept",
     "defmetadata",
     "defstopped",
     "defvjp",
@@ -31,9 +32,11 @@ __all__ = [
     "entered",
     "name_of",
     "primitive",
+    "primitives_go_to",
     "released",
     "select",
     "state",
+    "thread",
     "tick",
     "topological",
 ]
@@ -49,10 +52,11 @@ class Node:
     """The record of one call: `fun(*args, **kwargs)`.
 
     It holds no reference to its output, so a graph is a chain of references from results to arguments, without
-    cycles, freed by reference counting alone. `args` is None once a backward pass has released the graph.
+    cycles, freed by reference counting alone. `args` is None once a backward pass has released the graph. `kept` is
+    what the call has put aside for the backward pass, where it has a rule of `defkept`.
     """
 
-    __slots__ = ("args", "fun", "kwargs", "line", "scope")
+    __slots__ = ("args", "fun", "kept", "kwargs", "line", "scope")
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Node:
         self.kwargs = kwargs
         self.scope = scope
         self.line = line
+        self.kept: Any = None
 
     def __repr__(self) -> str:
         return f"<Node {name_of(self.fun)}{' (released)' if self.args is None else ''}>"
@@ -118,8 +123,8 @@ class Monitor:
         """The rule of the call behind `vertex` gave this for its i-th argument, not yet summed back or cast."""
 
 
-class State(threading.local):
-    """What the current thread is doing: the class attributes are the defaults of a new thread.
+class State:
+    """What a thread is doing.
 
     `recording`: results that need a gradient remember how they were made (`no_grad` turns it off).
     `tracing`: every call is recorded, and no value may leave the graph.
@@ -131,18 +136,41 @@ class State(threading.local):
     since then, and its array before.
     """
 
-    recording: bool = True
-    tracing: bool = False
-    scope: Scope | None = None
-    lines: bool = False
-    monitor: Monitor | None = None
-    watched: bool = False
-    replaying: bool = False
-    generators: dict[int, tuple[Any, Any]] | None = None
-    assigned: dict[int, tuple[Vertex, Vertex, Any]] | None = None
+    __slots__ = (
+        *("assigned", "generators", "lines", "monitor", "recording", "replaying", "scope", "tracing", "watched"),
+    )
+
+    def __init__(self) -> None:
+        self.recording: bool = True
+        self.tracing: bool = False
+        self.scope: Scope | None = None
+        self.lines: bool = False
+        self.monitor: Monitor | None = None
+        self.watched: bool = False
+        self.replaying: bool = False
+        self.generators: dict[int, tuple[Any, Any]] | None = None
+        self.assigned: dict[int, tuple[Vertex, Vertex, Any]] | None = None
 
 
-state = State()
+class _Thread(threading.local):
+    """`now` is the State of the thread that asks. Each look costs more than what is done with it, so look once."""
+
+    def __init__(self) -> None:
+        self.now = State()
+
+
+class _Current:
+    """Stands for the State of the current thread, for code that seldom asks: `state.scope` is `thread.now.scope`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(thread.now, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(thread.now, name, value)
+
+
+thread = _Thread()
+state: State = _Current()  # type: ignore[assignment]  # it has the attributes of one
 
 
 class entered(ContextDecorator):  # noqa: N801 (used like a function)
@@ -152,14 +180,15 @@ class entered(ContextDecorator):  # noqa: N801 (used like a function)
         self._changes = changes
 
     def __enter__(self) -> None:
-        self._before = {name: getattr(state, name) for name in [*self._changes, "watched"]}
+        now = thread.now
+        self._before = {name: getattr(now, name) for name in [*self._changes, "watched"]}
         for name, value in self._changes.items():
-            setattr(state, name, value)
-        state.watched = state.tracing or state.lines or state.monitor is not None
+            setattr(now, name, value)
+        now.watched = now.tracing or now.lines or now.monitor is not None
 
     def __exit__(self, *error: object) -> None:
         for name, value in self._before.items():
-            setattr(state, name, value)
+            setattr(thread.now, name, value)
 
     def _recreate_cm(self) -> entered:
         return entered(**self._changes)  # each call of a decorated function has one of its own
@@ -177,11 +206,13 @@ class Rule:
     `vjp(g, y, *args, **kwargs)`. `each`: one function for any number of arguments, called as
     `each(i, g, y, *args, **kwargs)`. `composite`: an expression in functions that have rules. `names`: the parameters
     a rule understands, in order; `more` where it takes any number. A rule with none of the three stops the gradient.
-    `fresh`: the rule is one of this package, whose results nobody else holds.
+    `fresh`: the rule is one of this package, whose results nobody else holds. `keeping` and `from_kept`: the short way
+    through both passes that `defkept` gives.
     """
 
     __slots__ = (
-        *("composite", "differentiable", "each", "forward", "fresh", "fun", "law", "metadata", "more", "names", "vjps"),
+        *("composite", "differentiable", "each", "forward", "fresh", "from_kept", "fun", "keeping", "law", "metadata"),
+        *("more", "names", "vjps"),
     )
 
     def __init__(self, fun: Callable[..., Any]) -> None:
@@ -190,6 +221,8 @@ class Rule:
         self.vjps: tuple[Callable[..., Any] | None, ...] = ()
         self.each: Callable[..., Any] | None = None
         self.composite: Callable[..., Any] | None = None
+        self.keeping: Callable[..., Any] | None = None
+        self.from_kept: tuple[Callable[..., Any] | None, ...] = ()
         self.differentiable = False
         self.metadata = False
         self.names: tuple[str, ...] = ()
@@ -243,8 +276,31 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, law: str =
     rule = _rule(fun)
     rule.vjps = vjps
     rule.differentiable = True
+    rule.keeping = None  # a short way would be that of another rule
     _describe(rule, vjps, skip=2)
     rule.law = law or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
+
+
+def defkept(fun: Callable[..., Any], forward: Callable[..., Any], *vjps: Callable[..., Any] | None) -> None:
+    """Let calls of `fun`, which has a rule, keep what its backward pass would otherwise compute a second time.
+
+    `forward(*args, **kwargs)` returns what `fun` does, and what to keep; `vjp(g, kept, *args, **kwargs)`, one for each
+    argument, returns what the rule does. This is a short way for plain arrays. The rule stays the only thing to know
+    about `fun`: passes that are recorded, traced, watched or compiled take it.
+
+    >>> import math
+    >>> logistic = primitive(lambda x: 1 / (1 + math.exp(-x)))
+    >>> defvjp(logistic, lambda g, y, x: g * y * (1 - y))
+    >>> def keeping(x):
+    ...     e = math.exp(-x)
+    ...     return 1 / (1 + e), e
+    >>> defkept(logistic, keeping, lambda g, e, x: g * e / (1 + e) ** 2)
+    >>> RULES[logistic].keeping(0.0)
+    (0.5, 1.0)
+    """
+    rule = RULES[fun]
+    rule.keeping = forward
+    rule.from_kept = vjps
 
 
 def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], law: str = "") -> None:
@@ -298,11 +354,20 @@ def defmetadata(*funs: Callable[..., Any]) -> None:
         _rule(fun).law = "shape or dtype only"
 
 
+_record: Callable[..., Any]
+
+
+def primitives_go_to(call: Callable[..., Any]) -> None:
+    """Say what records a call of a primitive, as `call(fun, args, kwargs)`: `recording.call`, two floors up."""
+    global _record
+    _record = call
+
+
 def primitive(fun: Function) -> Function:
     """Make a function of arrays an operation of the graph; give it a rule with `defvjp`.
 
-    On plain arrays it stays what it was. On Tensors it takes the door that NumPy's own functions take
-    (NEP 18, `__array_function__`), so that the call is recorded.
+    On plain arrays it stays what it was. On Tensors it goes where NumPy's own functions go by way of NEP 18
+    (`__array_function__`), so that the call is recorded.
 
     >>> import numpy as np
     >>> @primitive
@@ -317,10 +382,10 @@ def primitive(fun: Function) -> Function:
     def call(*args: Any, **kwargs: Any) -> Any:
         for a in args:
             if isinstance(a, Vertex):
-                return a.__array_function__(call, (type(a),), args, kwargs)  # type: ignore[attr-defined]
+                return _record(call, args, kwargs)
         for a in kwargs.values():
             if isinstance(a, Vertex):
-                return a.__array_function__(call, (type(a),), args, kwargs)  # type: ignore[attr-defined]
+                return _record(call, args, kwargs)
         return fun(*args, **kwargs)
 
     call.forward = fun  # type: ignore[attr-defined]

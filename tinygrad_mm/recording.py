@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.errors import caller, explained, qualified
-from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Rule, Vertex, select, state, tick
+from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Rule, Vertex, primitives_go_to, select, state, thread, tick
 from tinygrad_mm.rules.indexing import Slot
 
 __all__ = [
+    "applied",
     "apply",
     "as_array",
     "as_it_is",
@@ -31,6 +32,8 @@ __all__ = [
     "result",
     "results_are",
 ]
+
+ndarray = np.ndarray  # found sooner than in its module, where each operation asks
 
 # Types that an operation takes as they are. Python numbers among them are weak: they never change a Tensor's dtype.
 _AS_THEY_ARE = frozenset({float, int, bool, np.ndarray, type(None), tuple, str, type})
@@ -111,7 +114,11 @@ def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
 
     Arguments are in normal form: Tensors, arrays, and Python values, no Tensor hidden in a container.
     """
-    rule = RULES[fun]
+    return applied(RULES[fun], args, kwargs)
+
+
+def applied(rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """`apply`, where the rule is at hand."""
     values = []
     needed = False
     for a in args:
@@ -121,12 +128,20 @@ def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
                 needed = True
         else:
             values.append(a)
+    # A rule of `defkept` is for a first-order pass that nobody watches: tracers and monitors see the plain call.
+    keeps = needed and rule.keeping is not None and thread.now.recording and not thread.now.watched
+    forward: Any = rule.keeping if keeps else rule.forward
     try:
-        value = rule.forward(*values, **kwargs) if kwargs else rule.forward(*values)
+        value = forward(*values) if kwargs is NO_KWARGS else forward(*values, **kwargs)
     except Exception as error:
+        fun = rule.fun  # a local variable, as in `apply`: this is where `draw_error` finds it
         raise explained(error, fun, values, kwargs) from error
+    if keeps:
+        value, kept = value
     tensor = recorded(rule, args, kwargs, value, needed)
-    if type(tensor.value) is tuple:
+    if keeps:
+        tensor.node.kept = kept
+    if type(value) is not ndarray and type(tensor.value) is tuple:
         outputs = [apply(select, (tensor, i)) for i in range(len(tensor.value))]
         return type(value)(*outputs) if hasattr(value, "_fields") else type(value)(outputs)
     return tensor
@@ -134,24 +149,25 @@ def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
 
 def recorded(rule: Rule, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any, needed: bool) -> Any:
     """The result of a call as a Tensor, with the record of the call where one is needed."""
-    if type(value) is not np.ndarray:
+    if type(value) is not ndarray:
         value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
+    now = thread.now
     tensor = _new_tensor(_kind)  # as in `result`: written out, for this is what every operation passes through
     tensor.value = value
     tensor.grad = tensor.extra = None
     tensor.version = tick()
-    if needed and state.recording:
+    if needed and now.recording:
         tensor.node = node = _new_node(Node)
         node.fun = rule.fun
         node.args = args
         node.kwargs = kwargs
-        node.scope = state.scope
-        node.line = None
+        node.scope = now.scope
+        node.line = node.kept = None
         tensor.requires_grad = rule.differentiable and (type(value) is tuple or value.dtype.kind == "f")
     else:
         tensor.node = None
         tensor.requires_grad = False
-    if state.watched:
+    if now.watched:
         _watched(tensor, rule.fun, args, kwargs)
     return tensor
 
@@ -171,7 +187,7 @@ def _watched(tensor: Any, fun: Callable[..., Any], args: tuple[Any, ...], kwargs
 def result(value: Any) -> Any:
     """An array as a Tensor outside any graph."""
     tensor = _new_tensor(_kind)
-    if type(value) is not np.ndarray:
+    if type(value) is not ndarray:
         value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
     tensor.value = value
     tensor.requires_grad = False
@@ -188,7 +204,7 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
             if not isinstance(a, Vertex) and type(a) not in _AS_THEY_ARE:
                 break
         else:  # in normal form already, as most calls are
-            return apply(fun, tuple(args))
+            return applied(rule, tuple(args), NO_KWARGS)
     if rule is None:
         raise TypeError(
             f"{qualified(fun)} has no derivative rule. Register one with tg.defvjp or write it as an expression of "
@@ -240,6 +256,9 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
                 f"supported are {', '.join(rule.names)}"
             )
     return apply(fun, tuple(map(operand, args)), kwargs)
+
+
+primitives_go_to(call)
 
 
 @functools.cache

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinygrad_mm.gradient import backward
-from tinygrad_mm.graph import RULES, Vertex, name_of, state, tick
+from tinygrad_mm.graph import NO_KWARGS, RULES, Vertex, name_of, state, tick
 from tinygrad_mm.methods import ArrayMethods
 from tinygrad_mm.recording import (
+    applied,
     apply,
     as_array,
     as_it_is,
@@ -238,12 +239,13 @@ class Tensor(ArrayMethods, Vertex):
     # -- NumPy's protocols
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if not kwargs and method == "__call__" and ufunc in RULES and RULES[ufunc].composite is None:
+        rule = RULES.get(ufunc) if not kwargs and method == "__call__" else None
+        if rule is not None and rule.composite is None:
             for a in inputs:
-                if not as_it_is(a):
+                if not isinstance(a, Tensor) and not as_it_is(a):
                     break
             else:
-                return apply(ufunc, inputs)
+                return applied(rule, inputs, NO_KWARGS)
         if any(a is not None for a in kwargs.pop("out", ())):
             raise TypeError(
                 f"{name_of(ufunc)}: out= would write into an array outside the graph; use the returned Tensor instead "

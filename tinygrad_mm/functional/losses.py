@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygrad_mm.constants import ones, row_starts
 from tinygrad_mm.functional.activations import log_softmax, one_hot, softmax, softmax_back, softplus
-from tinygrad_mm.graph import Vertex, defvjp, primitive
+from tinygrad_mm.graph import Vertex, defkept, defvjp, primitive
 from tinygrad_mm.recording import as_array
 from tinygrad_mm.rules.indexing import at_places, checked
 
@@ -38,25 +38,37 @@ def _cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
 
     Raises ValueError for a label out of range.
     """
-    z, _, total, places = _exponentials(logits, labels)
+    return _cross_entropy_keeping(logits, labels, reduction)[0]
+
+
+def _cross_entropy_keeping(logits: Any, labels: Any, reduction: str = "mean") -> tuple[Any, Any]:
+    """The loss, and what its gradient is made of: see `_errors`."""
+    z, e, total, places = _exponentials(logits, labels)
     lost = np.log(total) - z.take(places)
     if reduction == "none":
-        return lost.reshape(labels.shape)
-    whole = ones(len(lost), lost.dtype).dot(lost)
-    return whole / len(lost) if reduction == "mean" else whole
+        return lost.reshape(labels.shape), (e, total, places)
+    loss = ones(len(lost), lost.dtype).dot(lost)
+    return loss / len(lost) if reduction == "mean" else loss, (e, total, places)
 
 
 @primitive
 def _prediction_error(logits: Any, labels: Any) -> Any:
     """softmax(logits) - one_hot(labels): what is too much, or too little, in each predicted probability."""
     _, e, total, places = _exponentials(logits, labels)
-    e /= total[:, None]
-    e.put(places, e.take(places) - 1)
-    return e.reshape(logits.shape)
+    return _errors(e, total, places).reshape(logits.shape)
+
+
+def _errors(e: Any, total: Any, places: Any) -> Any:
+    """The prediction errors, from exponentials, their sums, and the places of the labels."""
+    errors = e / total[:, None]
+    errors.put(places, errors.take(places) - 1)
+    return errors
 
 
 def _exponentials(logits: Any, labels: Any) -> tuple[Any, Any, Any, Any]:
     """Logits less the largest of their row, their exponentials, the sums of these; the labels' places among all."""
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}")
     rows = logits.reshape(-1, logits.shape[-1])
     count, classes = rows.shape
     places = np.ravel_multi_index((row_starts(count, 1), labels.reshape(-1)), rows.shape)  # refuses what is outside
@@ -78,6 +90,14 @@ defvjp(
     ),
     None,
     law="(..., classes), (...) -> () or (...)",
+)
+defkept(
+    _cross_entropy,
+    _cross_entropy_keeping,
+    lambda g, kept, logits, labels, reduction="mean": (
+        _per_example(g, labels, reduction) * _errors(*kept).reshape(logits.shape)
+    ),
+    None,
 )
 defvjp(
     _prediction_error,
@@ -109,8 +129,17 @@ def cross_entropy(
     >>> cross_entropy(np.array([[0.0, 0.0]]), np.array([1])).round(4)
     np.float64(0.6931)
     """
-    logits, labels = _array(logits), _array(labels)
     _check_reduction("cross_entropy", reduction)
+    logits, labels = _array(logits), _array(labels)
+    if weight is None and ignore_index is None and not label_smoothing and labels.dtype.kind in "iu":
+        try:
+            return _cross_entropy(logits, labels, reduction) if reduction != "mean" else _cross_entropy(logits, labels)
+        except (ValueError, IndexError) as error:
+            failure = error
+        # Shapes that do not fit, or a label without a place, most likely: say which.
+        _check_kind("cross_entropy", logits, labels)
+        _check_range("cross_entropy", logits.shape[-1], None, getattr(labels, "value", labels))
+        raise failure
     label_smoothing = float(label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} is a share; it lies between 0 and 1")
@@ -124,15 +153,6 @@ def cross_entropy(
             raise ValueError("cross_entropy: ignore_index is for integer labels; give such examples probabilities of 0")
         lost = _expected_loss(logits, labels, _class_weight("cross_entropy", weight, logits), label_smoothing)
         return _reduced(lost, reduction)
-    if weight is None and ignore_index is None and not label_smoothing:
-        _check_kind("cross_entropy", logits, labels)
-        try:
-            return _cross_entropy(logits, labels, reduction) if reduction != "mean" else _cross_entropy(logits, labels)
-        except ValueError as error:
-            failure = error
-        # A label without a place, most likely: say which.
-        _check_range("cross_entropy", logits.shape[-1], None, getattr(labels, "value", labels))
-        raise failure
     labels = _checked_labels("cross_entropy", logits, labels, ignore_index)
     if not label_smoothing:
         return nll_loss(log_softmax(logits), labels, weight, ignore_index, reduction)
@@ -312,7 +332,7 @@ def kl_div(log_predictions: Any, targets: Any, reduction: str = "mean", log_targ
 
 def _array(a: Any) -> Any:
     """An array or Tensor as it is, anything else as an array."""
-    return a if isinstance(a, (Vertex, np.ndarray)) or hasattr(a, "dtype") else as_array(a)
+    return a if isinstance(a, Vertex) or hasattr(a, "dtype") else as_array(a)
 
 
 def _reduced(lost: Any, reduction: str) -> Any:

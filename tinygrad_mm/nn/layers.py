@@ -61,11 +61,16 @@ class Dense(Module):
 
     def forward(self, x: Any) -> Tensor:
         """activation(x @ weight + bias)"""
-        x = as_tensor(x)
         weight, bias, activation = self.weight, self.bias, self.activation
-        if x.value.shape[-1:] != weight.value.shape[:1] or x.value.dtype is not weight.value.dtype:
+        if not isinstance(x, Tensor):
+            x = Tensor(x)
+        if x.value.dtype is not weight.value.dtype:
             self._check(x)
-        y = x @ weight
+        try:
+            y = x @ weight
+        except ValueError:  # shapes that do not fit, which the product looks at itself
+            self._check(x)
+            raise
         if bias is not None:
             y = y + bias
         return y if activation is None else activation(y)
@@ -78,7 +83,7 @@ class Dense(Module):
                 f"matmul: {x.shape} @ {self.weight.shape}: the inner sizes {features} and {self.in_features} differ.\n"
                 f"{type(self).__name__}({self.in_features}, {self.out_features}) was given {features} features; "
                 f"did you mean {type(self).__name__}({features}, {self.out_features})?"
-            )
+            ) from None
         if x.dtype != self.weight.dtype:
             raise TypeError(
                 f"{type(self).__name__}: the input is {x.dtype}, the weight {self.weight.dtype}; "

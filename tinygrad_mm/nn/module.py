@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from tinygrad_mm.graph import Scope, state, tick
+from tinygrad_mm.graph import Scope, thread, tick
 from tinygrad_mm.nn import states
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
@@ -62,15 +62,16 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward(...)`, recorded as a call of this module, with the hooks before and after it."""
         own = self.__dict__
-        outer = state.scope
-        state.scope = Scope(own["_token"], type(self).__name__, outer)
+        now = thread.now
+        outer = now.scope
+        now.scope = Scope(own["_token"], type(self).__name__, outer)
         try:
             if "_before" in own:
                 args = self._run_pre_hooks(args)
-            result = self.forward(*args, **kwargs)
+            result = self.forward(*args, **kwargs) if kwargs else self.forward(*args)
             return self._run_hooks(args, result) if "_after" in own else result
         finally:
-            state.scope = outer
+            now.scope = outer
 
     @property
     def token(self) -> object:
