@@ -395,31 +395,33 @@ def test_sums_over_the_first_or_the_last_axes_are_products(shape, axis, keepdims
     np.testing.assert_allclose(total(tg.Tensor(x)).data, expected, rtol=1e-12, atol=1e-13)
 
 
-@given(st.lists(st.integers(-5, 4), max_size=12), st.sampled_from([np.int64, np.int8]), st.booleans())
-def test_rows_named_several_times_get_the_sum(rows, dtype, square):
+@given(st.lists(st.integers(-5, 4), max_size=12), st.sampled_from([np.int64, np.int8]), st.booleans(), st.booleans())
+def test_rows_named_several_times_get_the_sum(rows, dtype, square, wide):
     rows = np.array(rows, dtype)
     rows = rows[: len(rows) // 2 * 2].reshape(2, -1) if square else rows
-    table = tg.Tensor(np.random.default_rng(0).standard_normal((5, 3)), requires_grad=True)
-    weights = np.random.default_rng(1).standard_normal((*rows.shape, 3))
+    width = 3000 if wide else 3  # a large gradient is sorted first
+    table = tg.Tensor(np.random.default_rng(0).standard_normal((5, width)), requires_grad=True)
+    weights = np.random.default_rng(1).standard_normal((*rows.shape, width))
 
     @tg.compile
     def picked(table, rows):
         return np.sum(table[rows] * weights)
 
-    expected = np.zeros((5, 3))
+    expected = np.zeros((5, width))
     np.add.at(expected, rows, weights)
     for f in (picked, picked.function):
         table.grad = None
         f(table, rows).backward()
         np.testing.assert_allclose(table.grad, expected, rtol=1e-12, atol=1e-12)
-    added = tg.Tensor(np.ones((5, 3))).at[rows].add(weights)
+    added = tg.Tensor(np.ones((5, width))).at[rows].add(weights)
     np.testing.assert_allclose(added.data, 1 + expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("row", [5, -6])
-def test_a_row_that_is_not_there_raises(row):
+@pytest.mark.parametrize("width", [3, 9000])
+def test_a_row_that_is_not_there_raises(row, width):
     with pytest.raises(IndexError, match="out of bounds"):
-        tg.Tensor(np.ones((5, 3))).at[np.array([1, row])].add(1.0)
+        tg.Tensor(np.ones((5, width))).at[np.array([1, row])].add(1.0)
 
 
 def test_rows_of_a_large_table_named_by_small_integers():
