@@ -42,6 +42,8 @@ def compile(function: Callable[..., Any] | None = None, *, max_signatures: int =
     Raises TypeError where `function` looks at values (`if t > 0`, `t.item()`, `np.asarray(t)`): these would be baked
     into the program.
 
+    >>> import numpy as np
+    >>> from tinygrad_mm.tensor import Tensor
     >>> @compile
     ... def f(x, y):
     ...     return np.sum(np.tanh(x) * y)
