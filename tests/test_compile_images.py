@@ -222,3 +222,25 @@ def test_a_product_in_pieces_is_the_product():
     assert step(x, y) == pytest.approx(loss.item(), rel=1e-5)
     before = twin[0].weight.data.copy()
     np.testing.assert_allclose(model[0].weight.data, before - 0.1 * twin[0].weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_relu_goes_back_before_pooling():
+    """On a quarter of the elements; with ties, some of them at 0."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-2, 3, (EXAMPLES_FROM, 2, 6, 6)).astype(np.float32)
+    weight = rng.integers(-1, 2, (3, 2, 3, 3)).astype(np.float32)
+
+    def function(x, weight):
+        return np.sum(np.sin(tg.max_pool2d(tg.relu(tg.conv2d(x, weight)), 2)))
+
+    grads = []
+    compiled = tg.compile(function)
+    for f in (compiled, function):
+        tensors = [tg.Tensor(a, requires_grad=True) for a in (x, weight)]
+        f(*tensors).backward()
+        grads.append([t.grad for t in tensors])
+    for ours, expected in zip(*grads, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+    pooled = f"(3, 2, 2, {EXAMPLES_FROM})"
+    lines = [line for line in compiled.source.splitlines() if "multiply(" in line and "view" in line]
+    assert any(line.endswith(f"# {pooled}") for line in lines), "relu's mask is that of the pooled images"

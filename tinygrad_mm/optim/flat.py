@@ -15,7 +15,7 @@ from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Flat", "adopted_again", "flats_of"]
 
-BLOCK = 32 * 1024  # elements: 128 KB of float32, so that a block's parameter, gradient and states stay in cache
+BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
 GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
 
 log = logging.getLogger("tinygrad_mm.optim")

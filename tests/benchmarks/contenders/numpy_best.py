@@ -27,7 +27,7 @@ import numpy as np
 CONTENDERS = {"NumPy, best": {}}
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
-BLOCK = 32 * 1024  # floats
+BLOCK = 128 * 1024  # floats
 TWO_THREADS_PAY = 1_000_000  # floats
 ONE_HOT_PAYS = 2048  # classes * examples
 
