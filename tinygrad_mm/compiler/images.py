@@ -126,7 +126,7 @@ def _windows(op: Op) -> Kernel:
     x, size, stride, padding, dilation = op.args
     channels, *lengths, n = x.shape
     wide, is_padded = _wide(x.shape, padding)
-    places = places_of((n, channels, *wide[1:-1])[2:], size, stride, dilation)
+    places = places_of(wide[1:-1], size, stride, dilation)
     reach = tuple(d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
     steps = f"[:, ::{stride[0]}, ::{stride[1]}, :, ::{dilation[0]}, ::{dilation[1]}]"
     view = f"np.lib.stride_tricks.sliding_window_view({{}}, {reach}, (1, 2)){steps}.transpose(0, 4, 5, 1, 2, 3)"

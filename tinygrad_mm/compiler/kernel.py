@@ -8,7 +8,7 @@ from typing import Any
 
 from tinygrad_mm.compiler.program import Value
 
-__all__ = ["Kernel", "Made", "View", "dot"]
+__all__ = ["Kernel", "Made", "View", "dot", "looked_at"]
 
 
 @dataclass
@@ -25,8 +25,7 @@ class Kernel:
     """The result is written into a buffer.
 
     `lines(out, operands, scratch, bind)` are the statements, given the names of all; `inplace` are the arguments whose
-    own buffer may be the one written to; `scratch` are shapes and dtypes of further buffers needed meanwhile;
-    `constants` arrays to bind, which come as further operands.
+    own buffer may be the one written to; `scratch` are shapes and dtypes of further buffers needed meanwhile.
     """
 
     lines: Callable[..., list[str]]
@@ -44,3 +43,8 @@ class Made:
 def dot(a: str, b: str, out: str = "") -> str:
     """A product of vectors or matrices. As a method, since that saves a fifth of a microsecond over np.dot."""
     return f"{a}.dot({b}, {out})" if out else f"{a}.dot({b})"
+
+
+def looked_at(name: str, suffix: str) -> str:
+    """A view of an array as text: `suffix` follows the name, or takes it in wherever it says {}."""
+    return suffix.format(name) if "{}" in suffix else f"{name}{suffix}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.compiler.kernel import looked_at
 from tinygrad_mm.compiler.kernels import Kernel, Made, View, kernel_of
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.functional.error_function import erf
@@ -84,11 +85,8 @@ class Storage:
             self._fixed(value, value.name or "c")
 
     def seen(self, name: str, suffix: str, stem: str = "") -> str:
-        """An array, by name, looked at in another way: made once, where the array is there always.
-
-        `suffix` follows the name, or takes it in wherever it says {}.
-        """
-        text = suffix.format(name) if "{}" in suffix else f"{name}{suffix}"
+        """An array, by name, looked at in another way: made once, where the array is there always."""
+        text = looked_at(name, suffix)
         if name not in self.like:
             return text
         if text not in self.names:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.emitter import array_in
+from tinygrad_mm.compiler.kernel import looked_at
 from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of, weak
 from tinygrad_mm.compiler.loops.entropy import Entropy
 from tinygrad_mm.compiler.loops.memory import Memory
@@ -47,7 +48,7 @@ class _Binder:
         return self._bind(what, stem)
 
     def seen(self, name: str, suffix: str, stem: str = "") -> str:
-        return suffix.format(name) if "{}" in suffix else f"{name}{suffix}"
+        return looked_at(name, suffix)
 
     def is_contiguous(self, name: str) -> bool:
         return False

@@ -91,9 +91,10 @@ class _Images:
     # -- writing
 
     def _call(self, fun: Any, args: list[Any], op: Op, result: Value | None = None, shape: Any = None) -> Value:
-        """Append a call, made for `op`, with a given result or a new one of a shape."""
+        """Append a call, made for `op`, with a given result or a new one of a shape and the dtype of the operands."""
         if result is None:
-            result = Value(np.broadcast_to(np.zeros((), op.result.dtype), shape))
+            dtype = np.result_type(*(a.dtype for a in args if isinstance(a, Value)))
+            result = Value(np.broadcast_to(np.zeros((), dtype), shape))
         self.ops.append(Op(fun, args, {}, result, op.scope, op.backward))
         return result
 
@@ -196,12 +197,7 @@ class _Images:
         if a.ndim == d and a.shape[0] == op.result.shape[0]:
             return self._last(a, op)
         shape = (*(1,) * (d - 1 - a.ndim), *(a.shape[1:] if a.ndim == d else a.shape), 1)
-        return self._typed(np.reshape, [a, shape], op, a, shape)
-
-    def _typed(self, fun: Any, args: list[Any], op: Op, like: Value, shape: Any) -> Value:
-        """A call whose result has the dtype of something else than the op."""
-        result = Value(np.broadcast_to(np.zeros((), like.dtype), shape))
-        return self._call(fun, args, op, result)
+        return self._call(np.reshape, [a, shape], op, shape=shape)
 
     def _reduction(self, op: Op, x: Value) -> bool:
         _, axis, keepdims, rest = reduced(op)
@@ -211,17 +207,15 @@ class _Images:
         moved = self.last[id(x)]
         if 0 not in axes:
             result = Value(np.moveaxis(op.result.example, 0, -1))
-            new = tuple(sorted(a - 1 for a in axes))
-            self.ops.append(Op(op.fun, [moved], {"axis": new, "keepdims": keepdims}, result, op.scope, op.backward))
+            options = {"axis": tuple(sorted(a - 1 for a in axes)), "keepdims": keepdims}
+            self.ops.append(Op(op.fun, [moved], options, result, op.scope, op.backward))
             self._is(op.result, result, op)
             return True
-        kept = [i for i in range(x.ndim) if i not in axes]
-        if kept != [1]:  # over all but the channels, as biases and normalization do
+        if {*range(x.ndim)} - axes != {1}:  # over all but the channels, as biases and normalization do
             return False
-        c = x.shape[1]
-        rows = self._typed(np.reshape, [moved, (c, x.size // c)], op, x, (c, x.size // c))
-        total = Value(op.result.example if not keepdims else op.result.example.reshape(c))
-        self.ops.append(Op(op.fun, [rows], {"axis": 1}, op.result if not keepdims else total, op.scope, op.backward))
+        shape = (x.shape[1], x.size // x.shape[1])
+        total = Value(op.result.example.reshape(shape[:1])) if keepdims else op.result
+        self._call(op.fun, [self._call(np.reshape, [moved, shape], op, shape=shape), 1], op, total)
         if keepdims:
             self._call(np.reshape, [total, op.result.shape], op, op.result)
         return True
