@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
+import platform
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -789,3 +793,24 @@ def test_a_new_thread_is_outside_every_module_and_records():
     assert y.node.scope.label == "Spawning"
     assert seen[0].node.scope is None
     assert seen[0].requires_grad
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what keeps or returns memory is another malloc")
+def test_training_steps_use_the_memory_of_the_step_before() -> None:
+    code = """
+import resource
+import numpy as np
+import tinygrad_mm as tg
+x, w = np.ones((1024, 128), np.float32), tg.Tensor(np.full((128, 512), 0.01, np.float32), requires_grad=True)
+def faults():
+    for _ in range(10):
+        y = np.tanh(x @ w)
+        np.sum(y * y).backward()
+        w.grad = None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+first = faults()
+print(faults() - first)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert int(found.stdout) < 100  # 2 MB, 512 pages, for each of several arrays at each step otherwise

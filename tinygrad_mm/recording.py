@@ -42,6 +42,11 @@ _UFUNCS_TAKE = _AS_THEY_ARE - {tuple}  # a tuple may be a shape elsewhere, besid
 # Answers about arrays that depend on what these hold.
 _LOOK_AT_VALUES = frozenset({np.array_equal, np.array_equiv, np.allclose, np.min_scalar_type})
 
+# The memory of one step is wanted again in the next. glibc's malloc however hands it back to the system, and gets it
+# again page by page, until it has seen an array of nearly 32 MB freed: from then on it keeps up to 64 MB (mallopt(3),
+# M_TRIM_THRESHOLD). Nothing is written to this one, so that it takes no memory itself.
+np.empty((32 << 20) - (64 << 10), np.uint8)
+
 _new_node = Node.__new__
 _new_tensor = Vertex.__new__
 _kind: type[Vertex] = Vertex
