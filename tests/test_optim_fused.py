@@ -12,6 +12,7 @@ import logging
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -245,24 +246,44 @@ def test_copies_go_on_by_themselves(duplicate: Any) -> None:
         np.testing.assert_array_equal(p.data, q.data)
 
 
-def test_between_compiled_steps() -> None:
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize(("kind", "options"), [(optim.SGD, {}), (optim.Adam, {"weight_decay": 0.1})])
+def test_in_and_between_compiled_steps(backend: str, kind: type, options: dict[str, Any]) -> None:
     def trained(compiled: bool) -> list[np.ndarray]:
         model = nn.Sequential(nn.Dense(6, 8, "tanh", rng=0), nn.Dense(8, 4, rng=1))
-        optimizer = optim.Adam(model.parameters(), 0.01, fused=compiled)
-        step = tg.compile_step(model, tg.cross_entropy, optimizer, backend="numba")
+        optimizer = kind(model.parameters(), 0.01, **options, fused=compiled)
+        step = tg.compile_step(model, tg.cross_entropy, optimizer, backend=backend)
         r = np.random.default_rng(0)
-        for i in range(6):
+        for i in range(8):
             x, y = r.standard_normal((5, 6)).astype(np.float32), r.integers(0, 4, 5)
+            model[0].bias.requires_grad = i > 3  # until then, what is updated lies in pieces
             if compiled and i % 2:
                 step(x, y)
                 continue
             optimizer.zero_grad()
             tg.cross_entropy(model(x), y).backward()
             optimizer.step()
-        return [np.array(p.data) for p in model.parameters()]
+        return [*(np.array(p.data) for p in model.parameters()), *optimizer.state_dict()["state"].values()]
 
     for found, expected in zip(trained(True), trained(False), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_step_shows_the_loop_and_does_not_save_it(tmp_path: Path) -> None:
+    model = nn.Dense(3, 2, rng=0)
+    optimizer = optim.Adam(model.parameters(), 0.01, fused=True)
+    step = tg.compile_step(model, tg.cross_entropy, optimizer)
+    x, y = np.ones((4, 3), np.float32), np.zeros(4, int)
+    step(x, y)
+    assert "update(parameters, gradients, mean, mean_square)" in step.source
+    before = [a.copy() for flats in optimizer._flats for f in flats for a in (f.values, *f.states.values())]
+    assert "update(parameters" in str(step.report(x, y))  # which runs the program, and puts everything back
+    after = [a for flats in optimizer._flats for f in flats for a in (f.values, *f.states.values())]
+    for a, b in zip(after, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(TypeError, match="an optimizer without fused"):
+        step.save(tmp_path / "step.py")
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -338,7 +359,7 @@ def test_without_numba_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ImportError, match=r"fused=True needs Numba: pip install 'tinygrad_mm\[numba\]'"):
         optim.Adam([p], 0.1, fused=True)
     optim.Adam([p], 0.1)
-    runner._has_loop.cache_clear()
+    runner.has_loop.cache_clear()
     optimizer = pickle.loads(unpickled)
     optimizer.parameters[0].grad = np.ones(1, np.float32)
     with pytest.raises(ImportError, match=r"tinygrad_mm\[numba\]"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 EAGER, EAGER_FUSED = "tinygrad_mm eager", "tinygrad_mm eager, fused optimizer"
 COMPILED, NUMBA = "tinygrad_mm compiled", "tinygrad_mm compiled, Numba"
+COMPILED_FUSED = "tinygrad_mm compiled, fused optimizer"
 BEST, JAX = "NumPy, best", ("jax.jit", "jax.jit, synchronous")
 FUSED, TORCH_EAGER = "PyTorch eager, fused optimizer", ("PyTorch eager", "PyTorch eager, fused optimizer")
 TORCH = (*TORCH_EAGER, "torch.compile")
@@ -35,8 +36,10 @@ RATIOS = (
     Ratio("compiled / best NumPy", COMPILED, (BEST,), MLP, dict.fromkeys(MLP, 1.1)),
     Ratio("compiled / best PyTorch", COMPILED, TORCH, MLP + OTHERS, aims(0.12, 0.12, 0.85, 1.15, 1.15, 0.4)),
     Ratio("compiled / jax.jit", COMPILED, JAX, MLP + OTHERS, aims(0.8, 0.95, 1.15, 1.15, 1.15, 1.15)),
+    Ratio("compiled, fused / jax.jit", COMPILED_FUSED, JAX, MLP + OTHERS),
     Ratio("Numba / jax.jit", NUMBA, JAX, MLP + OTHERS, dict.fromkeys(MLP, 1.1)),
     Ratio("compiled / PyTorch eager", COMPILED, TORCH_EAGER, OTHERS, dict.fromkeys(OTHERS, 1.0)),
+    Ratio("compiled, fused / PyTorch eager", COMPILED_FUSED, TORCH_EAGER, OTHERS),
     Ratio("Numba / PyTorch eager", NUMBA, TORCH_EAGER, OTHERS),
     Ratio("eager / PyTorch fused", EAGER, (FUSED,), UPDATE),
     Ratio("best NumPy / PyTorch fused", BEST, (FUSED,), UPDATE),

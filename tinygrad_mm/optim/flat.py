@@ -13,7 +13,7 @@ from tinygrad_mm.graph import tick
 from tinygrad_mm.optim.formula import Program
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["Flat", "adopted_again", "flats_of"]
+__all__ = ["Flat", "adopted_again", "flats_of", "has_loop"]
 
 BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
 GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
@@ -141,7 +141,7 @@ class Flat:
         for i, steps in enumerate(self.steps):
             if i not in (self.skipped or ()):
                 members.setdefault(steps, []).append(i)
-        if self.fused and _has_loop(program, self.dtype):
+        if self.fused and has_loop(program, self.dtype):
             return [_FusedRun(self, program, m) for m in members.values()]
         return [_Run(self, program, m) for m in members.values()]
 
@@ -216,7 +216,7 @@ class _Run:
 
 
 @functools.lru_cache(64)
-def _has_loop(program: Program, dtype: Any) -> bool:
+def has_loop(program: Program, dtype: Any) -> bool:
     """Whether Numba can run a formula; told once where not, since it was asked to."""
     from tinygrad_mm.compiler.loops import require_numba
     from tinygrad_mm.compiler.loops.updates import elements

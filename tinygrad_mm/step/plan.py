@@ -66,7 +66,8 @@ class Plan:
         program = trace.program
         if len(program.outputs) != 1 or program.outputs[0].size != 1 or not trace.differentiable[0]:
             raise TypeError("compile_step: the loss must be one number that depends on parameters, such as a mean")
-        short = self._prescaled(program, laid_out) if backend is NUMPY else None
+        in_calls = backend is NUMPY and not optimizer.fused
+        short = self._prescaled(program, laid_out) if in_calls else None
         seed = Value(np.ones(program.outputs[0].shape, program.outputs[0].dtype), "constant")
         if short is not None and short.factor is not None:
             seed.example *= short.factor

@@ -26,7 +26,8 @@ def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimiz
     function on flat buffers. Parameters, buffers and the optimizer's state stay where they are: they can be looked at,
     saved and loaded between steps, and eager steps may stand between compiled ones. Gradients are not left in `.grad`.
 
-    `backend="numba"` (extra `numba`) fuses what lies between matrix products, and the update, into compiled loops.
+    `backend="numba"` (extra `numba`) fuses what lies between matrix products, and the update, into compiled loops; an
+    optimizer with `fused=True` has the update alone as a loop.
 
     Raises TypeError where the loss is not one number, and where a parameter has a gradient hook.
 
@@ -80,10 +81,18 @@ class Step:
 
         In that file `functions[0](input, target)` makes a step and returns ((loss,), new values of buffers). Numbers
         that change from step to step (a schedule's learning rate, Adam's corrections) stay what they are now.
+
+        Raises RuntimeError before the first step, TypeError for a program that needs more than NumPy: of the Numba
+        backend, or with the loop of a fused optimizer.
         """
         if not self.plans:
             raise RuntimeError("compile_step: no step has been made yet, so there is no program")
         plan = self.plans[0]
+        if any(update.loop for update in plan.updates):
+            raise TypeError(
+                "save: the update is a loop that Numba compiles (the optimizer has fused=True), and a saved program "
+                "needs NumPy alone; make the step with an optimizer without fused"
+            )
         usage = "`functions[0](input, target)` makes one training step: ((loss,), (new values of buffers))."
         return save_program(plan.emitted, path, plan.arrays, plan.places, "One training step.", usage)
 

@@ -11,7 +11,7 @@ from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.guards import Guards
 from tinygrad_mm.compiler.program import Program
 from tinygrad_mm.graph import tick
-from tinygrad_mm.optim.flat import BLOCK, Flat
+from tinygrad_mm.optim.flat import BLOCK, Flat, has_loop
 from tinygrad_mm.optim.formula import Program as Formula
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.optim.prescaled import Prescaled
@@ -47,6 +47,7 @@ class Update:
         self.is_descent = rate is not None  # which is the learning rate
         self.scalars = [np.empty((), flat.dtype) for _ in range(self.program.numbers)] if rate is None else [rate]
         self.states = tuple(flat.states)
+        self.loop: Any = None  # of a fused optimizer
         self.last: Any = None
         head = self.program.source.partition("def update")[0]
         self.constant = len(re.findall(r"\bstep\b", head)) == 1  # the number of the step is a parameter, and not used
@@ -106,8 +107,10 @@ class Update:
             p.version = now
 
     def insertions(self, program: Program) -> list[Insertion]:
-        """The statements that update each segment."""
+        """The statements that update each segment; one call for all, where the optimizer has a loop for its formula."""
         flat, after = self.flat, len(program.ops) - 1
+        if flat.fused and has_loop(self.program, flat.dtype):
+            return [self._call(after)]
         return [
             self._insertion(after, flat.starts[members[0]], flat.starts[members[-1] + 1], number)
             for number, members in enumerate(self._segments())
@@ -131,6 +134,16 @@ class Update:
             else:
                 segments.append([i])
         return segments
+
+    def _call(self, after: int) -> Insertion:
+        """The formula as one compiled loop over all segments. It finds the arrays by itself, and is given them to show."""
+        self.loop = self.fused()
+        run = self.loop.loop()
+        tag = f"_{self.number}" if self.number else ""
+        arrays = {"parameters": self.flat.values, "gradients": self.store, **self.flat.states}
+        bound = {f"{name}{tag}": array for name, array in arrays.items()}
+        line = f"update{tag}({', '.join(bound)})"
+        return Insertion(after, ["# update", line], {**bound, f"update{tag}": lambda *arrays: run()})
 
     def _insertion(self, after: int, start: int, stop: int, segment: int) -> Insertion:
         """The formula's statements, on the blocks of a piece of the flat buffer."""

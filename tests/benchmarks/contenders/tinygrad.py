@@ -15,6 +15,7 @@ CONTENDERS = {
     "tinygrad_mm eager": {},
     "tinygrad_mm eager, fused optimizer": {"fused": True},
     "tinygrad_mm compiled": {"backend": "numpy"},
+    "tinygrad_mm compiled, fused optimizer": {"backend": "numpy", "fused": True},
     "tinygrad_mm compiled, Numba": {"backend": "numba"},
 }
 
