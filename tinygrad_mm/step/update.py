@@ -136,7 +136,7 @@ class Update:
         return segments
 
     def _call(self, after: int) -> Insertion:
-        """The formula as one compiled loop over all segments. It finds the arrays by itself, and is given them to show."""
+        """The formula as one compiled loop for all segments. It finds the arrays itself, and is given them to show."""
         self.loop = self.fused()
         run = self.loop.loop()
         tag = f"_{self.number}" if self.number else ""
