@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,13 +15,13 @@ import tinygrad_mm as tg
 from tinygrad_mm.compiler import passes
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.emitter import emit
-from tinygrad_mm.compiler.fused import mean_loss, one_hot_columns, where_positive
+from tinygrad_mm.compiler.fused import mean_loss, one_hot_columns, transposed_copy, where_positive
 from tinygrad_mm.compiler.kernels import WHOLE, Kernel, View
 from tinygrad_mm.compiler.passes.biases import fold_biases
 from tinygrad_mm.compiler.passes.cleaning import fold_constants, remove_dead, remove_identities, share_common
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.passes.layout import features_first
-from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse, fuse_losses
+from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse, fuse_losses, turn_factors
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.compiler.storage import Storage
 from tinygrad_mm.compiler.tracing import Trace
@@ -36,6 +37,7 @@ ALL = [
     ("features_first", features_first),
     ("fuse_losses", fuse_losses),
     ("flatten_products", flatten_products),
+    ("turn_factors", turn_factors),
 ]
 
 
@@ -166,6 +168,47 @@ def test_random_expressions_survive_all_passes_and_poisoned_memory(data):
 
 def functions(program: Program) -> list[Any]:
     return [op.fun for op in program.ops]
+
+
+@pytest.mark.parametrize(("width", "expected"), [(64, True), (8, False)])
+def test_small_factors_are_copied_where_that_pays(width, expected):
+    rng = np.random.default_rng(0)
+    w, x = tg.Tensor(rng.standard_normal((width, width)), requires_grad=True), rng.standard_normal((32, width))
+    program = traced(lambda x: np.sum(np.tanh(w @ x.T) ** 2), x)
+    seeds = [np.ones(v.shape, v.dtype) for v in program.seeds]
+    before = interpreted(program, [x], seeds)
+    passes.optimize(program)
+    assert (transposed_copy in functions(program)) == expected
+    for run in (interpreted, emitted):
+        for ours, theirs in zip(run(program, [x], seeds), before, strict=True):
+            assert_close(np.asarray(ours), np.asarray(theirs))
+
+
+def test_biases_are_folded_beside_copied_factors():
+    def trained(compiled: bool) -> list[Any]:
+        model = tg.nn.Sequential(
+            tg.nn.Dense(64, 64, "relu", rng=0), tg.nn.Dense(64, 64, "relu", rng=1), tg.nn.Dense(64, 9)
+        )
+        model.to(np.float64)
+        model.layers[2].weight.data[...] = np.random.default_rng(2).standard_normal((64, 9))
+        optimizer = tg.optim.Adam(model.parameters(), 0.01)
+        step = tg.compile_step(model, tg.cross_entropy, optimizer)
+        rng = np.random.default_rng(3)
+        for _ in range(4):
+            x, y = rng.standard_normal((32, 64)), rng.integers(0, 9, 32)
+            if compiled:
+                step(x, y)
+            else:
+                optimizer.zero_grad()
+                tg.cross_entropy(model(x), y).backward()
+                optimizer.step()
+        if compiled:
+            assert "weight_and_bias" in step.source
+            assert re.search(r"with_ones\w*\.dot\(t\d+, gradient_of_both", step.source)  # of a copy: no _T
+        return [np.array(p.data) for p in model.parameters()]
+
+    for ours, theirs in zip(trained(True), trained(False), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_dead_code_is_removed_but_draws_stay():

@@ -41,11 +41,19 @@ def _row(x):
     return np.expand_dims(x, -2)
 
 
+def turning_pays(rows: int, columns: int, summed: int) -> bool:
+    """Whether a product is quicker with the second factor copied, where the summed axis is innermost in both.
+
+    Measured with OpenBLAS 0.3.31, whose kernels for small matrices take a fifth less time if it is not.
+    """
+    few = columns * summed <= 8192 and rows * columns * summed <= 1_000_000
+    return few and rows >= 32 and summed >= 32 and rows * columns >= 1280
+
+
 def _matmul_left(g, a, b):
     """d(a @ b)/da: the gradient times the transpose of b."""
     if type(g) is ndarray and a.ndim == 2 and b.ndim == 2:  # see `product`
-        small = 1600 <= b.size <= 9216 and len(g) >= 32  # OpenBLAS multiplies these in half the time, row by row
-        return g.dot(b.T.copy() if small else b.T)
+        return g.dot(b.T.copy() if turning_pays(len(g), *b.shape) else b.T)
     if b.ndim == 1:
         return _column(g) * b
     if a.ndim == 1:

@@ -4,7 +4,7 @@
 - The formulas are written for feature-major arrays, (features, examples). There a constant last row of the activations
   lets the product with the weights add the biases, and sums over classes run along axis 0. Arrays may still lie
   batch-major in memory ("b" in LAYOUTS): of the three products of a layer one is slow wherever both factors have the
-  summed axis innermost, and a change of layout from layer to layer avoids that.
+  summed axis innermost, and a change of layout from layer to layer avoids that; so does a copy of a small factor.
 - Activations are kept negative: h' = min(u, 0) where u = -(W h + b). So the sign bits, `bits >> 31`, are the mask of
   the ReLU, forward and backward. In the first layer the weights are kept negative instead, since the images are what
   they are. Both optimizers are odd functions of the gradient: negative weights with negative gradients take the same
@@ -127,7 +127,13 @@ class Layer:
 
     def backward(self, before):
         given = self.first and not self.folded
-        calls = [] if given else [product(self.d, self.h.T, self.dw)]
+        d, calls = self.d, []
+        if self.folded and self.dw.size >= 1280 and d.size <= 8192 and self.dw.size * self.n <= 1_000_000:
+            d = np.empty(
+                (self.n, len(d)), np.float32
+            ).T  # a copy, so that only one factor has the summed axis innermost
+            calls.append(partial(np.copyto, d, self.d))
+        calls += [] if given else [product(d, self.h.T, self.dw)]
         if not self.folded:
             calls.append(partial(self.d.dot, np.ones(self.n, np.float32), self.db))
         if before:

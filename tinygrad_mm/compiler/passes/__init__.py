@@ -7,7 +7,7 @@ from tinygrad_mm.compiler.passes.cleaning import fold_constants, remove_dead, re
 from tinygrad_mm.compiler.passes.images import examples_last_in
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.passes.layout import features_first
-from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse, fuse_losses
+from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse, fuse_losses, turn_factors
 from tinygrad_mm.compiler.program import Program
 
 __all__ = ["clean", "optimize"]
@@ -27,6 +27,8 @@ def optimize(program: Program, fixed: frozenset[int] = frozenset()) -> Program:
     fuse_losses(program)
     flatten_products(program)
     clean(program, fixed)
+    turn_factors(program)
+    remove_dead(program)
     return program
 
 

@@ -113,7 +113,9 @@ def _fold_gradients(
     read = {id(a) for op in program.ops for a in op.operands()}  # another parameter may have the same gradient
     for dot in dots:
         turned = makers.get(id(dot.args[1]))
-        if dot.result.shape != w.shape or id(dot.result) in read or turned is None or turned.fun is not np.transpose:
+        if dot.result.shape != w.shape or id(dot.result) in read or turned is None:
+            continue
+        if turned.fun not in (np.transpose, transposed_copy):
             continue
         g = turned.args[0]
         for op in program.ops:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.fused import mean_loss, one_hot_columns, pick_columns, where_positive
+from tinygrad_mm.compiler.fused import mean_loss, one_hot_columns, pick_columns, transposed_copy, where_positive
 from tinygrad_mm.compiler.program import Op, Program, Value
+from tinygrad_mm.rules.products import turning_pays
 
-__all__ = ["flatten_products", "fuse", "fuse_losses"]
+__all__ = ["flatten_products", "fuse", "fuse_losses", "turn_factors"]
 
 
 def fuse(program: Program) -> None:
@@ -79,6 +80,34 @@ def flatten_products(program: Program) -> None:
                 continue
         ops.append(op)
     program.ops = ops
+
+
+def turn_factors(program: Program) -> None:
+    """A product with a transposed matrix, where BLAS is quicker with a copy of it, reads a copy."""
+    makers = program.makers()
+    copies: dict[int, Value] = {}
+    ops: list[Op] = []
+    for op in program.ops:
+        turned = makers.get(id(op.args[1])) if op.fun in (np.dot, np.matmul) and len(op.args) == 2 else None
+        if turned is not None and turned.fun is np.transpose and len(turned.args) == 1 and _pays(op, makers):
+            b = op.args[1]
+            if id(b) not in copies:
+                copies[id(b)] = Value(np.empty(b.shape, b.dtype))
+                ops.append(Op(transposed_copy, [turned.args[0]], {}, copies[id(b)], op.scope, op.backward))
+            op.args = [op.args[0], copies[id(b)]]
+        ops.append(op)
+    program.ops = ops
+
+
+def _pays(op: Op, makers: dict[int, Op]) -> bool:
+    """Whether a copy of the second factor, which is transposed, saves more time than it takes."""
+    a, b = op.args
+    if not (isinstance(a, Value) and a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.dtype.kind == "f"):
+        return False
+    across = makers.get(id(a))
+    if across is not None and across.fun is np.transpose:
+        return False
+    return turning_pays(a.shape[0], b.shape[1], b.shape[0])
 
 
 def _positive_where(mask: Any, makers: dict[int, Op]) -> Value | None:
