@@ -453,15 +453,17 @@ def test_draws_are_noted_and_replayed():
 # -- attention
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_is_its_formula(causal):
+def test_attention_is_its_formula(causal, masked):
     q, k, v = (rng(i).standard_normal((2, n, m)) for i, (n, m) in enumerate([(3, 4), (5, 4), (5, 6)]))
-    mask = rng().random((2, 3, 5)) < 0.5
-    mask[0, 1] = False
+    mask = rng().random((2, 3, 5)) < 0.5 if masked else None
+    if masked:
+        mask[0, 1] = False
     y = functional.scaled_dot_product_attention(q, k, v, mask, causal)
     for n in range(2):
         for i in range(3):
-            seen = [j for j in range(5) if mask[n, i, j] and (not causal or j <= i)]
+            seen = [j for j in range(5) if (not masked or mask[n, i, j]) and (not causal or j <= i)]
             scores = np.array([q[n, i] @ k[n, j] / 2 for j in seen])
             shares = np.exp(scores) / np.exp(scores).sum() if seen else scores
             assert np.allclose(y[n, i], sum((s * v[n, j] for s, j in zip(shares, seen, strict=True)), np.zeros(6)))

@@ -30,11 +30,12 @@ def scaled_dot_product_attention(query: Any, key: Any, value: Any, mask: Any = N
     _check(query, key, value, mask)
     queries, keys = query.shape[-2], key.shape[-2]
     scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.swapaxes(-1, -2)
-    if causal:
-        below = np.tri(queries, keys, dtype=bool)
-        mask = below if mask is None else mask & below
     if mask is None:
+        if causal:  # each query looks at one key at least
+            scores = np.where(np.tri(queries, keys, dtype=bool), scores, -math.inf)
         return softmax(scores) @ value
+    if causal:
+        mask = mask & np.tri(queries, keys, dtype=bool)
     lowest = float(np.finfo(scores.dtype).min)  # rather than -inf, which leaves no number for an empty row
     weights = softmax(np.where(mask, scores, lowest))
     return np.where(mask, weights, 0) @ value
