@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from tinygrad_mm.compiler.loops import emitter
+from tinygrad_mm.compiler.loops import emitter, writer
 from tinygrad_mm.compiler.loops.native import blas
 
 LONGEST = 1 << 16  # bytes behind a pointer, as far as the interpreter looks
@@ -90,8 +90,9 @@ def interpreted(threads: int = 1) -> Iterator[None]:
     """Let Python run what `backend="numba"` emits, for the length of a `with` block."""
     with (
         mock.patch.object(emitter, "native", names),
+        mock.patch.object(writer, "native", names),
         mock.patch.object(emitter, "compiled", lambda function, arrays: quiet(function)),
-        mock.patch.object(emitter, "threads", return_value=threads),
+        mock.patch.object(writer, "threads", return_value=threads),
         mock.patch.object(emitter, "math", MATH),
         mock.patch("tinygrad_mm.compiler.loops.require_numba"),
     ):

@@ -473,7 +473,7 @@ def test_numba_updates_large_parameters_with_several_threads() -> None:
             opt.step()
         return np.array(model.weight.data)
 
-    with mock.patch("tinygrad_mm.compiler.loops.emitter.threads", return_value=2):
+    with mock.patch("tinygrad_mm.compiler.loops.writer.threads", return_value=2):
         ours = run("numba")
     np.testing.assert_allclose(ours, run(None), rtol=1e-4, atol=1e-5)
 
