@@ -9,6 +9,7 @@ last place for each term of the sums behind them; see `agreement.py`.
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import warnings
 from typing import Any
@@ -358,6 +359,68 @@ def test_steps_with_every_optimizer(optimizer: Any, options: dict[str, Any]) -> 
         assert_same_training(trained(optimizer, options, 4, "numba"), trained(optimizer, options, 4, None))
 
 
+class Tied(nn.Module):
+    """A weight that is used twice, a frozen one, and one that the last product alone reads."""
+
+    def __init__(self) -> None:
+        self.tied, self.frozen, self.last = nn.Dense(6, 6, rng=0), nn.Dense(6, 6, rng=1), nn.Dense(6, 4, rng=2)
+        self.frozen.freeze()
+
+    def forward(self, x: Any) -> Any:
+        return self.last(np.tanh(self.frozen(np.tanh(self.tied(np.tanh(self.tied(x)))))))
+
+
+def descended(backend: str | None, dtype: Any) -> tuple[list[np.ndarray], str]:
+    """Parameters after some steps of plain gradient descent, one group with a schedule, and the program."""
+    model = Tied().to(dtype)
+    groups = [
+        {"parameters": list(model.tied.parameters())},
+        {
+            "parameters": [*model.frozen.parameters(), *model.last.parameters()],
+            "learning_rate": lambda n: 0.3 / (1 + n),
+        },
+    ]
+    opt = optim.SGD(groups, 0.1)
+    step = tg.compile_step(model, tg.cross_entropy, opt, backend=backend) if backend else None
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        if i == 3:
+            opt.groups[0]["learning_rate"] = 0.05
+        x, y = rng.standard_normal((5, 6)).astype(dtype), rng.integers(0, 4, 5)
+        if step is not None:
+            step(x, y)
+            continue
+        opt.zero_grad()
+        tg.cross_entropy(model(x), y).backward()
+        opt.step()
+    return [np.array(p.data) for p in model.parameters()], step.source if step is not None else ""
+
+
+@no_blas
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradient_descent_happens_in_the_product_where_nothing_else_reads_the_gradient(dtype: Any) -> None:
+    expected, _ = descended(None, dtype)
+    with interpreted():
+        found, source = descended("numba", dtype)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=200 * np.finfo(dtype).eps)
+    assert len(re.findall(r"-learning_rate\w*\[0\]", source)) == 1  # `last` alone: two products add up for `tied`
+    assert re.search(r"-learning_rate\w*\[0\].* model_last_weight_", source)
+
+
+@no_blas
+def test_a_label_out_of_range_leaves_what_descends_as_it_was() -> None:
+    with interpreted():
+        model = nn.Dense(3, 2, rng=0)
+        step = tg.compile_step(model, tg.cross_entropy, optim.SGD(model.parameters(), 0.1), backend="numba")
+        step(np.ones((4, 3), np.float32), np.zeros(4, int))
+        assert "-learning_rate" in step.source
+        before = model.weight.data.copy()
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            step(np.ones((4, 3), np.float32), np.array([0, 1, 2, 0]))
+        np.testing.assert_array_equal(model.weight.data, before)
+
+
 def test_a_formula_without_a_loop_runs_in_numpy() -> None:
     class Odd(optim.Optimizer):
         states = ()
@@ -455,6 +518,14 @@ def test_numba_finds_the_largest_and_the_smallest(dtype: Any) -> None:
 def test_numba_trains_a_network_with_dropout_and_batch_norm() -> None:
     options = {"learning_rate": 0.01}
     assert_same_training(trained(optim.Adam, options, 300, "numba"), trained(optim.Adam, options, 300, None))
+
+
+@compiled
+def test_numba_descends_in_the_product() -> None:
+    found, source = descended("numba", np.float32)
+    assert "-learning_rate" in source
+    for ours, theirs in zip(found, descended(None, np.float32)[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 @compiled

@@ -97,16 +97,17 @@ class Plan:
                     continue
                 store = np.zeros_like(flat.values)
                 flats_used.append((flat, store, set(active)))
+                called: dict[int, str] = {}
                 for i in active:
                     p = flat.parameters[i]
                     value = self._pinned(program, gradients[id(p)], given)
-                    given[id(value)] = (
-                        f"gradient_of_{self.captured.names.get(id(p), str(len(arrays))).replace('.', '_')}"
-                    )
+                    name = self.captured.names.get(id(p), str(len(arrays))).replace(".", "_")
+                    given[id(value)] = called[i] = f"gradient_of_{name}"
                     arrays.append(flat.view(store, i))
                 for count in sorted({flat.steps[i] for i in active}):  # one step number for all members
                     members = [i for i in active if flat.steps[i] == count]
                     update = Update(optimizer, group, flat, members, store, len(self.updates), short, self.rate)
+                    update.names = {called[i]: (flat.starts[i], flat.starts[i + 1]) for i in members}
                     self.updates.append(update)
         program.gradients = []
         loss_value = program.outputs[0]

@@ -14,7 +14,7 @@ from tinygrad_mm.graph import tick
 from tinygrad_mm.optim.flat import BLOCK, Flat, has_loop
 from tinygrad_mm.optim.formula import Program as Formula
 from tinygrad_mm.optim.optimizer import Optimizer
-from tinygrad_mm.optim.prescaled import Prescaled
+from tinygrad_mm.optim.prescaled import Prescaled, prescaled
 
 __all__ = ["Update", "divides"]
 
@@ -47,6 +47,7 @@ class Update:
         self.is_descent = rate is not None  # which is the learning rate
         self.scalars = [np.empty((), flat.dtype) for _ in range(self.program.numbers)] if rate is None else [rate]
         self.states = tuple(flat.states)
+        self.names: dict[str, tuple[int, int]] = {}  # of gradients, and for which elements they are
         self.loop: Any = None  # of a fused optimizer
         self.last: Any = None
         head = self.program.source.partition("def update")[0]
@@ -123,7 +124,10 @@ class Update:
         flat = self.flat
         pieces = [(flat.starts[members[0]], flat.starts[members[-1] + 1]) for members in self._segments()]
         gradients = [self.store[start:stop] for start, stop in pieces]
-        return Loop(self.program, [flat.values, *flat.states.values()], self.scalars, pieces, gradients)
+        short = prescaled(self.program)
+        rate = self.scalars[0] if short is not None and short.factor is None else None
+        arrays = [flat.values, *flat.states.values()]
+        return Loop(self.program, arrays, self.scalars, pieces, gradients, rate, self.names)
 
     def _segments(self) -> list[list[int]]:
         """Neighbours among the active parameters, together."""

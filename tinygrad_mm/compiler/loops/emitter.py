@@ -102,6 +102,9 @@ def emit(
 
     inputs = [writer.home[id(v)] for v in program.inputs]
     if joint:
+        for update in updates:
+            if update.rate is not None:
+                writer.descend(update)
         body = writer.half(items, "one_step", updates)
         outputs, effects = _results(writer)
         functions = function("step", inputs, [*body, f"return ({outputs}), ({effects})"])

@@ -32,14 +32,15 @@ class Product:
     stack: tuple[int, ...]
     steps: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
-    def call(self, a: str, b: str, c: str) -> str:
-        """The call of BLAS, given the names of pointers."""
+    def call(self, a: str, b: str, c: str, rate: str = "") -> str:
+        """The call of BLAS, given the names of pointers: c = a @ b, or, with a learning rate, c -= rate * a @ b."""
         m, n, k = self.sizes
         letter, real = ("s", "float32") if self.op.result.dtype == np.float32 else ("d", "float64")
         ta, tb = (112 if side.transposed else 111 for side in (self.a, self.b))
+        factor, kept = (f"-{rate}[0]", f"{real}(1)") if rate else (f"{real}(1)", f"{real}(0)")
         return (
-            f"{letter}gemm(101, {ta}, {tb}, {m}, {n}, {k}, {real}(1), {a}, {self.a.leading}, "
-            f"{b}, {self.b.leading}, {real}(0), {c}, {max(n, 1)})"
+            f"{letter}gemm(101, {ta}, {tb}, {m}, {n}, {k}, {factor}, {a}, {self.a.leading}, "
+            f"{b}, {self.b.leading}, {kept}, {c}, {max(n, 1)})"
         )
 
     def lines(self, a: str, b: str, c: str) -> list[str]:

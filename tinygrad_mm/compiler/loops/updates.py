@@ -6,7 +6,7 @@ import ast
 import functools
 import linecache
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,8 @@ class Update:
 
     `arrays` are the parameters and their states; `numbers` are arrays of one element that are written before each step;
     `pieces` are (start, stop), and `gradients` lists for each a contiguous array, or None where `rows` is told later.
+    Of plain gradient descent, `rate` is the learning rate, and `members` says by the names of gradients which elements
+    they are for: a product of matrices may then be subtracted from a parameter as it is made (`leave_out`).
 
     The loop finds everything by address: `addressed` in its table, the pieces in `rows`, each (address of the gradient,
     start, number of elements).
@@ -69,19 +71,35 @@ class Update:
         numbers: Sequence[Any],
         pieces: Sequence[tuple[int, int]],
         gradients: Sequence[Any],
+        rate: Any = None,
+        members: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         self.formula, self.arrays, self.numbers = formula, arrays, numbers
-        self.pieces, self.gradients = pieces, gradients
+        self.pieces, self.gradients = list(pieces), list(gradients)
+        self.rate, self.members = rate, dict(members or {})
         self.dtype = np.dtype(arrays[0].dtype)
         self.constants = [np.asarray(c, self.dtype) for c in formula.constants]
         self.addressed = [*arrays, *numbers, *self.constants]
-        self.rows = np.array(
-            [
-                (0 if gradient is None else address(gradient), start, stop - start)
-                for (start, stop), gradient in zip(pieces, gradients, strict=True)
-            ],
-            np.int64,
-        )
+        self.rows = self._rows()
+
+    def _rows(self) -> Any:
+        rows = [
+            (0 if gradient is None else address(gradient), start, stop - start)
+            for (start, stop), gradient in zip(self.pieces, self.gradients, strict=True)
+        ]
+        return np.array(rows, np.int64).reshape(-1, 3)
+
+    def leave_out(self, start: int, stop: int) -> None:
+        """Somebody else updates these elements, which lie in one piece."""
+        pieces, gradients = [], []
+        for (a, b), gradient in zip(self.pieces, self.gradients, strict=True):
+            parts = [(a, start), (stop, b)] if a <= start and stop <= b else [(a, b)]
+            for first, last in parts:
+                if first < last:
+                    pieces.append((first, last))
+                    gradients.append(gradient[first - a : last - a])
+        self.pieces, self.gradients = pieces, gradients
+        self.rows = self._rows()
 
     def elements(self) -> str | None:
         """The function that updates neighbouring elements; None for a formula with operations that are not known."""
@@ -122,7 +140,7 @@ class Update:
 
     def run(self) -> None:
         """The same in NumPy calls, for a formula that has no loop."""
-        longest = min(BLOCK, max(stop - start for start, stop in self.pieces))
+        longest = min(BLOCK, max((stop - start for start, stop in self.pieces), default=0))
         temporaries = [np.empty(longest, self.dtype) for _ in range(self.formula.temporaries)]
         values, *states = self.arrays
         for (start, stop), gradient in zip(self.pieces, self.gradients, strict=True):

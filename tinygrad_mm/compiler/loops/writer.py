@@ -19,7 +19,7 @@ from tinygrad_mm.compiler.loops.nests import Nest
 from tinygrad_mm.compiler.loops.products import Product
 from tinygrad_mm.compiler.loops.scalars import typename
 from tinygrad_mm.compiler.loops.schedule import Call, Schedule
-from tinygrad_mm.compiler.loops.updates import Update
+from tinygrad_mm.compiler.loops.updates import Update, address
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.graph import RULES, Scope, name_of
 
@@ -64,6 +64,7 @@ class Writer:
         self.bound: dict[str, Any] = {}
         self.fixed: list[Any] = []  # constants, which have a place in the table
         self.updates: list[Update] = []
+        self.descents: dict[int, tuple[Value, Value]] = {}  # id of a gradient -> parameter, learning rate
         self.pieces: dict[str, list[tuple[Any, int, bool]]] = {}
         self.arrays: list[tuple[str, str]] = []  # made once: name, how
         self._functions: dict[tuple[str, str], str] = {}
@@ -156,6 +157,45 @@ class Writer:
             made = schedule.made[key]
             self.home[key] = self.name("grad" if made >= schedule.middle and not self.joint else "out")
             del root
+
+    # -- gradient descent
+
+    def descend(self, update: Update) -> None:
+        """Subtract products from parameters as they are made, where they are gradients that nothing else reads.
+
+        The parameter has to be read for the last time by then, and nothing that may fail may come later.
+        """
+        items, reads = self.schedule.items, self.schedule.reads
+        gradients = {name: key for key, name in self.given.items()}
+        wanted = {id(v) for v in self.program.wanted()}
+        parameters = {address(v.leaf.value): v for v in self.program.leaves if v.leaf is not None}
+        rate: Value | None = None
+        for name, (start, stop) in update.members.items():
+            key = gradients.get(name, 0)
+            number = self.schedule.made.get(key, -1)
+            parameter = parameters.get(address(update.arrays[0][start:]))
+            product = items[number]
+            if number < 0 or parameter is None or not isinstance(product, Product) or product.stack or key in wanted:
+                continue
+            later = [root for roots in reads[number:] for root in roots]
+            if any(root is parameter or id(root) == key for root in later) or parameter.size != stop - start:
+                continue
+            if any(isinstance(item, (Call, Entropy)) for item in items[number:]):
+                continue
+            if rate is None:
+                rate = self._fixed(update.rate, "learning_rate")
+            self.descents[key] = parameter, rate
+            update.leave_out(start, stop)
+
+    def _fixed(self, array: Any, name: str) -> Value:
+        """An array that is there always, as a Value."""
+        value = Value(array, "constant")
+        self.number[id(value)] = len(self.number)
+        self.fixed.append(array)
+        self.home[id(value)] = self.name(name)
+        self.fixed_names.append(self.home[id(value)])
+        self._keep.append(value)
+        return value
 
     # -- Python's view of a Value
 
@@ -293,9 +333,13 @@ class Writer:
                 made = [o.result for o in item.ops if id(o.result) in keep]
             elif isinstance(item, Product):
                 a, b = (self.accesses[v] for v in item.op.args)
-                texts = pointer(a.root, a.offset), pointer(b.root, b.offset), pointer(item.op.result)
-                lines.extend(item.lines(*texts))
-                made = [item.op.result]
+                factors = pointer(a.root, a.offset), pointer(b.root, b.offset)
+                if id(item.op.result) in self.descents:
+                    parameter, rate = self.descents[id(item.op.result)]
+                    lines.append(item.call(*factors, pointer(parameter), pointer(rate)))
+                else:
+                    lines.extend(item.lines(*factors, pointer(item.op.result)))
+                    made = [item.op.result]
             else:
                 lines.extend(self._entropy(item, pointer, refusals))
                 made = item.results
