@@ -144,7 +144,7 @@ def gelu(x: Any, approximate: str = "none") -> Any:
     return x * _normal_probability(x, approximate)
 
 
-defvjp(gelu, lambda g, y, x, approximate="none": g * _gelu_slope(x, approximate))
+defvjp(gelu, lambda g, y, x, approximate="none": g * _gelu_slope(y, x, approximate))
 
 # The constants of the tanh form: tanh(A (x + B x^3)). x * x is written so that a compiled program computes it once.
 A, B = math.sqrt(2 / math.pi), 0.044715
@@ -158,12 +158,12 @@ def _normal_probability(x: Any, approximate: str) -> Any:
     raise ValueError(f"gelu: approximate={approximate!r}; use 'none' or 'tanh'")
 
 
-def _gelu_slope(x: Any, approximate: str) -> Any:
-    """The probability p, plus x times its own slope: the normal density, or 2 p (1 - p) d(A x + A B x^3)/dx."""
+def _gelu_slope(y: Any, x: Any, approximate: str) -> Any:
+    """The probability p, plus x times its own slope: the normal density, or 2 p (1 - p) d(A x + A B x^3)/dx; y = x p."""
     p = _normal_probability(x, approximate)
     if approximate == "none":
         return p + x * np.exp(-0.5 * x * x) * math.sqrt(0.5 / math.pi)
-    return p + x * (p * (1 - p)) * (2 * A + 6 * A * B * (x * x))
+    return p + y * (1 - p) * (2 * A + 6 * A * B * (x * x))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
