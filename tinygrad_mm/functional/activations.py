@@ -159,7 +159,7 @@ def _normal_probability(x: Any, approximate: str) -> Any:
 
 
 def _gelu_slope(y: Any, x: Any, approximate: str) -> Any:
-    """The probability p, plus x times its own slope: the normal density, or 2 p (1 - p) d(A x + A B x^3)/dx; y = x p."""
+    """The probability p = y / x, plus x times its slope: the normal density, or 2 p (1 - p) d(A x + A B x^3)/dx."""
     p = _normal_probability(x, approximate)
     if approximate == "none":
         return p + x * np.exp(-0.5 * x * x) * math.sqrt(0.5 / math.pi)
