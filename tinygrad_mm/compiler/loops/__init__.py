@@ -1,8 +1,9 @@
 """The Numba backend: the same optimized program, its elementwise chains and reductions fused into compiled loops.
 
 `accesses` finds where each Value's elements lie, `schedule` puts operations into `nests` of loops, matrix `products`
-and cross `entropy`, `memory` gives results their places, and `emitter` writes it all out, with the `updates`.
-`native` holds what the emitted loops call. Operations that are none of these stay NumPy calls between compiled pieces.
+and cross `entropy`, `memory` gives results their places, `nest_text` and `writer` write the parts, with the `updates`,
+and `emitter` the whole. `native` holds what the emitted loops call. Operations that are none of these stay NumPy calls
+between compiled pieces.
 """
 
 from __future__ import annotations

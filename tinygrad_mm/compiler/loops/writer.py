@@ -15,6 +15,7 @@ from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of, weak
 from tinygrad_mm.compiler.loops.entropy import Entropy
 from tinygrad_mm.compiler.loops.memory import Memory
 from tinygrad_mm.compiler.loops.native import native, threads
+from tinygrad_mm.compiler.loops.nest_text import nest_text
 from tinygrad_mm.compiler.loops.nests import Nest
 from tinygrad_mm.compiler.loops.products import Product
 from tinygrad_mm.compiler.loops.scalars import typename
@@ -327,7 +328,7 @@ class Writer:
             if isinstance(item, Nest):
                 keep = {id(o.result) for o in item.ops if id(o.result) in self.memory.offset}
                 keep |= {id(o.result) for o in item.ops if id(o.result) in self.given or id(o.result) in self.fresh}
-                body, roots = item.write(keep)
+                body, roots = nest_text(item, keep)
                 parameters = [f"p{i}" for i in range(len(roots))]
                 lines.append(self.calling(item.title(), parameters, map(pointer, roots), body))
                 made = [o.result for o in item.ops if id(o.result) in keep]
