@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from agreement import assert_close
 from hypothesis import given
+from interpreted import interpreted as interpreted_loops
 
 import tinygrad_mm as tg
 from tinygrad_mm.compiler import passes
@@ -182,6 +183,40 @@ def test_small_factors_are_copied_where_that_pays(width, expected):
     for run in (interpreted, emitted):
         for ours, theirs in zip(run(program, [x], seeds), before, strict=True):
             assert_close(np.asarray(ours), np.asarray(theirs))
+
+
+EXCHANGES = [
+    lambda w: np.transpose(w, (0, 1)),
+    lambda w: np.transpose(w, axes=(-2, -1)),
+    lambda w: np.transpose(w, (1, 0)),
+    lambda w: np.transpose(w, axes=(-1, 0)),
+    lambda w: np.swapaxes(w, 0, -2),
+    lambda w: np.swapaxes(w, 0, 1),
+    lambda w: np.moveaxis(w, 1, 1),
+    lambda w: np.moveaxis(w, 0, -1),
+    lambda w: np.transpose(np.transpose(w, (1, 0)), (0, 1)),
+]
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_exchanged_axes_are_those_that_were_named(exchange, backend):
+    rng = np.random.default_rng(0)
+    w, x = tg.Tensor(rng.standard_normal((40, 40)), requires_grad=True), rng.standard_normal((40, 40))
+
+    def function(x):
+        return np.sum(np.tanh(x @ exchange(w)) ** 2 * exchange(np.tanh(w)))
+
+    def run(f):
+        w.grad = None
+        loss = f(x)
+        loss.backward()
+        return loss.data, w.grad
+
+    expected = run(function)
+    with interpreted_loops():
+        for ours, theirs in zip(run(tg.compile(function, backend=backend)), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 def test_biases_are_folded_beside_copied_factors():

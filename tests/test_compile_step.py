@@ -14,6 +14,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from interpreted import interpreted
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn, optim
@@ -404,3 +405,94 @@ def test_large_constants_are_computed_whatever_the_optimizer():
     expected = tg.mse_loss(model(x), y).item()
     step = tg.compile_step(model, tg.mse_loss, tg.optim.Adam(model.parameters()))
     assert step(x, y) == pytest.approx(expected, rel=1e-5)
+
+
+class Watching(nn.Module):
+    """A buffer that is assigned what is a parameter, or a part of one."""
+
+    def __init__(self):
+        self.w = nn.Parameter(np.arange(6, dtype=np.float32).reshape(3, 2))
+        self.whole, self.part = nn.Buffer(np.zeros((3, 2), np.float32)), nn.Buffer(np.zeros(2, np.float32))
+
+    def forward(self, x):
+        self.whole.assign(self.w.detach())
+        self.part.assign(self.w.detach()[1])
+        return x @ self.w
+
+
+@pytest.mark.parametrize("optimizer", [tg.optim.SGD, tg.optim.Adam])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_what_a_buffer_gets_is_what_the_parameter_was_before_the_update(backend, optimizer):
+    x, y = np.ones((4, 3), np.float32), np.ones((4, 2), np.float32)
+    with interpreted():
+        model = Watching()
+        step = tg.compile_step(model, nn.MSELoss(), optimizer(model.parameters(), 0.1), backend=backend)
+        for _ in range(3):
+            before = model.w.data.copy()
+            step(x, y)
+            np.testing.assert_array_equal(model.whole.data, before)
+            np.testing.assert_array_equal(model.part.data, before[1])
+            assert not np.array_equal(model.w.data, before)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_loss_that_is_a_parameter_is_the_one_before_the_update(backend):
+    class Model(nn.Module):
+        def __init__(self):
+            self.w = nn.Parameter(np.array([2.0], np.float32))
+
+        def forward(self, x):
+            return self.w
+
+    with interpreted():
+        model = Model()
+        step = tg.compile_step(
+            model, lambda w, y: w.reshape(()), tg.optim.SGD(model.parameters(), 0.5), backend=backend
+        )
+        assert [step(np.ones(1, np.float32), np.ones(1)) for _ in range(3)] == [2.0, 1.5, 1.0]
+
+
+@pytest.mark.parametrize("alias", ["tensor", "array"])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_memory_of_a_parameter_by_another_name(backend, alias):
+    class Model(nn.Module):
+        def __init__(self):
+            self.u, self.w = nn.Dense(6, 8, rng=0), nn.Dense(8, 4, rng=1)
+
+        def forward(self, x):
+            return self.w(np.tanh(self.u(x) * self.gate.reshape(-1)[:8]))
+
+    def trained(compiled):
+        model = Model()
+        optimizer = tg.optim.SGD(model.parameters(), 0.1)
+        optimizer._laid_out()  # from here on, the parameters' arrays stay where they are
+        model.__dict__["gate"] = model.w.weight.detach() if alias == "tensor" else model.w.weight.data
+        step = tg.compile_step(model, tg.cross_entropy, optimizer, backend=backend) if compiled else None
+        r = np.random.default_rng(0)
+        for _ in range(5):
+            x, y = r.standard_normal((5, 6)).astype(np.float32), r.integers(0, 4, 5)
+            if step is not None:
+                step(x, y)
+                continue
+            optimizer.zero_grad()
+            tg.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        return [np.array(p.data) for p in model.parameters()]
+
+    with interpreted():
+        for ours, theirs in zip(trained(True), trained(False), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_paths_that_differ_in_a_dot():
+    class Model(nn.Module):
+        def __init__(self):
+            self.a, self.a_weight = nn.Dense(6, 8, rng=0), nn.Parameter(np.ones((8, 4), np.float32))
+
+        def forward(self, x):
+            return self.a(x) @ self.a_weight
+
+    model = Model()
+    step = tg.compile_step(model, tg.cross_entropy, tg.optim.SGD(model.parameters(), 0.1))
+    x, y = np.ones((5, 6), np.float32), np.zeros(5, int)
+    assert step(x, y) > step(x, y)

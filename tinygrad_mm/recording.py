@@ -42,9 +42,9 @@ _UFUNCS_TAKE = _AS_THEY_ARE - {tuple}  # a tuple may be a shape elsewhere, besid
 # Answers about arrays that depend on what these hold.
 _LOOK_AT_VALUES = frozenset({np.array_equal, np.array_equiv, np.allclose, np.min_scalar_type})
 
-# The memory of one step is wanted again in the next. glibc's malloc however hands it back to the system, and gets it
-# again page by page, until it has seen an array of nearly 32 MB freed: from then on it keeps up to 64 MB (mallopt(3),
-# M_TRIM_THRESHOLD). Nothing is written to this one, so that it takes no memory itself.
+# The memory of one step is wanted again in the next. glibc's malloc however hands larger pieces back to the system, and
+# gets them again page by page; how large, it learns from what is freed, up to 32 MB (mallopt(3), M_MMAP_THRESHOLD), and
+# twice that it keeps at the end of its heap. Nothing is written to this array, so that it takes no memory itself.
 np.empty((32 << 20) - (64 << 10), np.uint8)
 
 _new_node = Node.__new__

@@ -191,8 +191,8 @@ def emit(
             lines[-1] += f"  # {op.result.shape}"
         body.extend(lines)
         for insertion in insertions:
-            if insertion.after == i:
-                body.extend(insertion.lines)
+            if insertion.after == i:  # behind all that is computed by then, whichever half that is in
+                halves[1].extend(insertion.lines)
                 where = None
 
     def function(name: str, arguments: list[str], lines: list[str]) -> list[str]:

@@ -271,10 +271,8 @@ def _view(op: Op) -> View | None:
     if not isinstance(x, Value) or any(isinstance(a, Value) for a in op.args[1:]):
         return None
     rest, options = op.args[1:], op.kwargs
-    if fun is np.transpose and x.ndim == 2:
-        axes = rest[0] if rest else options.get("axes")
-        if axes is None or tuple(a % 2 for a in axes) == (1, 0):
-            return View(x, lambda name: f"{name}.T", lambda array: array.T)
+    if fun is np.transpose and x.ndim == 2 and not (rest or options):
+        return View(x, lambda name: f"{name}.T", lambda array: array.T)
     written = ", ".join([*(repr(a) for a in rest), *(f"{k}={v!r}" for k, v in options.items())])
     return View(
         x,

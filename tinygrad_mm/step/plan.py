@@ -12,7 +12,7 @@ from tinygrad_mm.compiler.backends import NUMPY, Backend
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.fused import clear_error
 from tinygrad_mm.compiler.guards import Guards
-from tinygrad_mm.compiler.kernels import Kernel, kernel_of
+from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of
 from tinygrad_mm.compiler.passes.biases import fold_biases
 from tinygrad_mm.compiler.passes.softmax import scale_losses
 from tinygrad_mm.compiler.program import Op, Program, Value
@@ -101,15 +101,18 @@ class Plan:
                 for i in active:
                     p = flat.parameters[i]
                     value = self._pinned(program, gradients[id(p)], given)
-                    name = self.captured.names.get(id(p), str(len(arrays))).replace(".", "_")
-                    given[id(value)] = called[i] = f"gradient_of_{name}"
+                    name = f"gradient_of_{self.captured.names.get(id(p), str(len(arrays))).replace('.', '_')}"
+                    while name in given.values():  # a.b and a_b
+                        name += "_"
+                    given[id(value)] = called[i] = name
                     arrays.append(flat.view(store, i))
                 for count in sorted({flat.steps[i] for i in active}):  # one step number for all members
                     members = [i for i in active if flat.steps[i] == count]
                     update = Update(optimizer, group, flat, members, store, len(self.updates), short, self.rate)
-                    update.names = {called[i]: (flat.starts[i], flat.starts[i + 1]) for i in members}
+                    update.elements = {called[i]: (flat.starts[i], flat.starts[i + 1]) for i in members}
                     self.updates.append(update)
         program.gradients = []
+        self._keep_what_is_updated(program, [flat.values for flat, _, _ in flats_used])
         loss_value = program.outputs[0]
         if loss_value.kind == "result" and id(loss_value) not in given:
             given[id(loss_value)] = "loss"
@@ -123,7 +126,7 @@ class Plan:
             for update in self.updates:
                 added.extend(update.insertions(program))
         else:
-            added.extend(update.fused() for update in self.updates)
+            added.extend(update.as_loop() for update in self.updates)
         self.emitted: Any = backend.emit(
             program, given, "one training step", self.captured.path_of(), added, joint=True, **first
         )
@@ -173,6 +176,25 @@ class Plan:
             program.ops.append(Op(np.positive, [value], {}, copy, None, True))
             return copy
         return value
+
+    def _keep_what_is_updated(self, program: Program, updated: list[Any]) -> None:
+        """Copy what is handed out as it was before the update, where it lies in the memory of a parameter."""
+        makers = program.makers()
+
+        def copied(value: Value) -> Value:
+            root = value
+            while (op := makers.get(id(root))) is not None and isinstance(view := kernel_of(op), View):
+                root = view.base
+            array = root.leaf.value if root.leaf is not None else root.example if root.kind == "constant" else None
+            if array is None or not any(np.may_share_memory(array, values) for values in updated):
+                return value
+            copy = Value(np.empty(value.shape, value.dtype))
+            program.ops.append(Op(np.positive, [value], {}, copy, None, True))  # with the last ones
+            return copy
+
+        program.outputs = [copied(v) for v in program.outputs]
+        for effect in program.effects:
+            effect.value = copied(effect.value)
 
     def _pairs(self, used: list[tuple[Flat, Any, set[int]]]) -> dict[tuple[int, int], tuple[Any, Any]]:
         """Weights (k, m) that are followed by a bias (m,) in memory: both as one array, and their gradients."""

@@ -47,7 +47,7 @@ class Update:
         self.is_descent = rate is not None  # which is the learning rate
         self.scalars = [np.empty((), flat.dtype) for _ in range(self.program.numbers)] if rate is None else [rate]
         self.states = tuple(flat.states)
-        self.names: dict[str, tuple[int, int]] = {}  # of gradients, and for which elements they are
+        self.elements: dict[str, tuple[int, int]] = {}  # by the name of a gradient, those that it is for
         self.loop: Any = None  # of a fused optimizer
         self.last: Any = None
         head = self.program.source.partition("def update")[0]
@@ -117,7 +117,7 @@ class Update:
             for number, members in enumerate(self._segments())
         ]
 
-    def fused(self) -> Any:
+    def as_loop(self) -> Any:
         """The update as the loops of a compiled program."""
         from tinygrad_mm.compiler.loops import Update as Loop
 
@@ -127,7 +127,7 @@ class Update:
         short = prescaled(self.program)
         rate = self.scalars[0] if short is not None and short.factor is None else None
         arrays = [flat.values, *flat.states.values()]
-        return Loop(self.program, arrays, self.scalars, pieces, gradients, rate, self.names)
+        return Loop(self.program, arrays, self.scalars, pieces, gradients, rate, self.elements)
 
     def _segments(self) -> list[list[int]]:
         """Neighbours among the active parameters, together."""
@@ -141,7 +141,7 @@ class Update:
 
     def _call(self, after: int) -> Insertion:
         """The formula as one compiled loop for all segments. It finds the arrays itself, and is given them to show."""
-        self.loop = self.fused()
+        self.loop = self.as_loop()
         run = self.loop.loop()
         tag = f"_{self.number}" if self.number else ""
         arrays = {"parameters": self.flat.values, "gradients": self.store, **self.flat.states}

@@ -154,32 +154,35 @@ class Writer:
                     self.scratch[id(item.op)] = scratch[number]
         elsewhere = {*self.fresh, *self.python, *self.given}
         self.memory = Memory(schedule, elsewhere, until, scratch)
-        for key, root in self.fresh.items():
+        for key in self.fresh:
             made = schedule.made[key]
             self.home[key] = self.name("grad" if made >= schedule.middle and not self.joint else "out")
-            del root
 
     # -- gradient descent
 
     def descend(self, update: Update) -> None:
         """Subtract products from parameters as they are made, where they are gradients that nothing else reads.
 
-        The parameter has to be read for the last time by then, and nothing that may fail may come later.
+        By then, the parameter's memory has to be read for the last time, by whatever name. Nothing that may fail may
+        come later.
         """
         items, reads = self.schedule.items, self.schedule.reads
         gradients = {name: key for key, name in self.given.items()}
-        wanted = {id(v) for v in self.program.wanted()}
+        wanted = {id(self.accesses.root(v)) for v in self.program.wanted()}
         parameters = {address(v.leaf.value): v for v in self.program.leaves if v.leaf is not None}
         rate: Value | None = None
         for name, (start, stop) in update.members.items():
             key = gradients.get(name, 0)
-            number = self.schedule.made.get(key, -1)
+            number = self.schedule.made.get(key)
             parameter = parameters.get(address(update.arrays[0][start:]))
-            product = items[number]
-            if number < 0 or parameter is None or not isinstance(product, Product) or product.stack or key in wanted:
+            if number is None or parameter is None or parameter.size != stop - start or key in wanted:
                 continue
+            product, elements = items[number], update.arrays[0][start:stop]
             later = [root for roots in reads[number:] for root in roots]
-            if any(root is parameter or id(root) == key for root in later) or parameter.size != stop - start:
+            held = [v.leaf.value if v.leaf is not None else v.example for v in later if v.kind in ("leaf", "constant")]
+            if not isinstance(product, Product) or product.stack or any(id(root) == key for root in later):
+                continue
+            if any(np.may_share_memory(array, elements) for array in held):
                 continue
             if any(isinstance(item, (Call, Entropy)) for item in items[number:]):
                 continue

@@ -105,13 +105,26 @@ def remove_identities(program: Program) -> None:
     makers = program.makers()
     for op in program.ops:
         op.args = [now(a, replaced) for a in op.args]
-        same = _same_as(op, makers)
+        same = _turned(op) or _same_as(op, makers)
         if same is not None:
             replaced[id(op.result)] = same
         else:
             ops.append(op)
     program.ops = ops
     program.substitute(replaced)
+
+
+def _turned(op: Op) -> Value | None:
+    """Write what exchanges the axes of a matrix as `transpose(x)`; the matrix, where they stay as they are."""
+    if op.fun not in (np.transpose, np.swapaxes, np.moveaxis) or not isinstance(op.args[0], Value):
+        return None
+    first, *options = op.args
+    if first.ndim != 2 or not (options or op.kwargs):
+        return None
+    if op.fun(np.empty((2, 3)), *options, **op.kwargs).shape == (2, 3):
+        return first
+    op.fun, op.args, op.kwargs = np.transpose, [first], {}
+    return None
 
 
 def _same_as(op: Op, makers: dict[int, Op]) -> Value | None:

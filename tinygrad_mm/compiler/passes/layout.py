@@ -64,7 +64,7 @@ class _Layout:
         arrays = [a for a in values if a.ndim == 2 and 1 not in a.shape]
         if arrays and all(id(a) in self.plain for a in arrays):  # another call looks at one of them transposed
             return False
-        if op.fun in (np.transpose, np.swapaxes) and result.ndim == 2 and result.shape == values[0].shape[::-1]:
+        if op.fun is np.transpose and result.ndim == 2:
             self.ops.append(Op(np.positive, [self.turned[id(values[0])]], {}, result, op.scope, op.backward))
             return True
         if self._is_elementwise(op) and result.ndim == 2:
@@ -85,7 +85,7 @@ class _Layout:
         """Whether a Value is a captured tensor, or one transposed."""
         while value.kind == "result":
             op = self.makers.get(id(value))
-            if op is None or op.fun not in (np.transpose, np.swapaxes) or not isinstance(op.args[0], Value):
+            if op is None or op.fun is not np.transpose or not isinstance(op.args[0], Value):
                 return False
             value = op.args[0]
         return value.kind == "leaf"
@@ -129,7 +129,7 @@ class _Layout:
             if maker is not None and maker.fun is one_hot_rows:
                 turned = Value(_turn(value.example))
                 self.ops.append(Op(one_hot_columns, maker.args, {}, turned, maker.scope, maker.backward))
-            elif maker is not None and maker.fun in (np.transpose, np.swapaxes) and maker.args[0].ndim == 2:
+            elif maker is not None and maker.fun is np.transpose and maker.args[0].ndim == 2:
                 turned = maker.args[0]
             elif value.kind == "constant":
                 turned = Value(np.ascontiguousarray(value.example.T), "constant")
