@@ -42,11 +42,6 @@ _UFUNCS_TAKE = _AS_THEY_ARE - {tuple}  # a tuple may be a shape elsewhere, besid
 # Answers about arrays that depend on what these hold.
 _LOOK_AT_VALUES = frozenset({np.array_equal, np.array_equiv, np.allclose, np.min_scalar_type})
 
-# The memory of one step is wanted again in the next. glibc's malloc however hands larger pieces back to the system, and
-# gets them again page by page; how large, it learns from what is freed, up to 32 MB (mallopt(3), M_MMAP_THRESHOLD), and
-# twice that it keeps at the end of its heap. Nothing is written to this array, so that it takes no memory itself.
-np.empty((32 << 20) - (64 << 10), np.uint8)
-
 _new_node = Node.__new__
 _new_tensor = Vertex.__new__
 _kind: type[Vertex] = Vertex
