@@ -32,6 +32,11 @@ def pointer_at(address: int, dtype: Any) -> np.ndarray:
     return np.frombuffer((ctypes.c_uint8 * LONGEST).from_address(int(address)), dtype)
 
 
+def shifted(pointer: np.ndarray, count: int) -> np.ndarray:
+    """An array does not know what lies in front of it: backwards, by address."""
+    return pointer[count:] if count >= 0 else pointer_at(pointer.ctypes.data + count * pointer.itemsize, pointer.dtype)
+
+
 def gemm(dtype: Any) -> Any:
     function = blas()[np.dtype(dtype)]
     real = np.ctypeslib.as_ctypes_type(dtype)
@@ -60,7 +65,7 @@ def names() -> dict[str, Any]:
         **{name: np.dtype(name).type for name in numbers},
         "pointer_in": pointer_in,
         "pointer_at": pointer_at,
-        "shifted": lambda pointer, count: pointer[count:],
+        "shifted": shifted,
         "plus": lambda a, b: a + b,
         "maximum": maximum,
         "minimum": minimum,

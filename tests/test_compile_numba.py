@@ -119,6 +119,17 @@ def test_drawn_programs(program: tuple[Any, list[np.ndarray]]) -> None:
         check(*program)
 
 
+def backwards(x: Any) -> Any:
+    """Products of a stack that is read from its end."""
+    return x[::-1] @ np.swapaxes(x[::-1], -1, -2)
+
+
+@no_blas
+def test_a_stack_of_products_read_backwards() -> None:
+    with interpreted():
+        check(backwards, [np.random.default_rng(0).standard_normal((3, 2, 2))])
+
+
 OF_LOOPS = ROWS[::6]
 
 
@@ -518,6 +529,11 @@ def test_numba_finds_the_largest_and_the_smallest(dtype: Any) -> None:
 def test_numba_trains_a_network_with_dropout_and_batch_norm() -> None:
     options = {"learning_rate": 0.01}
     assert_same_training(trained(optim.Adam, options, 300, "numba"), trained(optim.Adam, options, 300, None))
+
+
+@compiled
+def test_numba_reads_a_stack_of_products_backwards() -> None:
+    check(backwards, [np.random.default_rng(0).standard_normal((3, 2, 2))])
 
 
 @compiled
