@@ -150,13 +150,13 @@ def _number_name(number: Any) -> str:
 
 
 class Insertion:
-    """Statements of somebody else's, put into a program behind the op of a number: the update of parameters.
+    """Statements of somebody else's, put at the end of a program: the update of parameters.
 
     `bound` are the objects that they use, by names that nothing else is called.
     """
 
-    def __init__(self, after: int, lines: list[str], bound: dict[str, Any]) -> None:
-        self.after, self.lines, self.bound = after, lines, bound
+    def __init__(self, lines: list[str], bound: dict[str, Any]) -> None:
+        self.lines, self.bound = lines, bound
 
 
 def emit(
@@ -180,7 +180,7 @@ def emit(
     hoisted: list[str] = []
     where = None
     crossing = _crossing(program, storage)
-    for i, op in enumerate(program.ops):
+    for op in program.ops:
         body = hoisted if id(op) in first else halves[op.backward]
         lines = writer.lines_of(op)
         here = path_of(op.scope) + (" (backward)" if op.backward else "")
@@ -190,10 +190,9 @@ def emit(
         if lines and len(lines[-1]) < 90 and op.result.shape is not None:
             lines[-1] += f"  # {op.result.shape}"
         body.extend(lines)
-        for insertion in insertions:
-            if insertion.after == i:  # behind all that is computed by then, whichever half that is in
-                halves[1].extend(insertion.lines)
-                where = None
+
+    for insertion in insertions:
+        halves[1].extend(insertion.lines)
 
     def function(name: str, arguments: list[str], lines: list[str]) -> list[str]:
         return ["", f"    def {name}({', '.join(arguments)}):", *(f"        {line}" for line in lines)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernel import looked_at
+from tinygrad_mm.compiler.kernel import free_name, looked_at
 from tinygrad_mm.compiler.kernels import Kernel, Made, View, kernel_of
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.functional.error_function import erf
@@ -65,11 +65,7 @@ class Storage:
 
     def name(self, stem: str) -> str:
         """A name that is not taken."""
-        stem = "".join(c if c.isalnum() else "_" for c in stem) or "v"
-        stem = f"_{stem}" if stem[0].isdigit() else stem
-        name, n = stem, 2
-        while name in self.names:
-            name, n = f"{stem}_{n}", n + 1
+        name = free_name(stem, self.names)
         self.names[name] = name
         return name
 

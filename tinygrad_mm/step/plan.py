@@ -12,6 +12,7 @@ from tinygrad_mm.compiler.backends import NUMPY, Backend
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.fused import clear_error
 from tinygrad_mm.compiler.guards import Guards
+from tinygrad_mm.compiler.kernel import free_name
 from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of
 from tinygrad_mm.compiler.passes.biases import fold_biases
 from tinygrad_mm.compiler.passes.softmax import scale_losses
@@ -101,10 +102,8 @@ class Plan:
                 for i in active:
                     p = flat.parameters[i]
                     value = self._pinned(program, gradients[id(p)], given)
-                    name = f"gradient_of_{self.captured.names.get(id(p), str(len(arrays))).replace('.', '_')}"
-                    while name in given.values():  # a.b and a_b
-                        name += "_"
-                    given[id(value)] = called[i] = name
+                    path = self.captured.names.get(id(p), str(len(arrays)))
+                    given[id(value)] = called[i] = free_name(f"gradient_of_{path}", given.values())  # of a.b and a_b
                     arrays.append(flat.view(store, i))
                 for count in sorted({flat.steps[i] for i in active}):  # one step number for all members
                     members = [i for i in active if flat.steps[i] == count]
@@ -124,7 +123,7 @@ class Plan:
             first["first"] = self._placed(_steady_first(program, seed), given, arrays)
             fold_biases(program, self._pairs(flats_used), given, arrays)
             for update in self.updates:
-                added.extend(update.insertions(program))
+                added.extend(update.insertions())
         else:
             added.extend(update.as_loop() for update in self.updates)
         self.emitted: Any = backend.emit(

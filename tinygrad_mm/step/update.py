@@ -9,7 +9,6 @@ import numpy as np
 
 from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.guards import Guards
-from tinygrad_mm.compiler.program import Program
 from tinygrad_mm.graph import tick
 from tinygrad_mm.optim.flat import BLOCK, Flat, has_loop
 from tinygrad_mm.optim.formula import Program as Formula
@@ -107,13 +106,13 @@ class Update:
         for p in self.members:
             p.version = now
 
-    def insertions(self, program: Program) -> list[Insertion]:
+    def insertions(self) -> list[Insertion]:
         """The statements that update each segment; one call for all, where the optimizer has a loop for its formula."""
-        flat, after = self.flat, len(program.ops) - 1
+        flat = self.flat
         if flat.fused and has_loop(self.program, flat.dtype):
-            return [self._call(after)]
+            return [self._call()]
         return [
-            self._insertion(after, flat.starts[members[0]], flat.starts[members[-1] + 1], number)
+            self._insertion(flat.starts[members[0]], flat.starts[members[-1] + 1], number)
             for number, members in enumerate(self._segments())
         ]
 
@@ -139,7 +138,7 @@ class Update:
                 segments.append([i])
         return segments
 
-    def _call(self, after: int) -> Insertion:
+    def _call(self) -> Insertion:
         """The formula as one compiled loop for all segments. It finds the arrays itself, and is given them to show."""
         self.loop = self.as_loop()
         run = self.loop.loop()
@@ -147,9 +146,9 @@ class Update:
         arrays = {"parameters": self.flat.values, "gradients": self.store, **self.flat.states}
         bound = {f"{name}{tag}": array for name, array in arrays.items()}
         line = f"update{tag}({', '.join(bound)})"
-        return Insertion(after, ["# update", line], {**bound, f"update{tag}": lambda *arrays: run()})
+        return Insertion(["# update", line], {**bound, f"update{tag}": lambda *arrays: run()})
 
-    def _insertion(self, after: int, start: int, stop: int, segment: int) -> Insertion:
+    def _insertion(self, start: int, stop: int, segment: int) -> Insertion:
         """The formula's statements, on the blocks of a piece of the flat buffer."""
         flat, program = self.flat, self.program
         text = program.source.split("def update(")[1]
@@ -182,7 +181,7 @@ class Update:
         bound.update({rename[f]: v for f, v in functions.items()})
         if len(blocks) == 1:
             bound.update({rename[n]: v for n, v in zip(moving, blocks[0], strict=True)})
-            return Insertion(after, ["# update", *lines], bound)
+            return Insertion(["# update", *lines], bound)
         bound[f"blocks{tag}"] = blocks
         loop = f"for {', '.join(rename[n] for n in moving)} in blocks{tag}:"
-        return Insertion(after, ["# update", loop, *(f"    {line}" for line in lines)], bound)
+        return Insertion(["# update", loop, *(f"    {line}" for line in lines)], bound)

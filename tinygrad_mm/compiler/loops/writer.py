@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernel import looked_at
+from tinygrad_mm.compiler.kernel import free_name, looked_at
 from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of, weak
 from tinygrad_mm.compiler.loops.entropy import Entropy
 from tinygrad_mm.compiler.loops.memory import Memory
@@ -78,11 +78,7 @@ class Writer:
 
     def name(self, stem: str) -> str:
         """A name that is not taken."""
-        stem = "".join(c if c.isalnum() else "_" for c in stem) or "v"
-        stem = f"_{stem}" if stem[0].isdigit() else stem
-        name, n = stem, 2
-        while name in self.taken:
-            name, n = f"{stem}_{n}", n + 1
+        name = free_name(stem, self.taken)
         self.taken.add(name)
         return name
 
