@@ -31,7 +31,7 @@ FLOORS = (
     {"__init__", "__main__"},
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
-HEAVY = {"graphviz", "tqdm", "matplotlib", "safetensors", "numba"}
+HEAVY = {"graphviz", "tqdm", "matplotlib", "safetensors", "numba", "threadpoolctl"}
 
 
 def module_of(path: Path) -> str:

@@ -275,9 +275,9 @@ def test_a_compiled_step_shows_the_loop_and_does_not_save_it(tmp_path: Path) -> 
     step = tg.compile_step(model, tg.cross_entropy, optimizer)
     x, y = np.ones((4, 3), np.float32), np.zeros(4, int)
     step(x, y)
-    assert "update(parameters, gradients, mean, mean_square)" in step.source
+    assert "update_all(parameters, gradients, mean, mean_square)" in step.source
     before = [a.copy() for flats in optimizer._flats for f in flats for a in (f.values, *f.states.values())]
-    assert "update(parameters" in str(step.report(x, y))  # which runs the program, and puts everything back
+    assert "update_all(parameters" in str(step.report(x, y))  # which runs the program, and puts everything back
     after = [a for flats in optimizer._flats for f in flats for a in (f.values, *f.states.values())]
     for a, b in zip(after, before, strict=True):
         np.testing.assert_array_equal(a, b)

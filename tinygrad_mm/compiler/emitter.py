@@ -16,7 +16,7 @@ from tinygrad_mm.graph import RULES, Scope, name_of
 
 __all__ = ["Emitted", "Insertion", "emit"]
 
-_WORDS = frozenset({"np", "memory", "array_in", "empty", "forward", "backward", "step"})
+_WORDS = frozenset({"np", "memory", "array_in", "empty", "forward", "backward", "step", "update", "refresh"})
 
 
 def array_in(memory: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -52,10 +52,10 @@ class Emitted:
         n = len(self.program.leaves)
         return list(arrays[:n]), list(arrays[n:])
 
-    def make(self, leaves: list[Any], given: list[Any] = []) -> Any:  # noqa: B006 (never written to)
-        """Functions with buffers of their own."""
+    def make(self, leaves: list[Any], given: Sequence[Any] = (), bound: dict[str, Any] | None = None) -> Any:
+        """Functions with buffers of their own; `bound` are other objects by the names of those in `self.bound`."""
         memory = [np.empty(buffer.nbytes, np.uint8) for buffer in self.storage.buffers]
-        return self._make(memory, *leaves, *given, *self.bound.values())
+        return self._make(memory, *leaves, *given, *(self.bound if bound is None else bound).values())
 
 
 def _dtypes(storage: Storage) -> set[str]:
@@ -152,11 +152,12 @@ def _number_name(number: Any) -> str:
 class Insertion:
     """Statements of somebody else's, put at the end of a program: the update of parameters.
 
-    `bound` are the objects that they use, by names that nothing else is called.
+    `bound` are the objects that they use, by names that nothing else is called; `shares` are those that each thread
+    after the first uses instead of them.
     """
 
-    def __init__(self, lines: list[str], bound: dict[str, Any]) -> None:
-        self.lines, self.bound = lines, bound
+    def __init__(self, lines: list[str], bound: dict[str, Any], shares: Sequence[dict[str, Any]] = ()) -> None:
+        self.lines, self.bound, self.shares = lines, bound, shares
 
 
 def emit(
@@ -167,11 +168,13 @@ def emit(
     insertions: Sequence[Insertion] = (),
     joint: bool = False,
     first: frozenset[int] = frozenset(),
+    apart: bool = False,
 ) -> Emitted:
     """Write a program out: as the functions `forward` and `backward`, or, `joint`, as one function `step`.
 
-    `given` names arrays, bound like the leaves, that certain results are to be written to. Ops with an id in `first`
-    make a function of their own, `refresh`: what they compute stays the same from step to step.
+    The insertions stand at the end of it, or, `apart`, in a function `update` that follows it. `given` names arrays,
+    bound like the leaves, that certain results are to be written to. Ops with an id in `first` make a function of their
+    own, `refresh`: what they compute stays the same from step to step.
     """
     reserved = [name for insertion in insertions for name in insertion.bound]
     storage = Storage(program, given or {}, [*_WORDS, *reserved])
@@ -191,8 +194,7 @@ def emit(
             lines[-1] += f"  # {op.result.shape}"
         body.extend(lines)
 
-    for insertion in insertions:
-        halves[1].extend(insertion.lines)
+    update = [line for insertion in insertions for line in insertion.lines]
 
     def function(name: str, arguments: list[str], lines: list[str]) -> list[str]:
         return ["", f"    def {name}({', '.join(arguments)}):", *(f"        {line}" for line in lines)]
@@ -201,9 +203,11 @@ def emit(
     effects = _joined(_handed(storage, [e.value for e in program.effects]))
     inputs = [storage.home[id(v)] for v in program.inputs]
     if joint:
-        names = ["step", "refresh"]
+        names = ["step", *(["update"] if apart else []), "refresh"]
+        both = [*halves[0], *halves[1], *([] if apart else update), f"return ({outputs}), ({effects})"]
         functions = [
-            *function("step", inputs, [*halves[0], *halves[1], f"return ({outputs}), ({effects})"]),
+            *function("step", inputs, both),
+            *(function("update", [], [*update, "return"]) if apart else []),
             *function("refresh", [], hoisted or ["pass"]),
         ]
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter, is_
 from typing import Any
 
@@ -24,6 +24,7 @@ from tinygrad_mm.graph import tick
 from tinygrad_mm.optim.flat import Flat
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.optim.prescaled import Prescaled, prescaled
+from tinygrad_mm.step.shares import Shares, shared
 from tinygrad_mm.step.update import Update, divides
 from tinygrad_mm.tensor import Tensor
 
@@ -45,6 +46,7 @@ class Plan:
         optimizer: Optimizer,
         batch: tuple[Any, ...],
         backend: Backend = NUMPY,
+        alone: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self.kinds = [(a.shape, a.dtype) for a in batch]
@@ -61,7 +63,16 @@ class Plan:
         self.groups = len(optimizer.groups)
         self.captured = Captured(function)
         names = ["x", "y"] if len(batch) == 2 else [*(f"x{i}" for i in range(len(batch) - 1)), "y"]
-        trace = Trace(function, self.captured, batch, lambda tensors: (tuple(tensors), {}), names, True)
+
+        def traced(arrays: Sequence[Any]) -> Trace:
+            return Trace(function, self.captured, arrays, lambda tensors: (tuple(tensors), {}), names, True)
+
+        trace = traced(batch)
+        trained = sum(flat.values.size for flats in laid_out for flat in flats)
+        parts, how = 1, ""
+        if backend is NUMPY and not alone and (cut := shared(trace, batch, traced, trained)) is not None:
+            parts, trace, how = cut
+        weight = 1 / parts if how == "mean" else 1.0
         self.buffers = trace.buffers
         trace.let_go()
         program = trace.program
@@ -69,12 +80,13 @@ class Plan:
             raise TypeError("compile_step: the loss must be one number that depends on parameters, such as a mean")
         in_calls = backend is NUMPY and not optimizer.fused
         short = self._prescaled(program, laid_out) if in_calls else None
-        seed = Value(np.ones(program.outputs[0].shape, program.outputs[0].dtype), "constant")
+        seed = Value(np.full(program.outputs[0].shape, weight, program.outputs[0].dtype), "constant")
         if short is not None and short.factor is not None:
             seed.example *= short.factor
         self.rate: Any = None
         if short is not None and short.factor is None:
-            self.rate = np.full_like(seed.example, optimizer._looked_at(optimizer.groups[0]).learning_rate)
+            rate = optimizer._looked_at(optimizer.groups[0]).learning_rate
+            self.rate = np.full_like(seed.example, rate * weight)
             seed = Value(self.rate, "leaf", "learning_rate", leaf=Tensor(self.rate))
             program.leaves.append(seed)
         program.substitute({id(old): seed for old in program.seeds})
@@ -91,12 +103,14 @@ class Plan:
         given: dict[int, str] = {}
         arrays: list[Any] = []
         flats_used: list[tuple[Flat, Any, set[int]]] = []
+        stores: list[list[Any]] = []
         for group, flats in zip(optimizer.groups, laid_out, strict=True):
             for flat in flats:
                 active = [i for i, p in enumerate(flat.parameters) if id(p) in gradients and p.requires_grad]
                 if not active:
                     continue
-                store = np.zeros_like(flat.values)
+                stores.append([np.zeros_like(flat.values) for _ in range(parts)])
+                store = stores[-1][0]
                 flats_used.append((flat, store, set(active)))
                 called: dict[int, str] = {}
                 for i in active:
@@ -107,7 +121,8 @@ class Plan:
                     arrays.append(flat.view(store, i))
                 for count in sorted({flat.steps[i] for i in active}):  # one step number for all members
                     members = [i for i in active if flat.steps[i] == count]
-                    update = Update(optimizer, group, flat, members, store, len(self.updates), short, self.rate)
+                    number = len(self.updates)
+                    update = Update(optimizer, group, flat, members, stores[-1], number, short, self.rate, weight)
                     update.elements = {called[i]: (flat.starts[i], flat.starts[i + 1]) for i in members}
                     self.updates.append(update)
         program.gradients = []
@@ -118,24 +133,32 @@ class Plan:
             arrays.append(np.empty(loss_value.shape, loss_value.dtype))
         added: list[Any] = []
         first: dict[str, Any] = {}
+        title = "one training step"
         if backend is NUMPY:
             scale_losses(program, {id(seed), *(id(op.result) for op in _steady_first(program, seed))})
             first["first"] = self._placed(_steady_first(program, seed), given, arrays)
             fold_biases(program, self._pairs(flats_used), given, arrays)
             for update in self.updates:
                 added.extend(update.insertions())
+            if parts > 1:
+                first["apart"] = True
+                title += f", for each of {parts} threads that share a batch"
         else:
             added.extend(update.as_loop() for update in self.updates)
-        self.emitted: Any = backend.emit(
-            program, given, "one training step", self.captured.path_of(), added, joint=True, **first
-        )
+        self.emitted: Any = backend.emit(program, given, title, self.captured.path_of(), added, joint=True, **first)
         self.arrays = [leaf.value for leaf in self.leaves if leaf is not None]
         self.places = arrays
-        made = self.emitted.make(self.arrays, arrays)
+        self.shares: Shares | None = None
         self.refresh: Any = None
-        self.function: Any = made
-        if backend is NUMPY:
-            self.function, self.refresh = made
+        self.function: Any
+        if parts > 1:
+            self.shares = Shares(self.emitted, self.arrays, arrays, added, stores, how)
+            self.function, self.refresh = self.shares, self.shares.refresh
+        elif backend is NUMPY:
+            self.function, self.refresh = self.emitted.make(self.arrays, arrays)
+        else:
+            self.function = self.emitted.make(self.arrays, arrays)
+        if self.refresh is not None:
             self.refresh()  # what depends on constants alone is there from now on
         self.effects = [e.buffer for e in program.effects]
         self.check = self._guards()
@@ -246,13 +269,25 @@ class Plan:
     def report(self, batch: tuple[Any, ...]) -> Report:
         """What the program costs, line by line."""
         batch = (*batch, *(buffer.value for buffer in self.buffers))
-        return report(self.emitted, lambda made: made[0](*batch), [*self.arrays, *self.places])
+        if self.shares is not None:
+            batch = tuple(a[: len(a) // self.shares.parts] for a in batch)
 
-    def run(self, batch: tuple[Any, ...]) -> float:
-        """Make the step."""
+        def run(made: Any) -> None:
+            made[0](*batch)
+            if self.shares is not None:
+                made[1]()
+
+        return report(self.emitted, run, [*self.arrays, *self.places])
+
+    def prepare(self) -> None:
+        """Work out the numbers of the next step."""
         for update in self.updates:
             if update.prepare() and update.is_descent:
                 self.refresh()
+
+    def run(self, batch: tuple[Any, ...]) -> float:
+        """Make the step."""
+        self.prepare()
         if self.buffers:
             batch = (*batch, *(buffer.value for buffer in self.buffers))
         try:

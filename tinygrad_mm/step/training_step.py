@@ -29,6 +29,10 @@ def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimiz
     `backend="numba"` (extra `numba`) fuses what lies between matrix products, and the update, into compiled loops; an
     optimizer with `fused=True` has the update alone as a loop.
 
+    Where the loss is a mean or a sum over examples that know nothing of each other (no batch normalization, no
+    dropout), and a step writes much between its products, as many threads as BLAS may use (OMP_NUM_THREADS) each take
+    a share of the batch: the examples are those of the first axis. Results are the same but for rounding.
+
     Raises TypeError where the loss is not one number, and where a parameter has a gradient hook.
 
     >>> from tinygrad_mm import nn, optim
@@ -79,8 +83,9 @@ class Step:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the program used last as a Python file that needs NumPy alone, with parameters and states as they are.
 
-        In that file `functions[0](input, target)` makes a step and returns ((loss,), new values of buffers). Numbers
-        that change from step to step (a schedule's learning rate, Adam's corrections) stay what they are now.
+        The file's program is one for the whole batch, in one thread: `functions[0](input, target)` makes a step and
+        returns ((loss,), new values of buffers). Numbers that change from step to step (a schedule's learning rate,
+        Adam's corrections) stay what they are now.
 
         Raises RuntimeError before the first step, TypeError for a program that needs more than NumPy: of the Numba
         backend, or with the loop of a fused optimizer.
@@ -93,11 +98,18 @@ class Step:
                 "save: the update is a loop that Numba compiles (the optimizer has fused=True), and a saved program "
                 "needs NumPy alone; make the step with an optimizer without fused"
             )
+        if plan.shares is not None:  # a file has no threads: one program for the whole batch
+            batch = tuple(np.zeros(shape, dtype) for shape, dtype in plan.kinds)
+            plan = Plan(self.model, self.loss, self.optimizer, batch, self.backend, alone=True)
+            plan.prepare()
         usage = "`functions[0](input, target)` makes one training step: ((loss,), (new values of buffers))."
         return save_program(plan.emitted, path, plan.arrays, plan.places, "One training step.", usage)
 
     def report(self, *batch: Any) -> Report:
-        """Calls, buffers, multiply-adds, and the measured time of each line, for a batch; nothing is updated."""
+        """Calls, buffers, multiply-adds, and the measured time of each line, for a batch; nothing is updated.
+
+        Where threads share a batch, it is the report of one of them.
+        """
         self_plan = next((plan for plan in self.plans if plan.accepts(batch)), None)
         if self_plan is None:
             raise RuntimeError("compile_step: report is for a batch of a kind that was trained on; make a step first")

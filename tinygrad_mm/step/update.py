@@ -24,7 +24,11 @@ def divides(rate: float) -> bool:
 
 
 class Update:
-    """The update of the parameters in one flat buffer."""
+    """The update of the parameters in one flat buffer.
+
+    `stores` are their gradients: one array, or one for each thread that works on a share of the batch. `rate` is where
+    the learning rate is kept if gradients come multiplied by it; in each share they shall count `weight`.
+    """
 
     def __init__(
         self,
@@ -32,13 +36,14 @@ class Update:
         group: dict[str, Any],
         flat: Flat,
         active: list[int],
-        store: Any,
+        stores: list[Any],
         number: int,
         short: Prescaled | None = None,
         rate: Any = None,
+        weight: float = 1.0,
     ) -> None:
-        self.optimizer, self.group, self.flat, self.active, self.store = optimizer, group, flat, active, store
-        self.number = number
+        self.optimizer, self.group, self.flat, self.active, self.stores = optimizer, group, flat, active, stores
+        self.number, self.weight = number, weight
         self.members = [flat.parameters[i] for i in active]
         self.known = optimizer._looked_at(group)
         self.program: Formula = self.known.program
@@ -90,7 +95,7 @@ class Update:
         self.last = known
         numbers = self.program.scalars(known.learning_rate, self.flat.steps[self.active[0]] + 1, *known.numbers)
         for place, number in zip(self.scalars, numbers):  # noqa: B905 (made together)
-            place[...] = number
+            place[...] = number * self.weight if self.is_descent else number
         return True
 
     def done(self) -> None:
@@ -122,7 +127,7 @@ class Update:
 
         flat = self.flat
         pieces = [(flat.starts[members[0]], flat.starts[members[-1] + 1]) for members in self._segments()]
-        gradients = [self.store[start:stop] for start, stop in pieces]
+        gradients = [self.stores[0][start:stop] for start, stop in pieces]
         short = prescaled(self.program)
         rate = self.scalars[0] if short is not None and short.factor is None else None
         arrays = [flat.values, *flat.states.values()]
@@ -143,26 +148,43 @@ class Update:
         self.loop = self.as_loop()
         run = self.loop.loop()
         tag = f"_{self.number}" if self.number else ""
-        arrays = {"parameters": self.flat.values, "gradients": self.store, **self.flat.states}
+        first, *others = self.stores
+        arrays = {"parameters": self.flat.values, "gradients": first, **self.flat.states}
+        arrays.update({f"gradients_{k}": store for k, store in enumerate(others, 2)})
         bound = {f"{name}{tag}": array for name, array in arrays.items()}
-        line = f"update{tag}({', '.join(bound)})"
-        return Insertion(["# update", line], {**bound, f"update{tag}": lambda *arrays: run()})
+
+        def update_all(*arrays: Any) -> None:
+            for store in others:
+                np.add(first, store, first)
+            run()
+
+        line = f"update_all{tag}({', '.join(bound)})"
+        idle = {f"update_all{tag}": lambda *arrays: None}  # the loop has threads of its own
+        return Insertion(["# update", line], {**bound, f"update_all{tag}": update_all}, [idle] * len(others))
 
     def _insertion(self, start: int, stop: int, segment: int) -> Insertion:
-        """The formula's statements, on the blocks of a piece of the flat buffer."""
-        flat, program = self.flat, self.program
+        """The formula's statements, on the blocks of a piece of the flat buffer, which the threads deal out."""
+        flat, program, parts = self.flat, self.program, len(self.stores)
         text = program.source.split("def update(")[1]
         names = [n.strip() for n in text[: text.index(")")].split(",")]
         body = self.short.body if self.short else [line.strip() for line in text.splitlines()[1:]]
         constants = [np.asarray(c, flat.dtype) for c in (self.short or program).constants]
-        longest = min(BLOCK, stop - start)
-        temporaries = [np.empty(longest, flat.dtype) for _ in range(program.temporaries)]
-        blocks = []
-        for a in range(start, stop, BLOCK):
-            b = min(a + BLOCK, stop)
-            arrays = (flat.values[a:b], self.store[a:b], *(s[a:b] for s in flat.states.values()))
-            blocks.append((*arrays, *(t[: b - a] for t in temporaries)))
-        moving = [*names[: 2 + len(flat.states)], *(names[-program.temporaries :] if program.temporaries else [])]
+        longest = min(BLOCK, -(-(stop - start) // parts))
+
+        def blocks_of(thread: int) -> list[tuple[Any, ...]]:
+            temporaries = [np.empty(longest, flat.dtype) for _ in range(program.temporaries)]
+            blocks = []
+            for a in range(start + thread * longest, stop, parts * longest):
+                b = min(a + longest, stop)
+                arrays = (flat.values[a:b], *(s[a:b] for s in (*self.stores, *flat.states.values())))
+                blocks.append((*arrays, *(t[: b - a] for t in temporaries)))
+            return blocks
+
+        blocks = blocks_of(0)
+        others = [f"{names[1]}_{k}" for k in range(2, parts + 1)]
+        body = [*(f"add({names[1]}, {other}, {names[1]})" for other in others), *body]
+        states = names[2 : 2 + len(flat.states)]
+        moving = [*names[:2], *others, *states, *(names[-program.temporaries :] if program.temporaries else [])]
         fixed = dict(
             zip(
                 names[2 + len(flat.states) : len(names) - program.temporaries],
@@ -174,14 +196,17 @@ class Update:
             f: getattr(np, f) for line in body for f in re.findall(r"\b([a-z_0-9]+)\(", line) if hasattr(np, f)
         }
         tag = f"_{self.number}_{segment}" if self.number or segment else ""
-        rename = {n: f"{n}_of_update{tag}" if n[0] in "tcs" and n[1:].isdigit() else f"{n}{tag}" for n in names}
+        rename = {
+            n: f"{n}_of_update{tag}" if n[0] in "tcs" and n[1:].isdigit() else f"{n}{tag}" for n in names + others
+        }
         rename.update({f: f"np_{f}" for f in functions})
         lines = [re.sub(r"\b[A-Za-z_]\w*\b", lambda m: rename.get(m.group(), m.group()), line) for line in body]
         bound: dict[str, Any] = {rename[n]: v for n, v in fixed.items()}
         bound.update({rename[f]: v for f, v in functions.items()})
-        if len(blocks) == 1:
+        if parts == len(blocks) == 1:
             bound.update({rename[n]: v for n, v in zip(moving, blocks[0], strict=True)})
             return Insertion(["# update", *lines], bound)
         bound[f"blocks{tag}"] = blocks
         loop = f"for {', '.join(rename[n] for n in moving)} in blocks{tag}:"
-        return Insertion(["# update", loop, *(f"    {line}" for line in lines)], bound)
+        shares = [{f"blocks{tag}": blocks_of(thread)} for thread in range(1, parts)]
+        return Insertion(["# update", loop, *(f"    {line}" for line in lines)], bound, shares)

@@ -1,0 +1,171 @@
+"""A training step by several threads: each takes its share of a batch through the same program.
+
+BLAS spreads a product over the cores, but what lies between products runs on one of them. Where the examples of a
+batch know nothing of each other, threads can do all of it: each has a program for its share of the examples, with
+buffers and gradients of its own, and the gradients are added up in the update, which is shared as well. BLAS is held
+to one thread meanwhile. NumPy lets go of Python's lock during calls on large arrays, so threads hardly wait for it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.compiler.emitter import Emitted, Insertion
+from tinygrad_mm.compiler.examples import over_parts
+from tinygrad_mm.compiler.kernels import View, kernel_of
+from tinygrad_mm.compiler.tracing import Trace
+
+__all__ = ["Shares", "shared", "threads"]
+
+MOST = 8  # threads: one of Python's threads at a time runs what is not a large call
+ELEMENTS = 3 << 19  # written by a forward pass, products left out: for fewer, threads wait for each other too long
+IN_A_CALL = 1 << 15  # elements that a call writes, on average and in each thread: smaller calls are mostly Python
+FOR_A_PARAMETER = 4  # elements written for each: every thread makes a gradient of all parameters
+
+
+@functools.cache
+def _blas() -> Any:
+    """The BLAS libraries of this process."""
+    import threadpoolctl
+
+    controller: Any = threadpoolctl.ThreadpoolController  # without type hints
+    return controller().select(user_api="blas")
+
+
+def threads() -> int:
+    """How many threads BLAS may use at the moment: OMP_NUM_THREADS and the like say so."""
+    return min((library.num_threads or 1 for library in _blas().lib_controllers), default=1)
+
+
+def shared(trace: Trace, batch: Sequence[Any], retrace: Callable[[Sequence[Any]], Trace], parameters: int) -> Any:
+    """Into how many parts to cut a batch; the trace of one, and how their losses are brought together. None for no cut.
+
+    `parameters` is the number of elements that are trained.
+    """
+    parts = min(threads(), MOST)
+    rows = {len(a) if a.ndim else 0 for a in batch}
+    if parts < 2 or len(rows) != 1 or (n := rows.pop()) % parts or n < 2 * parts or not _pays(trace, parts, parameters):
+        return None
+    part = retrace([a[: n // parts] for a in batch])
+    how = over_parts(trace, part, parts)
+    return None if how is None else (parts, part, how)
+
+
+def _pays(trace: Trace, parts: int, parameters: int) -> bool:
+    """Whether a step writes so much between its products that threads for it are worth their while."""
+    written = []
+    for op in trace.forward:
+        several = type(op.result.example) is tuple
+        if op.fun is np.matmul or (not several and isinstance(kernel_of(op), View)):
+            continue
+        result = op.args[0] if several else op.result
+        written.append(math.prod(result.shape))
+    elements = sum(written)
+    return elements >= max(ELEMENTS, FOR_A_PARAMETER * parameters, IN_A_CALL * parts * len(written))
+
+
+class Shares:
+    """The functions of a program, once for each thread: called with a batch, they make a training step.
+
+    `places` are the arrays that results are written to in the first thread, `stores` the gradients of all parameters,
+    for each thread (one list for each flat buffer); `how` is how losses are brought together.
+    """
+
+    def __init__(
+        self,
+        emitted: Emitted,
+        leaves: list[Any],
+        places: list[Any],
+        insertions: Sequence[Insertion],
+        stores: Sequence[Sequence[Any]],
+        how: str,
+    ) -> None:
+        self.parts = len(stores[0])
+        self.weight = 1 / self.parts if how == "mean" else 1.0
+        self.steps: list[Any] = []
+        self.updates: list[Any] = []
+        self.refreshes: list[Any] = []
+        for k in range(self.parts):
+            twins: dict[int, Any] = {id(_owner(a)): None for a in places}
+            twins.update((id(each[0]), each[k]) for each in stores)
+
+            def here(a: Any, k: int = k, twins: dict[int, Any] = twins) -> Any:
+                return _in_twin(a, twins) if k and isinstance(a, np.ndarray) else a
+
+            own = {name: here(a) for name, a in emitted.bound.items()}
+            for insertion in insertions:
+                own.update(insertion.shares[k - 1] if k else {})
+            step, update, refresh = emitted.make(leaves, [here(a) for a in places], own)
+            self.steps.append(step)
+            self.updates.append(update)
+            self.refreshes.append(refresh)
+
+    def refresh(self) -> None:
+        """Work out anew what depends on the learning rate alone."""
+        for refresh in self.refreshes:
+            refresh()
+
+    def __call__(self, *batch: Any) -> Any:
+        """Make a step; returns ((the loss,), ()), as one program for all does."""
+        n = len(batch[0]) // self.parts
+        steps = [functools.partial(step, *(a[k * n : (k + 1) * n] for a in batch)) for k, step in enumerate(self.steps)]
+        if threads() < self.parts:  # somebody wants fewer now
+            found = [step() for step in steps]
+            for update in self.updates:
+                update()
+        else:
+            with _blas().limit(limits=1):
+                found = _together(steps)
+                _together(self.updates)
+        losses = [loss for (loss,), _ in found]
+        return (sum(losses[1:], losses[0]) * losses[0].dtype.type(self.weight),), ()
+
+
+def _owner(a: Any) -> Any:
+    """The array that owns an array's memory."""
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a
+
+
+def _in_twin(a: Any, twins: dict[int, Any]) -> Any:
+    """An array in the memory of another thread, where its owner is one that each thread has for itself."""
+    owner = _owner(a)
+    if id(owner) not in twins:
+        return a
+    if twins[id(owner)] is None:
+        twins[id(owner)] = owner.copy()
+    start = a.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+    return np.ndarray(a.shape, a.dtype, twins[id(owner)], start, a.strides)
+
+
+@functools.cache
+def _workers(process: int, count: int) -> ThreadPoolExecutor:
+    """Threads for all steps; a forked process has none of its parent's, so it gets its own."""
+    return ThreadPoolExecutor(count, "training-step")
+
+
+def _together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What calls return that are made at the same time, the first of them in this thread; all of them have ended.
+
+    Raises what one of them raised.
+    """
+    workers = _workers(os.getpid(), len(calls) - 1)
+    others = [workers.submit(contextvars.copy_context().run, call) for call in calls[1:]]  # with its np.errstate
+    try:
+        first = calls[0]()
+    finally:
+        try:
+            wait(others)
+        except BaseException:  # an interrupt, while others still write to what the next step will use
+            wait(others)
+            raise
+    return [first, *(other.result() for other in others)]
