@@ -16,6 +16,7 @@ import numpy as np
 
 from tinygrad_mm.constants import ones
 from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Rule, Vertex, name_of, released, select, thread, topological
+from tinygrad_mm.memory import keep_freed_memory
 
 __all__ = ["backpropagate", "unbroadcast"]
 
@@ -74,7 +75,7 @@ def backpropagate(
     Raises RuntimeError where the graph was released before, or where a leaf has been changed since the forward pass.
     """
     if not recorded:
-        _keep_freed_memory()
+        keep_freed_memory()
     wanted = None if targets is None else set(targets)
     on_path = None if wanted is None else _on_path(topological(roots), wanted)  # ids, which keep nothing alive
     pending: dict[Vertex, Any] = {}  # computed vertices and their gradients so far
@@ -192,18 +193,6 @@ def backpropagate(
             g = _complete(leaf, g, arrive, shared, wanted)
         if wanted is None:
             arrive(leaf, g, leaf not in shared)
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Tell the allocator, once, that the memory of one backward pass is wanted again in the next.
-
-    glibc's malloc hands larger pieces back to the system, and gets them again page by page; how large, it learns from
-    what is freed, up to 32 MB (mallopt(3), M_MMAP_THRESHOLD), and twice that it keeps at the end of its heap. Nothing
-    is written to this array, so that it takes no memory itself. Parameters are there by now, and still go back whole
-    when an optimizer moves them into its own memory.
-    """
-    np.empty((32 << 20) - (64 << 10), np.uint8)
 
 
 def _complete(vertex: Vertex, g: Any, arrive: Arrive, shared: set[Vertex], wanted: set[Vertex] | None) -> Any:

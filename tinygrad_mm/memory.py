@@ -1,0 +1,34 @@
+"""What is asked of the C library's allocator, where NumPy gets its memory from.
+
+Floor 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+
+import numpy as np
+
+__all__ = ["keep_freed_memory"]
+
+_M_TRIM_THRESHOLD = -1  # glibc's malloc.h
+KEPT = 1 << 30  # bytes that may stay free at the end of the heap
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Tell the allocator, once, that the memory of one backward pass is wanted again in the next.
+
+    glibc's malloc hands larger pieces back to the system, and gets them again page by page. How large, it learns from
+    what is freed, up to 32 MB (mallopt(3), M_MMAP_THRESHOLD): so an array of that size is freed here, to which nothing
+    is written, and which takes no memory itself. What is free at the end of the heap goes back from twice that size
+    on; here only beyond 1 GB, unless MALLOC_TRIM_THRESHOLD_ says otherwise. Other allocators are left alone.
+    """
+    np.empty((32 << 20) - (64 << 10), np.uint8)
+    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        with contextlib.suppress(ImportError, AttributeError, OSError, TypeError):  # no glibc
+            import ctypes
+
+            ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, KEPT)
