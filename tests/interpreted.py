@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from tinygrad_mm.compiler.loops import emitter, writer
+from tinygrad_mm.compiler.loops import emitter, updates, writer
 from tinygrad_mm.compiler.loops.native import blas
 
 LONGEST = 1 << 16  # bytes behind a pointer, as far as the interpreter looks
@@ -98,10 +98,19 @@ def interpreted(threads: int = 1) -> Iterator[None]:
         mock.patch.object(writer, "native", names),
         mock.patch.object(emitter, "compiled", lambda function, arrays: quiet(function)),
         mock.patch.object(writer, "threads", return_value=threads),
+        mock.patch.object(updates, "threads", return_value=threads),
+        mock.patch.object(updates, "_compiled", update),
         mock.patch.object(emitter, "math", MATH),
         mock.patch("tinygrad_mm.compiler.loops.require_numba"),
     ):
         yield
+
+
+def update(elements: str, kind: str, driver: str) -> Any:
+    """The update of parameters that stands alone."""
+    namespace = {"math": MATH, **names()}
+    exec(f"def update_elements{elements}\n\ndef update_parameters{driver}\n", namespace)
+    return quiet(namespace["update_parameters"])
 
 
 def quiet(function: Any) -> Any:

@@ -15,6 +15,7 @@ import pytest
 import strategies as my
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from interpreted import interpreted
 from oracles import floating
 from table import ROWS
 from table.row import Row
@@ -282,14 +283,16 @@ def text(n=4):
     return rng.integers(0, 7, (n, 5)), rng.integers(0, 7, (n, 5))
 
 
-def train(model, make_optimizer, batch, steps=6, loss=functional.cross_entropy, alone=False, schedule=None):
+def train(
+    model, make_optimizer, batch, steps=6, loss=functional.cross_entropy, alone=False, schedule=None, backend="numpy"
+):
     """Losses, parameters and states after some compiled steps; and the step."""
     with pytest.MonkeyPatch.context() as patch:
         if alone:
             patch.setattr(shares, "threads", lambda: 1)
         net = model()
         optimizer = make_optimizer(net.parameters())
-        step = tg.compile_step(net, loss, optimizer)
+        step = tg.compile_step(net, loss, optimizer, backend=backend)
         losses = []
         for i in range(steps):
             if schedule:
@@ -327,11 +330,27 @@ class TestSteps:
             if isinstance(array, np.ndarray):
                 np.testing.assert_allclose(ours[2].state_dict()[name], array, **TOLERANCE)
 
+    @pytest.mark.parametrize("optimizer", ["SGD", "momentum", "Adam"])
+    @pytest.mark.parametrize("network", NETWORKS)
+    def test_loops(self, cores, network, optimizer):
+        model, batch = NETWORKS[network]
+        expected = train(model, OPTIMIZERS[optimizer], batch, 3, alone=True)
+        with interpreted():
+            assert_same(train(model, OPTIMIZERS[optimizer], batch, 3, backend="numba"), expected)
+
+    @pytest.mark.parametrize("network", ["mlp", "reader"])
+    def test_loops_that_are_compiled(self, cores, network):
+        pytest.importorskip("numba")
+        model, batch = NETWORKS[network]
+        for name in ("SGD", "Adam"):
+            expected = train(model, OPTIMIZERS[name], batch, alone=True)
+            assert_same(train(model, OPTIMIZERS[name], batch, backend="numba"), expected)
+
     @pytest.mark.parametrize("count", [3, 4, 6])
     def test_more_threads(self, cores, count):
         cores(count)
         ours, expected = (train(mlp, OPTIMIZERS["Adam"], small(), alone=alone) for alone in (False, True))
-        assert len(ours[3].plans[0].shares.steps) == count
+        assert ours[3].plans[0].shares.parts == count
         assert_same(ours, expected)
 
     def test_as_eager(self, cores):
@@ -511,6 +530,14 @@ class TestOutput:
         for _ in range(3):
             ((loss,), _) = namespace["functions"][0](*batch)
             assert loss == pytest.approx(step(*batch), rel=1e-3)
+
+    def test_loops_are_not_saved(self, cores, tmp_path):
+        with interpreted():
+            _, _, _, step = train(mlp, OPTIMIZERS["Adam"], small(), backend="numba")
+            with pytest.raises(TypeError, match="Numba backend"):
+                step.save(tmp_path / "step.py")
+            with pytest.raises(TypeError, match="NumPy backend"):
+                step.report(*small())
 
     def test_fused_optimizer(self, cores):
         pytest.importorskip("numba")

@@ -24,7 +24,7 @@ from tinygrad_mm.graph import tick
 from tinygrad_mm.optim.flat import Flat
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.optim.prescaled import Prescaled, prescaled
-from tinygrad_mm.step.shares import Shares, shared
+from tinygrad_mm.step.shares import Shares, of_calls, of_loops, shared
 from tinygrad_mm.step.update import Update, divides
 from tinygrad_mm.tensor import Tensor
 
@@ -70,7 +70,7 @@ class Plan:
         trace = traced(batch)
         trained = sum(flat.values.size for flats in laid_out for flat in flats)
         parts, how = 1, ""
-        if backend is NUMPY and not alone and (cut := shared(trace, batch, traced, trained)) is not None:
+        if not alone and (cut := shared(trace, batch, traced, trained)) is not None:
             parts, trace, how = cut
         weight = 1 / parts if how == "mean" else 1.0
         self.buffers = trace.buffers
@@ -140,11 +140,11 @@ class Plan:
             fold_biases(program, self._pairs(flats_used), given, arrays)
             for update in self.updates:
                 added.extend(update.insertions())
-            if parts > 1:
-                first["apart"] = True
-                title += f", for each of {parts} threads that share a batch"
-        else:
+            first["apart"] = parts > 1
+        elif parts == 1:
             added.extend(update.as_loop() for update in self.updates)
+        if parts > 1:
+            title += f", for each of {parts} threads that share a batch"
         self.emitted: Any = backend.emit(program, given, title, self.captured.path_of(), added, joint=True, **first)
         self.arrays = [leaf.value for leaf in self.leaves if leaf is not None]
         self.places = arrays
@@ -152,8 +152,14 @@ class Plan:
         self.refresh: Any = None
         self.function: Any
         if parts > 1:
-            self.shares = Shares(self.emitted, self.arrays, arrays, added, stores, how)
-            self.function, self.refresh = self.shares, self.shares.refresh
+            if backend is NUMPY:
+                functions = of_calls(self.emitted, self.arrays, arrays, stores, added)
+            else:
+                functions = of_loops(
+                    self.emitted, self.arrays, arrays, stores, [update.as_function() for update in self.updates]
+                )
+            self.function = self.shares = Shares(functions, how)
+            self.refresh = self.shares.refresh
         elif backend is NUMPY:
             self.function, self.refresh = self.emitted.make(self.arrays, arrays)
         else:

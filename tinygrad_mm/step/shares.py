@@ -12,18 +12,20 @@ import contextvars
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.compiler.emitter import Emitted, Insertion
+from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.examples import over_parts
 from tinygrad_mm.compiler.kernels import View, kernel_of
 from tinygrad_mm.compiler.tracing import Trace
 
-__all__ = ["Shares", "shared", "threads"]
+__all__ = ["Functions", "Shares", "of_calls", "of_loops", "shared", "threads"]
+
+Stores: TypeAlias = "Sequence[Sequence[Any]]"
 
 MOST = 8  # threads: one of Python's threads at a time runs what is not a large call
 ELEMENTS = 3 << 19  # written by a forward pass, products left out: for fewer, threads wait for each other too long
@@ -72,61 +74,104 @@ def _pays(trace: Trace, parts: int, parameters: int) -> bool:
     return elements >= max(ELEMENTS, FOR_A_PARAMETER * parameters, IN_A_CALL * parts * len(written))
 
 
-class Shares:
-    """The functions of a program, once for each thread: called with a batch, they make a training step.
+class Functions(NamedTuple):
+    """What one thread runs: a step as far as the gradients, the update, and what changes with the learning rate."""
+
+    step: Callable[..., Any]
+    update: Callable[[], Any]
+    refresh: Callable[[], Any]
+
+
+def of_calls(
+    emitted: Any, leaves: list[Any], places: list[Any], stores: Stores, insertions: Sequence[Insertion]
+) -> list[Functions]:
+    """The functions of a program of NumPy calls.
 
     `places` are the arrays that results are written to in the first thread, `stores` the gradients of all parameters,
-    for each thread (one list for each flat buffer); `how` is how losses are brought together.
+    for each thread (one list for each flat buffer). What is written to, each thread has for itself.
+    """
+    found = []
+    for k, here in enumerate(_memories(places, stores)):
+        own = {name: here(a) if isinstance(a, np.ndarray) else a for name, a in emitted.bound.items()}
+        for insertion in insertions:
+            own.update(insertion.shares[k - 1] if k else {})
+        found.append(Functions(*emitted.make(leaves, [here(a) for a in places], own)))
+    return found
+
+
+def of_loops(
+    emitted: Any, leaves: list[Any], places: list[Any], stores: Stores, updates: Sequence[Callable[[], Any]]
+) -> list[Functions]:
+    """The same for a program of compiled loops; the updates have threads of their own."""
+
+    def update() -> None:
+        for run in updates:
+            run()
+
+    return [
+        Functions(emitted.make(leaves, [here(a) for a in places]), _nothing if k else update, _nothing)
+        for k, here in enumerate(_memories(places, stores))
+    ]
+
+
+def _nothing() -> None:
+    pass
+
+
+class Shares:
+    """The functions of all threads as one: called with a batch, they make a training step.
+
+    `how` says how the losses of the parts are brought together, "mean" or "sum".
     """
 
-    def __init__(
-        self,
-        emitted: Emitted,
-        leaves: list[Any],
-        places: list[Any],
-        insertions: Sequence[Insertion],
-        stores: Sequence[Sequence[Any]],
-        how: str,
-    ) -> None:
-        self.parts = len(stores[0])
+    def __init__(self, threads: Sequence[Functions], how: str) -> None:
+        self.threads, self.parts = threads, len(threads)
         self.weight = 1 / self.parts if how == "mean" else 1.0
-        self.steps: list[Any] = []
-        self.updates: list[Any] = []
-        self.refreshes: list[Any] = []
-        for k in range(self.parts):
-            twins: dict[int, Any] = {id(_owner(a)): None for a in places}
-            twins.update((id(each[0]), each[k]) for each in stores)
-
-            def here(a: Any, k: int = k, twins: dict[int, Any] = twins) -> Any:
-                return _in_twin(a, twins) if k and isinstance(a, np.ndarray) else a
-
-            own = {name: here(a) for name, a in emitted.bound.items()}
-            for insertion in insertions:
-                own.update(insertion.shares[k - 1] if k else {})
-            step, update, refresh = emitted.make(leaves, [here(a) for a in places], own)
-            self.steps.append(step)
-            self.updates.append(update)
-            self.refreshes.append(refresh)
 
     def refresh(self) -> None:
         """Work out anew what depends on the learning rate alone."""
-        for refresh in self.refreshes:
-            refresh()
+        for thread in self.threads:
+            thread.refresh()
 
     def __call__(self, *batch: Any) -> Any:
         """Make a step; returns ((the loss,), ()), as one program for all does."""
         n = len(batch[0]) // self.parts
-        steps = [functools.partial(step, *(a[k * n : (k + 1) * n] for a in batch)) for k, step in enumerate(self.steps)]
+        steps = [
+            functools.partial(thread.step, *(a[k * n : (k + 1) * n] for a in batch))
+            for k, thread in enumerate(self.threads)
+        ]
+        updates = [thread.update for thread in self.threads if thread.update is not _nothing]
         if threads() < self.parts:  # somebody wants fewer now
             found = [step() for step in steps]
-            for update in self.updates:
+            for update in updates:
                 update()
         else:
             with _blas().limit(limits=1):
                 found = _together(steps)
-                _together(self.updates)
+                _together(updates)
         losses = [loss for (loss,), _ in found]
         return (sum(losses[1:], losses[0]) * losses[0].dtype.type(self.weight),), ()
+
+
+def _memories(places: Sequence[Any], stores: Stores) -> Iterator[Callable[[Any], Any]]:
+    """For each thread a function: where an array is for this thread that is in a given place for the first one.
+
+    Arrays that own the memory of a place have a twin in each other thread; all other arrays are for all threads.
+    """
+    yield lambda a: a
+    for k in range(1, len(stores[0])):
+        twins: dict[int, Any] = {id(each[0]): each[k] for each in stores}
+        owners = {id(owner): owner for owner in map(_owner, places)}
+        twins.update((key, owner.copy()) for key, owner in owners.items() if key not in twins)
+
+        def here(a: Any, twins: dict[int, Any] = twins) -> Any:
+            owner = _owner(a)
+            if id(owner) not in twins:
+                return a
+            start = a.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+            return np.ndarray(a.shape, a.dtype, twins[id(owner)], start, a.strides)
+
+        yield here
 
 
 def _owner(a: Any) -> Any:
@@ -134,17 +179,6 @@ def _owner(a: Any) -> Any:
     while isinstance(a.base, np.ndarray):
         a = a.base
     return a
-
-
-def _in_twin(a: Any, twins: dict[int, Any]) -> Any:
-    """An array in the memory of another thread, where its owner is one that each thread has for itself."""
-    owner = _owner(a)
-    if id(owner) not in twins:
-        return a
-    if twins[id(owner)] is None:
-        twins[id(owner)] = owner.copy()
-    start = a.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
-    return np.ndarray(a.shape, a.dtype, twins[id(owner)], start, a.strides)
 
 
 @functools.cache
@@ -158,6 +192,8 @@ def _together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 
     Raises what one of them raised.
     """
+    if len(calls) == 1:
+        return [calls[0]()]
     workers = _workers(os.getpid(), len(calls) - 1)
     others = [workers.submit(contextvars.copy_context().run, call) for call in calls[1:]]  # with its np.errstate
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.backends import backend_of
+from tinygrad_mm.compiler.backends import NUMPY, backend_of
 from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
 from tinygrad_mm.optim.optimizer import Optimizer
@@ -93,12 +93,12 @@ class Step:
         if not self.plans:
             raise RuntimeError("compile_step: no step has been made yet, so there is no program")
         plan = self.plans[0]
-        if any(update.loop for update in plan.updates):
+        if self.backend is NUMPY and any(update.loop for update in plan.updates):
             raise TypeError(
                 "save: the update is a loop that Numba compiles (the optimizer has fused=True), and a saved program "
                 "needs NumPy alone; make the step with an optimizer without fused"
             )
-        if plan.shares is not None:  # a file has no threads: one program for the whole batch
+        if self.backend is NUMPY and plan.shares is not None:  # a file has no threads: one program for the whole batch
             batch = tuple(np.zeros(shape, dtype) for shape, dtype in plan.kinds)
             plan = Plan(self.model, self.loss, self.optimizer, batch, self.backend, alone=True)
             plan.prepare()

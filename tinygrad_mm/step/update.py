@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,19 @@ class Update:
         arrays = [flat.values, *flat.states.values()]
         return Loop(self.program, arrays, self.scalars, pieces, gradients, rate, self.elements)
 
+    def as_function(self) -> Callable[[], None]:
+        """The update as one compiled loop, on the sum of what all threads found."""
+        self.loop = self.as_loop()
+        run = self.loop.loop() if self.loop.elements() is not None else self.loop.run
+        first, *others = self.stores
+
+        def update() -> None:
+            for store in others:
+                np.add(first, store, first)
+            run()
+
+        return update
+
     def _segments(self) -> list[list[int]]:
         """Neighbours among the active parameters, together."""
         segments: list[list[int]] = []
@@ -145,22 +159,15 @@ class Update:
 
     def _call(self) -> Insertion:
         """The formula as one compiled loop for all segments. It finds the arrays itself, and is given them to show."""
-        self.loop = self.as_loop()
-        run = self.loop.loop()
+        run = self.as_function()
         tag = f"_{self.number}" if self.number else ""
         first, *others = self.stores
         arrays = {"parameters": self.flat.values, "gradients": first, **self.flat.states}
         arrays.update({f"gradients_{k}": store for k, store in enumerate(others, 2)})
         bound = {f"{name}{tag}": array for name, array in arrays.items()}
-
-        def update_all(*arrays: Any) -> None:
-            for store in others:
-                np.add(first, store, first)
-            run()
-
         line = f"update_all{tag}({', '.join(bound)})"
         idle = {f"update_all{tag}": lambda *arrays: None}  # the loop has threads of its own
-        return Insertion(["# update", line], {**bound, f"update_all{tag}": update_all}, [idle] * len(others))
+        return Insertion(["# update", line], {**bound, f"update_all{tag}": lambda *arrays: run()}, [idle] * len(others))
 
     def _insertion(self, start: int, stop: int, segment: int) -> Insertion:
         """The formula's statements, on the blocks of a piece of the flat buffer, which the threads deal out."""

@@ -247,10 +247,10 @@ def signature(arrays: list[tuple[Any, int, bool]]) -> Any:
 
 
 def compiled(function: Callable[..., Any], arrays: list[tuple[Any, int, bool]]) -> Any:
-    """A function compiled for these arrays and no others."""
+    """A function compiled for these arrays and no others, which lets other threads of Python run meanwhile."""
     import numba
 
-    dispatcher = numba.njit(error_model="numpy")(function)
+    dispatcher = numba.njit(error_model="numpy", nogil=True)(function)
     dispatcher.compile(signature(arrays))
     dispatcher.disable_compile()
     return dispatcher
