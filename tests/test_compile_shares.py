@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import warnings
 from typing import Any
 
@@ -488,6 +489,22 @@ class TestTroubles:
         with pytest.raises(KeyboardInterrupt):
             shares._together([stop, lambda: ended.append(sum(range(100_000)))])
         assert ended
+
+    def test_steps_in_several_threads_leave_blas_as_it_was(self, cores):
+        before = [library.num_threads for library in shares._blas().lib_controllers]
+        expected = train(mlp, OPTIMIZERS["Adam"], small(), 40, alone=True)
+        found: list[Any] = []
+        runs = [
+            threading.Thread(target=lambda: found.append(train(mlp, OPTIMIZERS["Adam"], small(), 40))) for _ in range(4)
+        ]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join()
+        assert len(found) == 4
+        for ours in found:
+            assert_same(ours, expected)
+        assert [library.num_threads for library in shares._blas().lib_controllers] == before
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_after_a_fork(self, cores):

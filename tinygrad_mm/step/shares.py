@@ -12,6 +12,7 @@ import contextvars
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, TypeAlias
@@ -146,7 +147,7 @@ class Shares:
             for update in updates:
                 update()
         else:
-            with _blas().limit(limits=1):
+            with _turn(os.getpid()), _blas().limit(limits=1):
                 found = _together(steps)
                 _together(updates)
         losses = [loss for (loss,), _ in found]
@@ -179,6 +180,12 @@ def _owner(a: Any) -> Any:
     while isinstance(a.base, np.ndarray):
         a = a.base
     return a
+
+
+@functools.cache
+def _turn(process: int) -> threading.Lock:
+    """Held by the step that is being made: of two at a time, the second would put BLAS back to what the first set."""
+    return threading.Lock()
 
 
 @functools.cache
