@@ -5,8 +5,11 @@ Parameters differ by rounding: sums over the batch are sums of the sums over its
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import warnings
 from typing import Any
@@ -105,6 +108,7 @@ class TestOverParts:
             (lambda x: np.mean(x @ W, axis=1).reshape(2, -1).max(0).sum(), None),
             (lambda x: np.mean(np.concatenate([x, x]) @ W), None),
             (lambda x: np.sum(W * W), None),
+            (lambda x: np.mean(x @ W.reshape((3, 3), order="C" if len(x) == 8 else "F")), None),
             (lambda x: np.mean(tg.dropout(x @ W, 0.5, rng=RNG)), None),
             (lambda x: np.mean(x @ tg.dropout(W, 0.5, rng=RNG)), None),  # one draw for all
         ],
@@ -480,6 +484,93 @@ class TestTroubles:
         with np.errstate(all="ignore"):
             step(x, y)
 
+    def test_a_function_that_takes_no_fewer_rows(self, cores):
+        model = nn.Linear(4, 3, rng=0).to(np.float64)
+        targets = np.random.default_rng(0).standard_normal((12, 3))
+        step = tg.compile_step(model, lambda p, y: np.mean((p - targets) ** 2), optim.SGD(model.parameters(), 0.1))
+        assert step(*small()) > step(*small())
+        assert step.plans[0].shares is None
+
+    def test_a_function_that_changes_something_is_called_once_a_trace(self, cores):
+        class Counting(nn.Module):
+            def __init__(self):
+                self.inner, self.calls = nn.Linear(4, 3, rng=0), 0
+
+            def forward(self, x):
+                self.calls += 1
+                return self.inner(x.astype(np.float32)) * (1 / self.calls)
+
+        model = Counting()
+        step = tg.compile_step(model, functional.cross_entropy, optim.SGD(model.parameters(), 0.1))
+        for _ in range(5):
+            step(*small())
+        assert model.calls == 5
+
+    def test_a_call_of_several_results_that_begins_with_a_number(self, cores):
+        @tg.primitive
+        def both(k, x):
+            return x * k, x + k
+
+        tg.defvjp(both, None, lambda g, y, k, x: g[0] * k + g[1])
+
+        class Model(nn.Module):
+            def __init__(self):
+                self.inner = nn.Linear(4, 3, rng=0)
+
+            def forward(self, x):
+                a, b = both(2.0, self.inner(x.astype(np.float32)))
+                return a + b
+
+        model = Model()
+        step = tg.compile_step(model, functional.cross_entropy, optim.SGD(model.parameters(), 0.1))
+        assert step(*small()) > step(*small())
+        assert step.plans[0].shares is None  # nobody said that it treats each example by itself
+
+    def test_interrupts(self, cores):
+        """Whenever an interrupt comes, the next step is made, and BLAS has the threads that it had from then on."""
+        before = [library.num_threads for library in shares._blas().lib_controllers]
+        model = mlp()
+        step = tg.compile_step(model, functional.cross_entropy, optim.SGD(model.parameters(), 0.1))
+        step(*small())
+        for n in range(0, 400, 3):
+            calls = itertools.count()
+
+            def interrupt(frame, event, arg, n=n, calls=calls):
+                if next(calls) == n:
+                    raise KeyboardInterrupt
+                return interrupt
+
+            tracing = sys.gettrace()
+            sys.settrace(interrupt)
+            try:
+                step(*small())
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(tracing)
+            assert step(*small()) > 0
+            assert [library.num_threads for library in shares._blas().lib_controllers] == before
+
+    def test_in_a_thread_that_goes_on_when_the_program_ends(self):
+        code = """
+import threading, time
+import numpy as np
+import tinygrad_mm as tg
+from tinygrad_mm.step import shares
+shares.threads = lambda: 2
+shares.ELEMENTS = shares.IN_A_CALL = shares.FOR_A_PARAMETER = 0
+def work():
+    model = tg.nn.Linear(4, 3, rng=0)
+    step = tg.compile_step(model, tg.cross_entropy, tg.optim.SGD(model.parameters(), 0.1))
+    x, y = np.ones((12, 4), np.float32), np.zeros(12, int)
+    step(x, y)
+    time.sleep(0.3)
+    print(step(x, y) > step(x, y), step.plans[0].shares.parts)
+threading.Thread(target=work).start()
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "True 2\n", done.stderr
+
     def test_an_interrupt_waits_for_the_others(self):
         ended = []
 
@@ -527,7 +618,7 @@ class TestOutput:
         assert step.source.startswith("# one training step, for each of 2 threads that share a batch\n")
         assert "(6, 6)" in step.source  # half of the batch
         assert "def update():" in step.source
-        assert "np_add(gradient, gradient_2, gradient)" in step.source
+        assert "np_add(gradient, gradient_of_thread_2, gradient)" in step.source
 
     def test_report(self, cores):
         model, batch = NETWORKS["mlp"]
@@ -547,6 +638,28 @@ class TestOutput:
         for _ in range(3):
             ((loss,), _) = namespace["functions"][0](*batch)
             assert loss == pytest.approx(step(*batch), rel=1e-3)
+
+    def test_save_after_a_change(self, cores, tmp_path):
+        _, _, _, step = train(mlp, OPTIMIZERS["SGD"], small())
+        for p in step.model[0].parameters():
+            p.requires_grad = False
+        with pytest.raises(RuntimeError, match="changed since the last step"):
+            step.save(tmp_path / "step.py")
+
+    def test_save_of_what_divides_by_a_norm(self, cores, tmp_path):
+        class Model(nn.Module):
+            def __init__(self):
+                self.inner = nn.Linear(4, 3, rng=0)
+                self.to(np.float64)
+
+            def forward(self, x):
+                return self.inner(x / np.sqrt(np.sum(x * x, axis=1, keepdims=True)))
+
+        _, _, _, step = train(Model, OPTIMIZERS["SGD"], small())
+        namespace: dict[str, Any] = {}
+        exec(step.save(tmp_path / "step.py").read_text(), namespace)
+        ((loss,), _) = namespace["functions"][0](*small())
+        assert loss == pytest.approx(step(*small()), rel=1e-10)
 
     def test_loops_are_not_saved(self, cores, tmp_path):
         with interpreted():

@@ -43,7 +43,7 @@ def over_parts(whole: Trace, part: Trace, parts: int) -> str | None:
         return None
     try:
         return _Comparison(whole, part, parts).result
-    except _MixedError:
+    except (_MixedError, TypeError, ValueError):  # the latter two for arguments that a rule does not know
         return None
 
 
@@ -79,10 +79,10 @@ class _Comparison:
             raise _MixedError
         return longer[0]
 
-    def _operand(self, a: Any, b: Any, shaped: bool) -> Any:
+    def _operand(self, a: Any, b: Any, is_shape: bool = False) -> Any:
         """Where the examples are in an argument."""
         if not isinstance(a, Value) or not isinstance(b, Value):
-            if not (shaped or _same(a, b)):
+            if not (is_shape or _same(a, b)):
                 raise _MixedError
             return None
         if id(a) not in self.twins:
@@ -106,8 +106,10 @@ class _Comparison:
         if op.fun is not other.fun or op.fun is uniform_like or len(op.args) != len(other.args):
             raise _MixedError
         shaped = op.fun in _SHAPED
-        where = [self._operand(a, b, shaped) for a, b in zip(op.args, other.args, strict=True)]
-        if op.kwargs.keys() != other.kwargs.keys() or not (shaped or _same(op.kwargs, other.kwargs)):
+        pairs = zip(op.args, other.args, strict=True)
+        where = [self._operand(a, b, shaped and i == 1) for i, (a, b) in enumerate(pairs)]
+        options = [{k: v for k, v in call.kwargs.items() if k != "shape" or not shaped} for call in (op, other)]
+        if not _same(*options):
             raise _MixedError
         several = type(op.result.example) is tuple
         out = None if several else self._axis(op.result.shape, other.result.shape)
@@ -210,7 +212,7 @@ def _along(name: str) -> Callable[..., bool]:
 
     def rule(op: Op, where: list[Any], out: int | None) -> bool:
         axes = _axes(op, name)
-        return where[0] is not None and not any(where[1:]) and axes is not None and where[0] not in axes
+        return where[0] is not None and set(where[1:]) <= {None} and axes is not None and where[0] not in axes
 
     return rule
 
@@ -261,7 +263,7 @@ def _picked(op: Op, where: list[Any], out: int | None) -> bool:
 
 def _of_images(op: Op, where: list[Any], out: int | None) -> bool:
     """The images are the examples."""
-    return where[0] == 0 and not any(w is not None for w in where[1:])
+    return where[0] == 0 and set(where[1:]) <= {None}
 
 
 def _entropy(op: Op, where: list[Any], out: int | None) -> bool | str:
@@ -273,7 +275,7 @@ def _entropy(op: Op, where: list[Any], out: int | None) -> bool | str:
 
 
 _LINEAR = frozenset({np.negative, np.positive, np.sum, np.mean, np.reshape, np.squeeze, np.expand_dims})
-_SHAPED = frozenset({np.reshape, np.broadcast_to})  # functions that are given a shape, which the result tells as well
+_SHAPED = frozenset({np.reshape, np.broadcast_to})  # given a shape after the array, which the result tells as well
 
 _RULES: dict[Any, Callable[..., bool | str]] = {
     np.reshape: _reshaped,

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -43,9 +42,29 @@ def _blas() -> Any:
     return controller().select(user_api="blas")
 
 
+_held: list[tuple[Any, int]] = []  # BLAS libraries that a step holds to one thread, and how many they had
+
+
 def threads() -> int:
-    """How many threads BLAS may use at the moment: OMP_NUM_THREADS and the like say so."""
-    return min((library.num_threads or 1 for library in _blas().lib_controllers), default=1)
+    """How many threads BLAS may use outside our steps: OMP_NUM_THREADS and the like say so."""
+    had = {id(library): count for library, count in _held}
+    counts = (had.get(id(library), library.num_threads) for library in _blas().lib_controllers)
+    return min((count or 1 for count in counts), default=1)
+
+
+def _hold_blas() -> None:
+    """Hold BLAS to one thread, until `_let_blas_go`."""
+    _let_blas_go()  # where an interrupt came before it was
+    _held.extend([(library, library.num_threads) for library in _blas().lib_controllers])
+    for library, _ in _held:
+        library.set_num_threads(1)
+
+
+def _let_blas_go() -> None:
+    while _held:
+        library, count = _held[-1]
+        library.set_num_threads(count)
+        _held.pop()
 
 
 def shared(trace: Trace, batch: Sequence[Any], retrace: Callable[[Sequence[Any]], Trace], parameters: int) -> Any:
@@ -57,7 +76,13 @@ def shared(trace: Trace, batch: Sequence[Any], retrace: Callable[[Sequence[Any]]
     rows = {len(a) if a.ndim else 0 for a in batch}
     if parts < 2 or len(rows) != 1 or (n := rows.pop()) % parts or n < 2 * parts or not _pays(trace, parts, parameters):
         return None
-    part = retrace([a[: n // parts] for a in batch])
+    if not trace.captured.unchanged():  # a call changes something, so there must be no second one
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            part = retrace([a[: n // parts] for a in batch])
+    except Exception:  # the function takes no fewer rows
+        return None
     how = over_parts(trace, part, parts)
     return None if how is None else (parts, part, how)
 
@@ -67,10 +92,8 @@ def _pays(trace: Trace, parts: int, parameters: int) -> bool:
     written = []
     for op in trace.forward:
         several = type(op.result.example) is tuple
-        if op.fun is np.matmul or (not several and isinstance(kernel_of(op), View)):
-            continue
-        result = op.args[0] if several else op.result
-        written.append(math.prod(result.shape))
+        if op.fun is not np.matmul and (several or not isinstance(kernel_of(op), View)):
+            written.append(max(a.size for a in (op.result.example if several else (op.result,))))
     elements = sum(written)
     return elements >= max(ELEMENTS, FOR_A_PARAMETER * parameters, IN_A_CALL * parts * len(written))
 
@@ -142,14 +165,19 @@ class Shares:
             for k, thread in enumerate(self.threads)
         ]
         updates = [thread.update for thread in self.threads if thread.update is not _nothing]
-        if threads() < self.parts:  # somebody wants fewer now
+        turn = _turn(os.getpid())
+        if threads() >= self.parts and turn.acquire(blocking=False):
+            try:
+                _hold_blas()
+                found = _together(steps)
+                _together(updates)
+            finally:
+                _let_blas_go()
+                turn.release()
+        else:  # somebody wants fewer threads now, or another thread makes such a step
             found = [step() for step in steps]
             for update in updates:
                 update()
-        else:
-            with _turn(os.getpid()), _blas().limit(limits=1):
-                found = _together(steps)
-                _together(updates)
         losses = [loss for (loss,), _ in found]
         return (sum(losses[1:], losses[0]) * losses[0].dtype.type(self.weight),), ()
 
@@ -183,15 +211,35 @@ def _owner(a: Any) -> Any:
 
 
 @functools.cache
-def _turn(process: int) -> threading.Lock:
-    """Held by the step that is being made: of two at a time, the second would put BLAS back to what the first set."""
-    return threading.Lock()
+def _turn(process: int) -> threading.RLock:
+    """Held by the step that is being made: of two at a time, the second would put BLAS back to what the first set.
+
+    It is never waited for. A thread that an interrupt took out of a step before it let go can still make the next one.
+    """
+    return threading.RLock()
 
 
 @functools.cache
-def _workers(process: int, count: int) -> ThreadPoolExecutor:
-    """Threads for all steps; a forked process has none of its parent's, so it gets its own."""
-    return ThreadPoolExecutor(count, "training-step")
+def _workers(process: int, count: int) -> SimpleQueue[Any]:
+    """Where threads wait for calls to make. A forked process has none of its parent's threads, so it gets its own.
+
+    (Those of `concurrent.futures` may wait for ever after an interrupt, and take no calls once the program's main
+    thread has ended.)
+    """
+    calls: SimpleQueue[Any] = SimpleQueue()
+
+    def work() -> None:
+        while True:
+            number, call, context, answers = calls.get()
+            try:
+                answers.put((number, context.run(call), None))
+            except BaseException as error:
+                answers.put((number, None, error))
+            del call, context, answers  # or the last ones would be kept until the next come
+
+    for _ in range(count):
+        threading.Thread(target=work, name="training step", daemon=True).start()
+    return calls
 
 
 def _together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -202,13 +250,26 @@ def _together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     if len(calls) == 1:
         return [calls[0]()]
     workers = _workers(os.getpid(), len(calls) - 1)
-    others = [workers.submit(contextvars.copy_context().run, call) for call in calls[1:]]  # with its np.errstate
+    answers: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+    found: dict[int, Any] = {}
+    failed: list[BaseException] = []
+    asked = 0
     try:
-        first = calls[0]()
+        for number, call in enumerate(calls[1:], 1):
+            workers.put((number, call, contextvars.copy_context(), answers))  # with the caller's np.errstate
+            asked += 1
+        found[0] = calls[0]()
     finally:
-        try:
-            wait(others)
-        except BaseException:  # an interrupt, while others still write to what the next step will use
-            wait(others)
-            raise
-    return [first, *(other.result() for other in others)]
+        ended = 0
+        while ended < asked:
+            try:
+                number, result, error = answers.get()
+            except BaseException as interrupt:  # while others still write to what the next step will use
+                failed.append(interrupt)
+                continue
+            ended += 1
+            found[number] = result
+            failed.extend([] if error is None else [error])
+    if failed:
+        raise failed[0]
+    return [found[number] for number in range(len(calls))]

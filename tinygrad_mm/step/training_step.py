@@ -87,8 +87,9 @@ class Step:
         returns ((loss,), new values of buffers). Numbers that change from step to step (a schedule's learning rate,
         Adam's corrections) stay what they are now.
 
-        Raises RuntimeError before the first step, TypeError for a program that needs more than NumPy: of the Numba
-        backend, or with the loop of a fused optimizer.
+        Raises RuntimeError before the first step and, where threads shared it, after changes of the model since then
+        (it is traced once more), TypeError for a program that needs more than NumPy: of the Numba backend, or with the
+        loop of a fused optimizer.
         """
         if not self.plans:
             raise RuntimeError("compile_step: no step has been made yet, so there is no program")
@@ -100,7 +101,10 @@ class Step:
             )
         if self.backend is NUMPY and plan.shares is not None:  # a file has no threads: one program for the whole batch
             batch = tuple(np.zeros(shape, dtype) for shape, dtype in plan.kinds)
-            plan = Plan(self.model, self.loss, self.optimizer, batch, self.backend, alone=True)
+            if not (plan.check(*batch) or plan.accepts(batch)):
+                raise RuntimeError("save: the model or optimizer has changed since the last step; make a step first")
+            with np.errstate(all="ignore"):
+                plan = Plan(self.model, self.loss, self.optimizer, batch, self.backend, alone=True)
             plan.prepare()
         usage = "`functions[0](input, target)` makes one training step: ((loss,), (new values of buffers))."
         return save_program(plan.emitted, path, plan.arrays, plan.places, "One training step.", usage)

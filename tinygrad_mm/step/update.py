@@ -163,7 +163,7 @@ class Update:
         tag = f"_{self.number}" if self.number else ""
         first, *others = self.stores
         arrays = {"parameters": self.flat.values, "gradients": first, **self.flat.states}
-        arrays.update({f"gradients_{k}": store for k, store in enumerate(others, 2)})
+        arrays.update({f"gradients_of_thread_{k}": store for k, store in enumerate(others, 2)})
         bound = {f"{name}{tag}": array for name, array in arrays.items()}
         line = f"update_all{tag}({', '.join(bound)})"
         idle = {f"update_all{tag}": lambda *arrays: None}  # the loop has threads of its own
@@ -188,7 +188,7 @@ class Update:
             return blocks
 
         blocks = blocks_of(0)
-        others = [f"{names[1]}_{k}" for k in range(2, parts + 1)]
+        others = [f"{names[1]}_of_thread_{k}" for k in range(2, parts + 1)]
         body = [*(f"add({names[1]}, {other}, {names[1]})" for other in others), *body]
         states = names[2 : 2 + len(flat.states)]
         moving = [*names[:2], *others, *states, *(names[-program.temporaries :] if program.temporaries else [])]
