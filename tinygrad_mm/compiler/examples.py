@@ -186,7 +186,8 @@ def _moved(op: Op, where: list[Any], out: int | None) -> bool:
 
 def _reshaped(op: Op, where: list[Any], out: int | None) -> bool:
     """Elements of one example stay together, in order."""
-    if where[0] is None or out is None or _argument(op, "order", "C") != "C":
+    order = op.kwargs.get("order", op.args[2] if len(op.args) > 2 else "C")  # its signature differs between versions
+    if where[0] is None or out is None or order != "C":
         return False
     return math.prod(op.args[0].shape[: where[0]]) == math.prod(op.result.shape[:out])
 
