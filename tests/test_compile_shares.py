@@ -29,7 +29,7 @@ from tinygrad_mm import functional, nn, optim
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.examples import over_parts
 from tinygrad_mm.compiler.tracing import Trace
-from tinygrad_mm.step import shares
+from tinygrad_mm.step import shares, together
 
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-9}  # the bias of attention's keys: a gradient of 0 but for rounding, for Adam
 W = tg.Tensor(np.random.default_rng(1).standard_normal((3, 3)), requires_grad=True)
@@ -239,7 +239,7 @@ def cores(monkeypatch):
     """Make all steps pay, with a number of threads."""
 
     def of(count: int) -> None:
-        monkeypatch.setattr(shares, "threads", lambda: count)
+        monkeypatch.setattr(together, "threads", lambda: count)
         for name in ("ELEMENTS", "IN_A_CALL", "FOR_A_PARAMETER"):
             monkeypatch.setattr(shares, name, 0)
 
@@ -294,7 +294,7 @@ def train(
     """Losses, parameters and states after some compiled steps; and the step."""
     with pytest.MonkeyPatch.context() as patch:
         if alone:
-            patch.setattr(shares, "threads", lambda: 1)
+            patch.setattr(together, "threads", lambda: 1)
         net = model()
         optimizer = make_optimizer(net.parameters())
         step = tg.compile_step(net, loss, optimizer, backend=backend)
@@ -430,7 +430,7 @@ class TestSteps:
         assert step.plans[0].shares is None
 
     def test_not_for_little_work(self, monkeypatch):
-        monkeypatch.setattr(shares, "threads", lambda: 2)
+        monkeypatch.setattr(together, "threads", lambda: 2)
         model = mlp()
         step = tg.compile_step(model, functional.cross_entropy, optim.SGD(model.parameters(), 0.1))
         step(*small())
@@ -441,7 +441,7 @@ class TestSteps:
         expected = train(mlp, OPTIMIZERS["Adam"], small(), 9, alone=True)
         losses, _, _, step = train(mlp, OPTIMIZERS["Adam"], small(), 3)
         cores(1)
-        monkeypatch.setattr(shares, "_together", lambda calls: pytest.fail("threads"))
+        monkeypatch.setattr(together, "_together", lambda calls: pytest.fail("threads"))
         losses += [step(*small()) for _ in range(3)]
         monkeypatch.undo()
         cores(2)
@@ -452,7 +452,7 @@ class TestSteps:
         import threadpoolctl
 
         with threadpoolctl.threadpool_limits(1):
-            assert shares.threads() == 1
+            assert together.threads() == 1
 
 
 class TestTroubles:
@@ -528,7 +528,7 @@ class TestTroubles:
 
     def test_interrupts(self, cores):
         """Whenever an interrupt comes, the next step is made, and BLAS has the threads that it had from then on."""
-        before = [library.num_threads for library in shares._blas().lib_controllers]
+        before = [library.num_threads for library in together._blas().lib_controllers]
         model = mlp()
         step = tg.compile_step(model, functional.cross_entropy, optim.SGD(model.parameters(), 0.1))
         step(*small())
@@ -549,15 +549,15 @@ class TestTroubles:
             finally:
                 sys.settrace(tracing)
             assert step(*small()) > 0
-            assert [library.num_threads for library in shares._blas().lib_controllers] == before
+            assert [library.num_threads for library in together._blas().lib_controllers] == before
 
     def test_in_a_thread_that_goes_on_when_the_program_ends(self):
         code = """
 import threading, time
 import numpy as np
 import tinygrad_mm as tg
-from tinygrad_mm.step import shares
-shares.threads = lambda: 2
+from tinygrad_mm.step import shares, together
+together.threads = lambda: 2
 shares.ELEMENTS = shares.IN_A_CALL = shares.FOR_A_PARAMETER = 0
 def work():
     model = tg.nn.Linear(4, 3, rng=0)
@@ -578,11 +578,11 @@ threading.Thread(target=work).start()
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            shares._together([stop, lambda: ended.append(sum(range(100_000)))])
+            together._together([stop, lambda: ended.append(sum(range(100_000)))])
         assert ended
 
     def test_steps_in_several_threads_leave_blas_as_it_was(self, cores):
-        before = [library.num_threads for library in shares._blas().lib_controllers]
+        before = [library.num_threads for library in together._blas().lib_controllers]
         expected = train(mlp, OPTIMIZERS["Adam"], small(), 40, alone=True)
         found: list[Any] = []
         runs = [
@@ -595,7 +595,7 @@ threading.Thread(target=work).start()
         assert len(found) == 4
         for ours in found:
             assert_same(ours, expected)
-        assert [library.num_threads for library in shares._blas().lib_controllers] == before
+        assert [library.num_threads for library in together._blas().lib_controllers] == before
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_after_a_fork(self, cores):

@@ -8,12 +8,8 @@ to one thread meanwhile. NumPy lets go of Python's lock during calls on large ar
 
 from __future__ import annotations
 
-import contextvars
 import functools
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,8 +18,9 @@ from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.examples import over_parts
 from tinygrad_mm.compiler.kernels import View, kernel_of
 from tinygrad_mm.compiler.tracing import Trace
+from tinygrad_mm.step import together
 
-__all__ = ["Functions", "Shares", "of_calls", "of_loops", "shared", "threads"]
+__all__ = ["Functions", "Shares", "of_calls", "of_loops", "shared"]
 
 Stores: TypeAlias = "Sequence[Sequence[Any]]"
 
@@ -33,46 +30,12 @@ IN_A_CALL = 1 << 15  # elements that a call writes, on average and in each threa
 FOR_A_PARAMETER = 4  # elements written for each: every thread makes a gradient of all parameters
 
 
-@functools.cache
-def _blas() -> Any:
-    """The BLAS libraries of this process."""
-    import threadpoolctl
-
-    controller: Any = threadpoolctl.ThreadpoolController  # without type hints
-    return controller().select(user_api="blas")
-
-
-_held: list[tuple[Any, int]] = []  # BLAS libraries that a step holds to one thread, and how many they had
-
-
-def threads() -> int:
-    """How many threads BLAS may use outside our steps: OMP_NUM_THREADS and the like say so."""
-    had = {id(library): count for library, count in _held}
-    counts = (had.get(id(library), library.num_threads) for library in _blas().lib_controllers)
-    return min((count or 1 for count in counts), default=1)
-
-
-def _hold_blas() -> None:
-    """Hold BLAS to one thread, until `_let_blas_go`."""
-    _let_blas_go()  # where an interrupt came before it was
-    _held.extend([(library, library.num_threads) for library in _blas().lib_controllers])
-    for library, _ in _held:
-        library.set_num_threads(1)
-
-
-def _let_blas_go() -> None:
-    while _held:
-        library, count = _held[-1]
-        library.set_num_threads(count)
-        _held.pop()
-
-
 def shared(trace: Trace, batch: Sequence[Any], retrace: Callable[[Sequence[Any]], Trace], parameters: int) -> Any:
     """Into how many parts to cut a batch; the trace of one, and how their losses are brought together. None for no cut.
 
     `parameters` is the number of elements that are trained.
     """
-    parts = min(threads(), MOST)
+    parts = min(together.threads(), MOST)
     rows = {len(a) if a.ndim else 0 for a in batch}
     if parts < 2 or len(rows) != 1 or (n := rows.pop()) % parts or n < 2 * parts or not _pays(trace, parts, parameters):
         return None
@@ -165,19 +128,7 @@ class Shares:
             for k, thread in enumerate(self.threads)
         ]
         updates = [thread.update for thread in self.threads if thread.update is not _nothing]
-        turn = _turn(os.getpid())
-        if threads() >= self.parts and turn.acquire(blocking=False):
-            try:
-                _hold_blas()
-                found = _together(steps)
-                _together(updates)
-            finally:
-                _let_blas_go()
-                turn.release()
-        else:  # somebody wants fewer threads now, or another thread makes such a step
-            found = [step() for step in steps]
-            for update in updates:
-                update()
+        found, _ = together.in_phases([steps, updates], self.parts)
         losses = [loss for (loss,), _ in found]
         return (sum(losses[1:], losses[0]) * losses[0].dtype.type(self.weight),), ()
 
@@ -208,68 +159,3 @@ def _owner(a: Any) -> Any:
     while isinstance(a.base, np.ndarray):
         a = a.base
     return a
-
-
-@functools.cache
-def _turn(process: int) -> threading.RLock:
-    """Held by the step that is being made: of two at a time, the second would put BLAS back to what the first set.
-
-    It is never waited for. A thread that an interrupt took out of a step before it let go can still make the next one.
-    """
-    return threading.RLock()
-
-
-@functools.cache
-def _workers(process: int, count: int) -> SimpleQueue[Any]:
-    """Where threads wait for calls to make. A forked process has none of its parent's threads, so it gets its own.
-
-    (Those of `concurrent.futures` may wait for ever after an interrupt, and take no calls once the program's main
-    thread has ended.)
-    """
-    calls: SimpleQueue[Any] = SimpleQueue()
-
-    def work() -> None:
-        while True:
-            number, call, context, answers = calls.get()
-            try:
-                answers.put((number, context.run(call), None))
-            except BaseException as error:
-                answers.put((number, None, error))
-            del call, context, answers  # or the last ones would be kept until the next come
-
-    for _ in range(count):
-        threading.Thread(target=work, name="training step", daemon=True).start()
-    return calls
-
-
-def _together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What calls return that are made at the same time, the first of them in this thread; all of them have ended.
-
-    Raises what one of them raised.
-    """
-    if len(calls) == 1:
-        return [calls[0]()]
-    workers = _workers(os.getpid(), len(calls) - 1)
-    answers: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
-    found: dict[int, Any] = {}
-    failed: list[BaseException] = []
-    asked = 0
-    try:
-        for number, call in enumerate(calls[1:], 1):
-            workers.put((number, call, contextvars.copy_context(), answers))  # with the caller's np.errstate
-            asked += 1
-        found[0] = calls[0]()
-    finally:
-        ended = 0
-        while ended < asked:
-            try:
-                number, result, error = answers.get()
-            except BaseException as interrupt:  # while others still write to what the next step will use
-                failed.append(interrupt)
-                continue
-            ended += 1
-            found[number] = result
-            failed.extend([] if error is None else [error])
-    if failed:
-        raise failed[0]
-    return [found[number] for number in range(len(calls))]
