@@ -26,7 +26,6 @@ from tinygrad_mm.rules import elementwise, indexing, shape
 
 __all__ = ["over_parts"]
 
-
 _SEVERAL = object()  # where the examples are in several results at once: each has its own shape
 
 
@@ -43,7 +42,7 @@ def over_parts(whole: Trace, part: Trace, parts: int) -> str | None:
         return None
     try:
         return _Comparison(whole, part, parts).result
-    except (_MixedError, TypeError, ValueError):  # the latter two for arguments that a rule does not know
+    except (_MixedError, TypeError, ValueError):  # the latter two: arguments that a rule does not know
         return None
 
 
@@ -173,10 +172,7 @@ def _elementwise(op: Op, where: list[Any], out: int | None) -> bool:
     """The examples are at the same axis everywhere, counted from the last."""
     if out is None:
         return False
-    return all(
-        w is None or w - op.args[i].ndim == out - op.result.ndim
-        for i, w in enumerate(where)  # aligned at the end
-    )
+    return all(w is None or w - op.args[i].ndim == out - op.result.ndim for i, w in enumerate(where))
 
 
 def _moved(op: Op, where: list[Any], out: int | None) -> bool:
