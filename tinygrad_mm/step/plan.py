@@ -69,10 +69,9 @@ class Plan:
 
         trace = traced(batch)
         trained = sum(flat.values.size for flats in laid_out for flat in flats)
-        parts, how = 1, ""
+        parts, weight = 1, 1.0
         if not alone and (cut := shared(trace, batch, traced, trained)) is not None:
-            parts, trace, how = cut
-        weight = 1 / parts if how == "mean" else 1.0
+            parts, trace, weight = cut
         self.buffers = trace.buffers
         trace.let_go()
         program = trace.program
@@ -158,7 +157,7 @@ class Plan:
                 functions = of_loops(
                     self.emitted, self.arrays, arrays, stores, [update.as_function() for update in self.updates]
                 )
-            self.function = self.shares = Shares(functions, how)
+            self.function = self.shares = Shares(functions, weight)
             self.refresh = self.shares.refresh
         elif backend is NUMPY:
             self.function, self.refresh = self.emitted.make(self.arrays, arrays)

@@ -31,7 +31,7 @@ FOR_A_PARAMETER = 4  # elements written for each: every thread makes a gradient 
 
 
 def shared(trace: Trace, batch: Sequence[Any], retrace: Callable[[Sequence[Any]], Trace], parameters: int) -> Any:
-    """Into how many parts to cut a batch; the trace of one, and how their losses are brought together. None for no cut.
+    """Into how many parts to cut a batch; the trace of one; what its loss counts in that of all. None for no cut.
 
     `parameters` is the number of elements that are trained.
     """
@@ -47,7 +47,7 @@ def shared(trace: Trace, batch: Sequence[Any], retrace: Callable[[Sequence[Any]]
     except Exception:  # the function takes no fewer rows
         return None
     how = over_parts(trace, part, parts)
-    return None if how is None else (parts, part, how)
+    return None if how is None else (parts, part, 1 / parts if how == "mean" else 1.0)
 
 
 def _pays(trace: Trace, parts: int, parameters: int) -> bool:
@@ -108,12 +108,11 @@ def _nothing() -> None:
 class Shares:
     """The functions of all threads as one: called with a batch, they make a training step.
 
-    `how` says how the losses of the parts are brought together, "mean" or "sum".
+    The loss is the sum of those of the parts, times `weight`.
     """
 
-    def __init__(self, threads: Sequence[Functions], how: str) -> None:
-        self.threads, self.parts = threads, len(threads)
-        self.weight = 1 / self.parts if how == "mean" else 1.0
+    def __init__(self, threads: Sequence[Functions], weight: float) -> None:
+        self.threads, self.parts, self.weight = threads, len(threads), weight
 
     def refresh(self) -> None:
         """Work out anew what depends on the learning rate alone."""
