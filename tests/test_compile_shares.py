@@ -26,10 +26,11 @@ from table.row import Row
 
 import tinygrad_mm as tg
 from tinygrad_mm import functional, nn, optim
+from tinygrad_mm.compiler import together
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.examples import over_parts
 from tinygrad_mm.compiler.tracing import Trace
-from tinygrad_mm.step import shares, together
+from tinygrad_mm.step import shares
 
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-9}  # the bias of attention's keys: a gradient of 0 but for rounding, for Adam
 W = tg.Tensor(np.random.default_rng(1).standard_normal((3, 3)), requires_grad=True)
@@ -441,7 +442,7 @@ class TestSteps:
         expected = train(mlp, OPTIMIZERS["Adam"], small(), 9, alone=True)
         losses, _, _, step = train(mlp, OPTIMIZERS["Adam"], small(), 3)
         cores(1)
-        monkeypatch.setattr(together, "_together", lambda calls: pytest.fail("threads"))
+        monkeypatch.setattr(together, "at_once", lambda calls: pytest.fail("threads"))
         losses += [step(*small()) for _ in range(3)]
         monkeypatch.undo()
         cores(2)
@@ -556,7 +557,8 @@ class TestTroubles:
 import threading, time
 import numpy as np
 import tinygrad_mm as tg
-from tinygrad_mm.step import shares, together
+from tinygrad_mm.compiler import together
+from tinygrad_mm.step import shares
 together.threads = lambda: 2
 shares.ELEMENTS = shares.IN_A_CALL = shares.FOR_A_PARAMETER = 0
 def work():
@@ -578,7 +580,7 @@ threading.Thread(target=work).start()
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            together._together([stop, lambda: ended.append(sum(range(100_000)))])
+            together.at_once([stop, lambda: ended.append(sum(range(100_000)))])
         assert ended
 
     def test_steps_in_several_threads_leave_blas_as_it_was(self, cores):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.compiler.together import product_in_threads
 from tinygrad_mm.graph import Scope, Vertex, name_of
 
 __all__ = ["Effect", "Op", "Program", "Value", "now", "stand_in_for"]
@@ -62,6 +63,15 @@ class Op:
     ) -> None:
         self.fun, self.args, self.kwargs, self.result = fun, list(args), dict(kwargs), result
         self.scope, self.backward = scope, backward
+
+    @property
+    def multiply_adds(self) -> int:
+        """Those of a matrix product; 0 for another call."""
+        if self.fun not in (np.dot, np.matmul, product_in_threads) or len(self.args) != 2:
+            return 0
+        a = self.args[0]
+        inner = a.shape[-1] if isinstance(a, Value) and a.ndim else 1
+        return self.result.size * int(inner)
 
     def operands(self) -> Iterator[Value]:
         """The Values among the arguments."""

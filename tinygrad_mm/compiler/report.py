@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.emitter import Emitted
-from tinygrad_mm.compiler.program import Op, Value
 
 __all__ = ["Report", "report"]
 
@@ -30,7 +29,7 @@ class Report:
         self.buffers = len(emitted.storage.buffers)
         self.buffer_bytes = emitted.nbytes
         self.result_bytes = emitted.storage.without_reuse
-        self.multiply_adds = sum(map(_multiply_adds, program.ops))
+        self.multiply_adds = sum(op.multiply_adds for op in program.ops)
 
     def __str__(self) -> str:
         width = max([len(text) for text, _ in self.lines] + [20])
@@ -44,14 +43,6 @@ class Report:
                 f"{'total':<{width}}  {self.total:9.2f}",
             ]
         )
-
-
-def _multiply_adds(op: Op) -> int:
-    if op.fun not in (np.dot, np.matmul) or len(op.args) != 2:
-        return 0
-    a = op.args[0]
-    inner = a.shape[-1] if isinstance(a, Value) and a.ndim else 1
-    return op.result.size * inner
 
 
 def report(emitted: Emitted, run: Callable[[Any], Any], arrays: Sequence[Any], repeats: int = 30) -> Report:

@@ -15,6 +15,7 @@ from tinygrad_mm.compiler.guards import Guards
 from tinygrad_mm.compiler.kernel import free_name
 from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of
 from tinygrad_mm.compiler.passes.biases import fold_biases
+from tinygrad_mm.compiler.passes.halves import share_products
 from tinygrad_mm.compiler.passes.softmax import scale_losses
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.compiler.report import Report, report
@@ -24,6 +25,7 @@ from tinygrad_mm.graph import tick
 from tinygrad_mm.optim.flat import Flat
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.optim.prescaled import Prescaled, prescaled
+from tinygrad_mm.step.halves import Halves
 from tinygrad_mm.step.shares import Shares, of_calls, of_loops, shared
 from tinygrad_mm.step.update import Update, divides
 from tinygrad_mm.tensor import Tensor
@@ -130,6 +132,7 @@ class Plan:
         if loss_value.kind == "result" and id(loss_value) not in given:
             given[id(loss_value)] = "loss"
             arrays.append(np.empty(loss_value.shape, loss_value.dtype))
+        self.threads = parts
         added: list[Any] = []
         first: dict[str, Any] = {}
         title = "one training step"
@@ -137,13 +140,18 @@ class Plan:
             scale_losses(program, {id(seed), *(id(op.result) for op in _steady_first(program, seed))})
             first["first"] = self._placed(_steady_first(program, seed), given, arrays)
             fold_biases(program, self._pairs(flats_used), given, arrays)
+            if parts == 1 and in_calls and not alone:
+                self.threads = share_products(program, [update.cost() for update in self.updates])
             for update in self.updates:
+                update.parts = self.threads
                 added.extend(update.insertions())
-            first["apart"] = parts > 1
+            first["apart"] = self.threads > 1
         elif parts == 1:
             added.extend(update.as_loop() for update in self.updates)
         if parts > 1:
             title += f", for each of {parts} threads that share a batch"
+        elif self.threads > 1:
+            title += f", with products and the update by {self.threads} threads"
         self.emitted: Any = backend.emit(program, given, title, self.captured.path_of(), added, joint=True, **first)
         self.arrays = [leaf.value for leaf in self.leaves if leaf is not None]
         self.places = arrays
@@ -159,6 +167,9 @@ class Plan:
                 )
             self.function = self.shares = Shares(functions, weight)
             self.refresh = self.shares.refresh
+        elif self.threads > 1:
+            self.function = Halves(self.emitted, self.arrays, arrays, added)
+            self.refresh = self.function.refresh
         elif backend is NUMPY:
             self.function, self.refresh = self.emitted.make(self.arrays, arrays)
         else:
@@ -279,7 +290,7 @@ class Plan:
 
         def run(made: Any) -> None:
             made[0](*batch)
-            if self.shares is not None:
+            if self.threads > 1:
                 made[1]()
 
         return report(self.emitted, run, [*self.arrays, *self.places])

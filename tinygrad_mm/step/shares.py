@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.compiler import together
 from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.examples import over_parts
 from tinygrad_mm.compiler.kernels import View, kernel_of
 from tinygrad_mm.compiler.tracing import Trace
-from tinygrad_mm.step import together
 
 __all__ = ["Functions", "Shares", "of_calls", "of_loops", "shared"]
 

@@ -99,7 +99,7 @@ class Step:
                 "save: the update is a loop that Numba compiles (the optimizer has fused=True), and a saved program "
                 "needs NumPy alone; make the step with an optimizer without fused"
             )
-        if self.backend is NUMPY and plan.shares is not None:  # a file has no threads: one program for the whole batch
+        if self.backend is NUMPY and plan.threads > 1:  # a file has no threads: one program for the whole batch
             batch = tuple(np.zeros(shape, dtype) for shape, dtype in plan.kinds)
             if not (plan.check(*batch) or plan.accepts(batch)):
                 raise RuntimeError("save: the model or optimizer has changed since the last step; make a step first")

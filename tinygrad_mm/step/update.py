@@ -27,8 +27,9 @@ def divides(rate: float) -> bool:
 class Update:
     """The update of the parameters in one flat buffer.
 
-    `stores` are their gradients: one array, or one for each thread that works on a share of the batch. `rate` is where
-    the learning rate is kept if gradients come multiplied by it; in each share they shall count `weight`.
+    `stores` are their gradients: one array, or one for each thread that works on a share of the batch. `parts` threads
+    deal out the update. `rate` is where the learning rate is kept if gradients come multiplied by it; in each share
+    they shall count `weight`.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Update:
         weight: float = 1.0,
     ) -> None:
         self.optimizer, self.group, self.flat, self.active, self.stores = optimizer, group, flat, active, stores
-        self.number, self.weight = number, weight
+        self.number, self.weight, self.parts = number, weight, len(stores)
         self.members = [flat.parameters[i] for i in active]
         self.known = optimizer._looked_at(group)
         self.program: Formula = self.known.program
@@ -112,6 +113,16 @@ class Update:
         for p in self.members:
             p.version = now
 
+    def cost(self) -> tuple[int, int]:
+        """(elements, passes over them)."""
+        return sum(p.value.size for p in self.members), len(self._body())
+
+    def _body(self) -> list[str]:
+        """The statements of the formula."""
+        if self.short is not None:
+            return list(self.short.body)
+        return [line.strip() for line in self.program.source.split("def update(")[1].splitlines()[1:]]
+
     def insertions(self) -> list[Insertion]:
         """The statements that update each segment; one call for all, where the optimizer has a loop for its formula."""
         flat = self.flat
@@ -171,10 +182,9 @@ class Update:
 
     def _insertion(self, start: int, stop: int, segment: int) -> Insertion:
         """The formula's statements, on the blocks of a piece of the flat buffer, which the threads deal out."""
-        flat, program, parts = self.flat, self.program, len(self.stores)
+        flat, program, parts = self.flat, self.program, self.parts
         text = program.source.split("def update(")[1]
         names = [n.strip() for n in text[: text.index(")")].split(",")]
-        body = self.short.body if self.short else [line.strip() for line in text.splitlines()[1:]]
         constants = [np.asarray(c, flat.dtype) for c in (self.short or program).constants]
         longest = min(BLOCK, -(-(stop - start) // parts))
 
@@ -188,8 +198,8 @@ class Update:
             return blocks
 
         blocks = blocks_of(0)
-        others = [f"{names[1]}_of_thread_{k}" for k in range(2, parts + 1)]
-        body = [*(f"add({names[1]}, {other}, {names[1]})" for other in others), *body]
+        others = [f"{names[1]}_of_thread_{k}" for k in range(2, len(self.stores) + 1)]
+        body = [*(f"add({names[1]}, {other}, {names[1]})" for other in others), *self._body()]
         states = names[2 : 2 + len(flat.states)]
         moving = [*names[:2], *others, *states, *(names[-program.temporaries :] if program.temporaries else [])]
         fixed = dict(

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
-__all__ = ["in_phases", "threads"]
+import numpy as np
+
+__all__ = ["Calls", "at_once", "in_phases", "product_in_threads", "threads"]
 
 Calls: TypeAlias = "Sequence[Callable[[], Any]]"
 
@@ -24,6 +26,7 @@ def _blas() -> Any:
     return controller().select(user_api="blas")
 
 
+_here = threading.local()  # `parts`: how many threads this one may use now
 _held: list[tuple[Any, int]] = []  # BLAS libraries that are held to one thread, and how many they had
 
 
@@ -58,11 +61,28 @@ def in_phases(phases: Sequence[Calls], count: int) -> list[list[Any]]:
     if threads() >= count and turn.acquire(blocking=False):
         try:
             _hold_blas()
-            return [_together(calls) for calls in phases]
+            _here.parts = count
+            return [at_once(calls) for calls in phases]
         finally:
+            _here.parts = 1
             _let_blas_go()
             turn.release()
     return [[call() for call in calls] for calls in phases]
+
+
+def product_in_threads(a: Any, b: Any, out: Any) -> None:
+    """A product of matrices, written to `out`; in a phase of one call, each thread makes some rows or columns of it."""
+    parts = getattr(_here, "parts", 1)
+    if parts == 1:
+        np.matmul(a, b, out)
+        return
+    by_rows = out.shape[0] >= out.shape[1]
+    cuts = [max(out.shape) * k // parts for k in range(parts + 1)]
+    calls = []
+    for piece in map(slice, cuts, cuts[1:]):
+        some = (a[piece], b, out[piece]) if by_rows else (a, b[:, piece], out[:, piece])
+        calls.append(functools.partial(np.matmul, *some))
+    at_once(calls)
 
 
 @functools.cache
@@ -97,7 +117,7 @@ def _workers(process: int, count: int) -> SimpleQueue[Any]:
     return calls
 
 
-def _together(calls: Calls) -> list[Any]:
+def at_once(calls: Calls) -> list[Any]:
     """What calls return that are made at the same time, the first of them in this thread; all of them have ended.
 
     Raises what one of them raised.
