@@ -15,7 +15,19 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinygrad_mm.constants import ones
-from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Rule, Vertex, name_of, released, select, thread, topological
+from tinygrad_mm.graph import (
+    NO_KWARGS,
+    RULES,
+    Node,
+    Rule,
+    Shortcut,
+    Vertex,
+    name_of,
+    released,
+    select,
+    thread,
+    topological,
+)
 from tinygrad_mm.memory import keep_freed_memory
 
 __all__ = ["backpropagate", "unbroadcast"]
@@ -121,7 +133,12 @@ def backpropagate(
                 node.args = None
             continue
 
-        rule = RULES[fun]
+        rule, kept, shortcut = RULES[fun], node.kept, None
+        if type(kept) is Shortcut:
+            ends = None if watched or recorded else kept.ends(vertex, pending)
+            if ends is not None:
+                args, shortcut = ends, kept
+            kept = None
         values: list[Any] = []
         for a in args:
             if isinstance(a, Vertex):
@@ -142,8 +159,10 @@ def backpropagate(
             operands = args
             y = tuple(select(vertex, i) for i in range(len(y))) if type(g) is list else vertex
             thread.now.scope = node.scope
-        elif node.kept is not None:
-            y, vjps = node.kept, rule.from_kept
+        elif shortcut is not None:
+            vjps = shortcut.back(g, vertex, *args)  # the gradients themselves
+        elif kept is not None:
+            y, vjps = kept, rule.from_kept
 
         i, count = -1, len(args)
         for vjp in vjps:  # counted by hand: a `zip` of all three takes twice the time on two arguments
@@ -155,13 +174,16 @@ def backpropagate(
                 continue
             if on_path is not None and id(a) not in on_path:
                 continue
-            c = vjp(g, y, *operands) if kwargs is NO_KWARGS else vjp(g, y, *operands, **kwargs)
-            if c is None:  # nothing that this argument was used for has a gradient
-                continue
-            if monitor is not None:
-                monitor.contribution(vertex, i, c)
-            if type(c) is not ndarray or c.shape != value.shape or c.dtype is not value.dtype:
-                c = _fit(c, value, node, i)
+            if shortcut is not None:
+                c: Any = vjp
+            else:
+                c = vjp(g, y, *operands) if kwargs is NO_KWARGS else vjp(g, y, *operands, **kwargs)
+                if c is None:  # nothing that this argument was used for has a gradient
+                    continue
+                if monitor is not None:
+                    monitor.contribution(vertex, i, c)
+                if type(c) is not ndarray or c.shape != value.shape or c.dtype is not value.dtype:
+                    c = _fit(c, value, node, i)
             found = leaves if a.node is None else pending
             before = found.get(a)
             if before is not None:
@@ -175,6 +197,8 @@ def backpropagate(
                 continue
             found[a] = c
             if found is leaves:  # a new array that nobody else holds may become `.grad` without a copy
+                if shortcut is not None:
+                    continue
                 if not rule.fresh or c is g or c is y or type(c) is not ndarray or c.base is not None:
                     shared.add(a)
                 else:

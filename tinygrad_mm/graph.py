@@ -77,6 +77,20 @@ class Node:
         return f"<Node {name_of(self.fun)}{' (released)' if self.args is None else ''}>"
 
 
+class Shortcut:
+    """A way back through several calls at once, kept by the record of the last of them.
+
+    `ends(result, pending)` are the tensors that the calls began with, or None where the calls are to be taken one by
+    one: the gradient of a result between them is waited for in `pending`, or is asked for. `back(gradient, result,
+    *ends)` are the gradients of the ends, None for one that requires none.
+    """
+
+    __slots__ = ("back", "ends")
+
+    def __init__(self, ends: Callable[..., Any], back: Callable[..., Any]) -> None:
+        self.ends, self.back = ends, back
+
+
 class Vertex:
     """A value in a graph: `value` is the array (or a tuple of arrays), `node` the call that made it or None.
 

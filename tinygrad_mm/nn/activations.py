@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from tinygrad_mm import functional
 from tinygrad_mm.nn.module import Module, as_tensor
 
@@ -30,7 +32,7 @@ Activation: TypeAlias = "str | Callable[[Any], Any] | None"
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": functional.relu,
     "sigmoid": functional.sigmoid,
-    "tanh": functional.tanh,
+    "tanh": np.tanh,
     "softmax": functional.softmax,
     "log_softmax": functional.log_softmax,
     "leaky_relu": functional.leaky_relu,

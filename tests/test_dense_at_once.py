@@ -1,0 +1,256 @@
+"""A dense layer's three calls, made at once and gone back through at once: the same graph and the same gradients.
+
+What it is compared with are the calls themselves, made one by one, which are checked numerically elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygrad_mm as tg
+from tinygrad_mm import functional, nn
+from tinygrad_mm.functional import dense
+from tinygrad_mm.functional.dense import dense_at_once
+from tinygrad_mm.graph import RULES, Shortcut, topological
+from tinygrad_mm.nn.activations import ACTIVATIONS
+
+FUNCTIONS = {**{name: f for name, f in ACTIVATIONS.items() if f in RULES}, "sin": np.sin, "none": None}
+
+
+def one_by_one(x: Any, weight: Any, bias: Any, activation: Any = None) -> Any:
+    y = x @ weight + bias
+    return y if activation is None else activation(y)
+
+
+def tensors(n: int, k: int, m: int, dtype: Any = np.float64, x_too: bool = True) -> list[tg.Tensor]:
+    rng = np.random.default_rng(n + 10 * k + 100 * m)
+    shapes = (n, k), (k, m), (m,)
+    return [
+        tg.Tensor(rng.uniform(0.1, 1.0, shape).astype(dtype), requires_grad=i > 0 or x_too)
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def picture(y: Any) -> list[Any]:
+    """All that a graph tells."""
+    order = topological([y], everything=True)
+    place = {id(v): i for i, v in enumerate(order)}
+    return [
+        (
+            v.node and v.node.fun,
+            v.node and [place[id(a)] for a in v.node.args],
+            v.node and (v.node.kwargs, v.node.line),
+            v.requires_grad,
+            v.value.tolist(),
+        )
+        for v in order
+    ]
+
+
+def gradients(y: Any, leaves: Any, **options: Any) -> list[Any]:
+    for leaf in leaves:
+        leaf.grad = None
+    y.backward(**options)
+    return [leaf.grad for leaf in leaves]
+
+
+def assert_same(ours: Any, expected: Any) -> None:
+    for a, b in zip(ours, expected, strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How many shortcuts backward passes have taken."""
+    count = [0]
+
+    def counted(*args: Any) -> Any:
+        count[0] += 1
+        return dense._back(*args)
+
+    monkeypatch.setattr(dense._SHORTCUT, "back", counted)
+    return count
+
+
+@given(
+    n=st.integers(0, 4),
+    k=st.integers(0, 4),
+    m=st.integers(1, 4),
+    activation=st.sampled_from(sorted(FUNCTIONS)),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    x_too=st.booleans(),
+    layout=st.sampled_from("CF"),
+)
+def test_the_same_graph_and_gradients(n, k, m, activation, dtype, x_too, layout):
+    x, weight, bias = leaves = tensors(n, k, m, dtype, x_too)
+    x.value = np.asarray(x.value, order=layout)
+    fun = FUNCTIONS[activation]
+    ours = dense_at_once(x, weight, bias, fun)
+    expected = one_by_one(x, weight, bias, fun)
+    assert ours is not None
+    assert type(ours.node.kept) is Shortcut
+    assert picture(ours) == picture(expected)
+    assert_same(
+        gradients(ours, leaves, gradient=np.ones((n, m))), gradients(expected, leaves, gradient=np.ones((n, m)))
+    )
+    assert ours.node.args is ours.node.kept is None
+
+
+def test_layers_take_it(taken):
+    model = nn.Sequential(nn.Dense(3, 4, "relu", rng=0), nn.Dense(4, 4, "tanh", rng=1), nn.Linear(4, 2, rng=2))
+    functional.cross_entropy(model(np.ones((5, 3), np.float32)), np.zeros(5, int)).backward()
+    assert taken == [3]
+    assert model[0].weight.grad.dtype == np.float32
+
+
+def test_a_layer_used_twice():
+    _, weight, bias = tensors(1, 3, 3)
+    x = tg.Tensor(np.ones((2, 3)), requires_grad=True)
+    for f in (dense_at_once, one_by_one):
+        found = gradients(f(f(x, weight, bias, np.tanh), weight, bias, np.tanh).sum(), [x, weight, bias])
+        if f is dense_at_once:
+            ours = found
+    assert_same(ours, found)
+
+
+def test_the_input_is_the_weight():
+    _, weight, bias = tensors(1, 3, 3)
+    ours = gradients(dense_at_once(weight, weight, bias, np.tanh).sum(), [weight, bias])
+    assert_same(ours, gradients(one_by_one(weight, weight, bias, np.tanh).sum(), [weight, bias]))
+
+
+class TestBetween:
+    """The results between are tensors like all others for whoever gets hold of them."""
+
+    @pytest.mark.parametrize("which", ["product", "sum"])
+    @pytest.mark.parametrize("what", ["used", "retained", "hooked"])
+    def test_they_may_be_asked_for(self, which, what, taken):
+        found = []
+        for f in (dense_at_once, one_by_one):
+            leaves = tensors(2, 3, 4)
+            y = f(*leaves, np.tanh)
+            between = y.node.args[0]
+            if which == "product":
+                between = between.node.args[0]
+            total = y.sum()
+            if what == "used":
+                total = total + (between * between).sum()
+            elif what == "retained":
+                between.retain_grad()
+            else:
+                between.register_hook(lambda g: 2 * g)
+            grads = gradients(total, leaves)
+            extra = [between.grad] if what == "retained" else []
+            found.append([*grads, *extra])
+        assert taken == [0]
+        assert_same(*found)
+
+    def test_the_gradient_of_one(self):
+        leaves = tensors(2, 3, 4)
+        y = dense_at_once(*leaves, np.tanh)
+        between = y.node.args[0]
+        np.testing.assert_array_equal(tg.gradients(y.sum(), between).data, 1 - np.tanh(between.data) ** 2)
+
+    def test_one_whose_graph_was_released(self):
+        y = dense_at_once(*tensors(2, 3, 4), np.tanh)
+        y.node.args[0].sum().backward()
+        with pytest.raises(RuntimeError, match="released"):
+            y.sum().backward()
+
+
+class TestOtherPasses:
+    def test_recorded(self):
+        leaves = tensors(2, 3, 4)
+        found = []
+        for f in (dense_at_once, one_by_one):
+            first = tg.gradients((f(*leaves, np.tanh) ** 2).sum(), leaves, create_graph=True)
+            found.append([g.data for g in tg.gradients(sum((g * g).sum() for g in first), leaves)])
+        assert_same(*found)
+
+    def test_twice(self, taken):
+        leaves = tensors(2, 3, 4)
+        y = dense_at_once(*leaves, np.tanh).sum()
+        first = gradients(y, leaves, retain_graph=True)
+        assert_same(first, gradients(y, leaves))
+        assert taken == [2]
+        with pytest.raises(RuntimeError, match="released"):
+            y.backward()
+
+    def test_a_changed_weight_is_noticed(self):
+        leaves = tensors(2, 3, 4)
+        for changed in leaves:
+            y = dense_at_once(*leaves, np.tanh).sum()
+            changed.data = changed.data * 2
+            with pytest.raises(RuntimeError, match="was changed after tanh had read it"):
+                y.backward()
+
+    def test_a_gradient_of_another_dtype(self):
+        leaves = tensors(2, 3, 4, np.float32)
+        found = gradients(dense_at_once(*leaves, functional.relu), leaves, gradient=np.ones((2, 4)))
+        assert all(g.dtype == np.float32 for g in found)
+
+    def test_gradients_are_nobody_elses(self):
+        leaves = tensors(1, 3, 4)
+        g = np.ones((1, 4))
+        found = gradients(dense_at_once(*leaves), leaves, gradient=g)
+        assert not any(np.may_share_memory(a, b) for i, a in enumerate(found) for b in [g, *found[:i]])
+
+    def test_a_pass_that_is_watched_sees_three_calls(self, taken):
+        with tg.detect_anomaly():
+            leaves = tensors(2, 3, 4)
+            assert dense_at_once(*leaves) is None
+        layer = nn.Dense(3, 4, "relu", rng=0)
+        y = layer(np.ones((2, 3), np.float32)).sum()
+        with tg.detect_anomaly():
+            y.backward()
+        assert taken == [0]
+        assert layer.weight.grad is not None
+
+
+class TestNotTheUsualCase:
+    def case(self, **changes: Any) -> Any:
+        x, weight, bias = tensors(2, 3, 4)
+        return dense_at_once(*(changes.get(name, t) for name, t in zip("xwb", (x, weight, bias), strict=True)))
+
+    def test_the_calls_themselves(self):
+        x, weight, bias = tensors(2, 3, 4)
+        with tg.no_grad():
+            assert self.case() is None
+        assert self.case(w=weight.detach()) is None
+        assert self.case(b=bias.detach()) is None
+        assert self.case(x=x[0]) is None
+        assert self.case(x=x.astype(np.float32)) is None
+        assert self.case(x=x[:, :2]) is None
+        assert dense_at_once(x, weight, bias, lambda y: y) is None
+        assert dense_at_once(x, weight, bias, np.sum) is None
+        assert dense_at_once(x, weight, bias, np.sign) is None
+        assert dense_at_once(x, weight, bias, [].append) is None
+        assert dense_at_once(x, weight, bias, nn.ReLU()) is None
+
+    def test_rules_of_others(self):
+        @tg.primitive
+        def twice(x):
+            return 2 * x
+
+        tg.defvjp(twice, lambda g, y, x: 2 * g)
+        leaves = tensors(2, 3, 4)
+        assert dense_at_once(*leaves, twice) is None
+        found = gradients(nn.Dense(3, 4, twice, rng=0)(np.ones((2, 3), np.float32)).sum(), [])
+        assert found == []
+
+    def test_errors_are_those_of_the_calls(self):
+        layer = nn.Dense(3, 4, np.log, rng=0)
+        with np.errstate(all="raise"), pytest.raises(FloatingPointError, match="log"):
+            layer(np.zeros((2, 3), np.float32))
+        with pytest.raises(ValueError, match=r"inner sizes 5 and 3 differ"):
+            layer(np.zeros((2, 5), np.float32))
+        with pytest.raises(TypeError, match=r"write x.astype\(np.float32\)"):
+            layer(np.zeros((2, 3)))
