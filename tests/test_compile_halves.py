@@ -26,6 +26,8 @@ def cores(monkeypatch):
     def of(count: int) -> None:
         monkeypatch.setattr(together, "threads", lambda: count)
         monkeypatch.setattr(halves, "LEAST", 1)
+        monkeypatch.setattr(halves, "FEW", 1)
+        monkeypatch.setattr(halves, "MULTIPLY_ADD", 0)
         monkeypatch.setattr(halves, "FORK", 0)
         monkeypatch.setattr(shares, "ELEMENTS", 1 << 60)
 
@@ -48,12 +50,29 @@ def lenet() -> nn.Module:
     return nn.Sequential(*images, nn.Linear(48, 3, rng=1))
 
 
+class Attention(nn.Module):
+    """Products of stacks of matrices, of matrices with vectors, and of matrices."""
+
+    def __init__(self):
+        self.queries, self.keys, self.last = nn.Linear(4, 6, rng=0), nn.Linear(4, 6, rng=1), nn.Linear(5, 3, rng=2)
+        self.vector = nn.Parameter(np.ones(4, np.float32))
+
+    def forward(self, x):
+        scores = self.queries(x) @ np.swapaxes(self.keys(x), -1, -2)
+        return self.last(functional.softmax(scores))[:, 0] + (x[:, 0] @ self.vector)[:, None]
+
+
 def batch(*shape: int) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     return rng.standard_normal(shape), rng.integers(0, 3, shape[0])
 
 
-NETWORKS = {"mlp": (mlp, batch(11, 4)), "noisy": (noisy, batch(12, 4)), "lenet": (lenet, batch(20, 1, 8, 8))}
+NETWORKS = {
+    "mlp": (mlp, batch(11, 4)),
+    "noisy": (noisy, batch(12, 4)),
+    "lenet": (lenet, batch(20, 1, 8, 8)),
+    "attention": (Attention, batch(6, 5, 4)),
+}
 OPTIMIZERS = {
     "SGD": lambda ps: optim.SGD(ps, 0.1),
     "momentum": lambda ps: optim.SGD(ps, 0.1, momentum=0.9, weight_decay=0.01),

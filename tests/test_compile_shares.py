@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -574,14 +575,43 @@ threading.Thread(target=work).start()
         assert done.stdout == "True 2\n", done.stderr
 
     def test_an_interrupt_waits_for_the_others(self):
-        ended = []
+        begun, ended = threading.Event(), []
 
         def stop():
+            begun.wait()
             raise KeyboardInterrupt
 
+        def work():
+            begun.set()
+            ended.append(sum(range(100_000)))
+
         with pytest.raises(KeyboardInterrupt):
-            together.at_once([stop, lambda: ended.append(sum(range(100_000)))])
+            together.at_once([stop, work])
         assert ended
+
+    @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+    def test_no_interrupt_makes_it_wait_for_ever(self):
+        code = """
+import random, signal
+from tinygrad_mm.compiler import together
+def interrupt(*args):
+    raise KeyboardInterrupt
+calls = [lambda: sum(range(50)), lambda: sum(range(60))]
+together.at_once(calls)
+signal.signal(signal.SIGALRM, interrupt)
+count = 0
+while count < 1000:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, 4e-4), 0.1)
+        while True:
+            together.at_once(calls)
+    except KeyboardInterrupt:
+        count += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(together.at_once(calls))
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout == f"{[sum(range(50)), sum(range(60))]}\n", done.stderr
 
     def test_steps_in_several_threads_leave_blas_as_it_was(self, cores):
         before = [library.num_threads for library in together._blas().lib_controllers]

@@ -159,6 +159,25 @@ class TestBetween:
         between = y.node.args[0]
         np.testing.assert_array_equal(tg.gradients(y.sum(), between).data, 1 - np.tanh(between.data) ** 2)
 
+    def test_they_are_released_too(self):
+        y = dense_at_once(*tensors(2, 3, 4), np.tanh)
+        between = y.node.args[0]
+        later = np.exp(between).sum()
+        y.sum().backward()
+        with pytest.raises(RuntimeError, match="released"):
+            later.backward()
+        with pytest.raises(RuntimeError, match="released"):
+            between.sum().backward()
+
+    def test_one_that_was_made_constant(self):
+        leaves = tensors(2, 3, 4)
+        found = []
+        for f in (dense_at_once, one_by_one):
+            y = f(*leaves, np.tanh)
+            y.node.args[0].node.args[0].requires_grad = False
+            found.append(gradients(y.sum(), leaves))
+        assert_same(*found)
+
     def test_one_whose_graph_was_released(self):
         y = dense_at_once(*tensors(2, 3, 4), np.tanh)
         y.node.args[0].sum().backward()
@@ -167,6 +186,24 @@ class TestBetween:
 
 
 class TestOtherPasses:
+    def test_hooks_of_leaves_run_in_the_same_order(self):
+        found = []
+        for f in (dense_at_once, one_by_one):
+            leaves = tensors(2, 3, 4)
+            order: list[int] = []
+            for i, leaf in enumerate(leaves):
+                leaf.register_hook(lambda g, i=i, order=order: order.append(i))
+            f(*leaves, np.tanh).sum().backward()
+            found.append(order)
+        assert found[0] == found[1]
+
+    def test_a_rule_that_was_replaced_meanwhile(self, monkeypatch, taken):
+        leaves = tensors(2, 3, 4)
+        y = dense_at_once(*leaves, np.tanh).sum()
+        monkeypatch.setattr(RULES[np.tanh], "fresh", False)
+        y.backward()
+        assert taken == [0]
+
     def test_recorded(self):
         leaves = tensors(2, 3, 4)
         found = []
@@ -189,7 +226,8 @@ class TestOtherPasses:
         for changed in leaves:
             y = dense_at_once(*leaves, np.tanh).sum()
             changed.data = changed.data * 2
-            with pytest.raises(RuntimeError, match="was changed after tanh had read it"):
+            call = "add" if changed is leaves[2] else "matmul"
+            with pytest.raises(RuntimeError, match=f"was changed after {call} had read it"):
                 y.backward()
 
     def test_a_gradient_of_another_dtype(self):
@@ -235,16 +273,35 @@ class TestNotTheUsualCase:
         assert dense_at_once(x, weight, bias, [].append) is None
         assert dense_at_once(x, weight, bias, nn.ReLU()) is None
 
-    def test_rules_of_others(self):
+    def test_other_biases(self):
+        layer = nn.Dense(3, 4, "tanh", rng=0)
+        x = np.ones((2, 3), np.float32)
+        layer.bias = nn.Parameter(np.zeros(1, np.float32))
+        layer(x).sum().backward()
+        assert layer.bias.grad.shape == (1,)
+        layer.bias = np.ones(4, np.float32)
+        assert layer(x).shape == (2, 4)
+        layer.bias = 0.5
+        assert layer(x).shape == (2, 4)
+
+    def test_operators_of_others(self):
+        class Scaled(tg.Tensor):
+            def __matmul__(self, other):
+                return 2 * super().__matmul__(other)
+
+        x, weight, bias = tensors(2, 3, 4)
+        assert dense_at_once(Scaled(x.data), weight, bias) is None
+
+    def test_rules_of_others(self, taken):
         @tg.primitive
         def twice(x):
             return 2 * x
 
         tg.defvjp(twice, lambda g, y, x: 2 * g)
         leaves = tensors(2, 3, 4)
-        assert dense_at_once(*leaves, twice) is None
-        found = gradients(nn.Dense(3, 4, twice, rng=0)(np.ones((2, 3), np.float32)).sum(), [])
-        assert found == []
+        found = [gradients(f(*leaves, twice).sum(), leaves) for f in (dense_at_once, one_by_one)]
+        assert taken == [0]
+        assert_same(*found)
 
     def test_errors_are_those_of_the_calls(self):
         layer = nn.Dense(3, 4, np.log, rng=0)

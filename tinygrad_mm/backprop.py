@@ -160,7 +160,7 @@ def backpropagate(
             y = tuple(select(vertex, i) for i in range(len(y))) if type(g) is list else vertex
             thread.now.scope = node.scope
         elif shortcut is not None:
-            vjps = shortcut.back(g, vertex, *args)  # the gradients themselves
+            vjps = shortcut.back(g, vertex, release, *args)  # the gradients themselves
         elif kept is not None:
             y, vjps = kept, rule.from_kept
 

@@ -80,9 +80,10 @@ class Node:
 class Shortcut:
     """A way back through several calls at once, kept by the record of the last of them.
 
-    `ends(result, pending)` are the tensors that the calls began with, or None where the calls are to be taken one by
-    one: the gradient of a result between them is waited for in `pending`, or is asked for. `back(gradient, result,
-    *ends)` are the gradients of the ends, None for one that requires none.
+    `ends(result, pending)` are the tensors that the calls began with, the last call's first, or None where the calls
+    are to be taken one by one: the gradient of a result between them is asked for, or waited for in `pending`.
+    `back(gradient, result, release, *ends)` are the gradients of the ends, None for one that requires none; with
+    `release` it releases the records between.
     """
 
     __slots__ = ("back", "ends")

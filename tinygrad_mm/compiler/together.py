@@ -58,8 +58,12 @@ def in_phases(phases: Sequence[Calls], count: int) -> list[list[Any]]:
     They are made one after the other where BLAS may use fewer threads, or where somebody else is about it already.
     """
     turn = _turn(os.getpid())
-    if threads() >= count and turn.acquire(blocking=False):
+    nested = getattr(_here, "parts", 1) > 1
+    if threads() >= count and not nested and turn.acquire(blocking=False):
         try:
+            for batch in list(_flying(os.getpid())):
+                batch.land(cancel=True)
+                _flying(os.getpid()).discard(batch)
             _hold_blas()
             _here.parts = count
             return [at_once(calls) for calls in phases]
@@ -94,6 +98,48 @@ def _turn(process: int) -> threading.RLock:
     return threading.RLock()
 
 
+class _Batch:
+    """Calls that others are to make. Each is taken by one worker, or, after an interrupt, by nobody."""
+
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+        self.context = contextvars.copy_context()  # with the caller's np.errstate
+        self.takers: dict[int, str] = {}  # who is entered first has a call; `setdefault` is one step for all threads
+        self.answers: dict[int, tuple[Any, BaseException | None]] = {}
+        self.bell: SimpleQueue[None] = SimpleQueue()
+
+    def make(self, number: int) -> None:
+        """What a worker does."""
+        if self.takers.setdefault(number, "a worker") != "a worker":
+            return
+        try:
+            self.answers[number] = self.context.copy().run(self.calls[number]), None
+        except BaseException as error:
+            self.answers[number] = None, error
+        self.bell.put(None)
+
+    def land(self, cancel: bool = False) -> list[BaseException]:
+        """Wait for all calls, or, with `cancel`, for those that have been taken. Returns the interrupts meanwhile."""
+        interrupts: list[BaseException] = []
+        while True:
+            try:
+                if cancel or interrupts:
+                    for number in range(len(self.calls)):
+                        self.takers.setdefault(number, "nobody")
+                awaited = [n for n in range(len(self.calls)) if self.takers.get(n) != "nobody"]
+                if self.answers.keys() >= set(awaited):
+                    return interrupts
+                self.bell.get()  # a ring may get lost with an interrupt, an answer cannot
+            except BaseException as interrupt:  # while others still write to what will be used next
+                interrupts.append(interrupt)
+
+
+@functools.cache
+def _flying(process: int) -> set[_Batch]:
+    """What the next calls wait for, where an interrupt came at a moment when nobody could."""
+    return set()
+
+
 @functools.cache
 def _workers(process: int, count: int) -> SimpleQueue[Any]:
     """Where threads wait for calls to make. A forked process has none of its parent's threads, so it gets its own.
@@ -105,12 +151,9 @@ def _workers(process: int, count: int) -> SimpleQueue[Any]:
 
     def work() -> None:
         while True:
-            number, call, context, answers = calls.get()
-            try:
-                answers.put((number, context.run(call), None))
-            except BaseException as error:
-                answers.put((number, None, error))
-            del call, context, answers  # or the last ones would be kept until the next come
+            batch, number = calls.get()
+            batch.make(number)
+            del batch  # or the last one would be kept until the next comes
 
     for _ in range(count):
         threading.Thread(target=work, name="training step", daemon=True).start()
@@ -125,26 +168,18 @@ def at_once(calls: Calls) -> list[Any]:
     if len(calls) == 1:
         return [calls[0]()]
     workers = _workers(os.getpid(), len(calls) - 1)
-    answers: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
-    found: dict[int, Any] = {}
+    batch, flying = _Batch(calls[1:]), _flying(os.getpid())
     failed: list[BaseException] = []
-    asked = 0
     try:
-        for number, call in enumerate(calls[1:], 1):
-            workers.put((number, call, contextvars.copy_context(), answers))  # with the caller's np.errstate
-            asked += 1
-        found[0] = calls[0]()
-    finally:
-        ended = 0
-        while ended < asked:
-            try:
-                number, result, error = answers.get()
-            except BaseException as interrupt:  # while others still write to what will be used next
-                failed.append(interrupt)
-                continue
-            ended += 1
-            found[number] = result
-            failed.extend([] if error is None else [error])
+        flying.add(batch)
+        for number in range(len(calls) - 1):
+            workers.put((batch, number))
+        first = calls[0]()
+    except BaseException as error:
+        failed.append(error)
+    failed += batch.land(cancel=bool(failed))
+    failed += [error for _, error in batch.answers.values() if error is not None]
+    flying.discard(batch)
     if failed:
         raise failed[0]
-    return [found[number] for number in range(len(calls))]
+    return [first, *(batch.answers[number][0] for number in range(len(calls) - 1))]

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinygrad_mm.constants import ones
 from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Scope, Shortcut, Vertex, thread, tick
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 __all__ = ["dense_at_once"]
 
@@ -35,17 +35,21 @@ def dense_at_once(
     Tensor([[2.]], dtype=float32, requires_grad=True, made by sqrt)
     """
     now = thread.now
-    if now.watched or not now.recording or not (weight.requires_grad and bias.requires_grad):
+    if now.watched or not now.recording:
+        return None
+    if type(x) not in _PLAIN or type(weight) not in _PLAIN or type(bias) not in _PLAIN:
         return None
     a, w, b = x.value, weight.value, bias.value
     dtype = w.dtype
-    if a.ndim != 2 or w.ndim != 2 or b.ndim != 1 or a.dtype is not dtype or b.dtype is not dtype or dtype.kind != "f":
+    if not weight.requires_grad or not bias.requires_grad or dtype.kind != "f":
+        return None
+    if a.ndim != 2 or w.ndim != 2 or b.shape != w.shape[1:] or a.dtype is not dtype or b.dtype is not dtype:
         return None
     rule = None
     try:
         if activation is not None:
             rule = RULES[activation]
-            if not rule.fresh or rule.keeping is not None or len(rule.vjps) != 1:
+            if rule.keeping is not None or len(rule.vjps) != 1:
                 return None
         product = a.dot(w)
         value = total = product + b
@@ -53,9 +57,9 @@ def dense_at_once(
             value = rule.forward(total)
     except Exception:  # the calls themselves say what is wrong
         return None
-    if type(product) is not ndarray or type(value) is not ndarray or value.shape != product.shape:
+    if type(product) is not ndarray or type(value) is not ndarray:
         return None
-    if value.dtype is not dtype or not _MATMUL.fresh or not _ADD.fresh:
+    if value.shape != product.shape or value.dtype is not dtype:
         return None
     scope = now.scope
     first = _recorded(np.matmul, (x, weight), product, scope)
@@ -83,30 +87,49 @@ def _recorded(fun: Callable[..., Any], args: tuple[Any, ...], value: Any, scope:
 
 
 def _ends(y: Any, pending: Container[Vertex]) -> tuple[Any, ...] | None:
-    """What the three calls began with; None where a result between them is used elsewhere or has no record any more."""
-    last = y
-    if y.node.fun is not np.add:
-        last = y.node.args[0]
-        if last.extra is not None or last in pending or last.node is None or last.node.args is None:
+    """What the three calls began with; None where they are to be taken one by one.
+
+    That is where a result between them is used elsewhere, or was changed by hand, and where a call will have to refuse.
+    """
+    node = y.node
+    if node.fun is not np.add:
+        y = node.args[0]
+        if y in pending or y.extra is not None or not y.requires_grad or not RULES[node.fun].fresh:
             return None
-    first, bias = last.node.args
-    if first.extra is not None or first in pending or first.node is None or first.node.args is None:
+        node = y.node
+        if node is None or node.args is None:
+            return None
+    first, bias = node.args
+    if first in pending or first.extra is not None or not first.requires_grad:
         return None
-    return (*first.node.args, bias)
+    node = first.node
+    if node is None or node.args is None or not (_MATMUL.fresh and _ADD.fresh):
+        return None
+    x, weight = node.args
+    version = first.version
+    return None if x.version > version or weight.version > version or bias.version > y.version else (bias, x, weight)
 
 
-def _back(g: Any, y: Any, x: Any, weight: Any, bias: Any) -> tuple[Any, ...]:
-    """The gradients of the three."""
+def _back(g: Any, y: Any, release: bool, bias: Any, x: Any, weight: Any) -> tuple[Any, ...]:
+    """The gradients of the three. With `release`, the records between are released, as the last one is elsewhere."""
     node, a, w = y.node, x.value, weight.value
     if node.fun is not np.add:
         vjp: Any = RULES[node.fun].vjps[0]
-        g = vjp(g, y.value, node.args[0].value)
+        total = node.args[0]
+        g = vjp(g, y.value, total.value)
+        node = total.node
     if g.dtype is not w.dtype:
         g = g.astype(w.dtype)
     left, right = _MATMUL.vjps
-    return left(g, None, a, w) if x.requires_grad else None, right(g, None, a, w), ones(len(g), g.dtype).dot(g)
+    found = ones(len(g), g.dtype).dot(g), left(g, None, a, w) if x.requires_grad else None, right(g, None, a, w)
+    if release:
+        node.args[0].node.args = None
+        if node is not y.node:
+            node.args = None
+    return found
 
 
 _MATMUL: Any = RULES[np.matmul]
 _ADD = RULES[np.add]
+_PLAIN = frozenset({Tensor, Parameter, Buffer})  # whose operators are those of this package
 _SHORTCUT = Shortcut(_ends, _back)

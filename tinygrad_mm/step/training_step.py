@@ -31,7 +31,8 @@ def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimiz
 
     Where the loss is a mean or a sum over examples that know nothing of each other (no batch normalization, no
     dropout), and a step writes much between its products, as many threads as BLAS may use (OMP_NUM_THREADS) each take
-    a share of the batch: the examples are those of the first axis. Results are the same but for rounding.
+    a share of the batch: the examples are those of the first axis. Where products and the update are large, threads
+    make some rows or columns of each product, and parts of the update. Results are the same but for rounding.
 
     Raises TypeError where the loss is not one number, and where a parameter has a gradient hook.
 
@@ -83,9 +84,9 @@ class Step:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the program used last as a Python file that needs NumPy alone, with parameters and states as they are.
 
-        The file's program is one for the whole batch, in one thread: `functions[0](input, target)` makes a step and
-        returns ((loss,), new values of buffers). Numbers that change from step to step (a schedule's learning rate,
-        Adam's corrections) stay what they are now.
+        The file's program is one for the whole batch, without threads of Python's: `functions[0](input, target)` makes
+        a step and returns ((loss,), new values of buffers). Numbers that change from step to step (a schedule's
+        learning rate, Adam's corrections) stay what they are now.
 
         Raises RuntimeError before the first step and, where threads shared it, after changes of the model since then
         (it is traced once more), TypeError for a program that needs more than NumPy: of the Numba backend, or with the
@@ -112,7 +113,8 @@ class Step:
     def report(self, *batch: Any) -> Report:
         """Calls, buffers, multiply-adds, and the measured time of each line, for a batch; nothing is updated.
 
-        Where threads share a batch, it is the report of one of them.
+        Where threads share a batch, it is the report of one of them; where they share the update, its time is that of
+        one of them, and products are made by BLAS's own threads meanwhile.
         """
         self_plan = next((plan for plan in self.plans if plan.accepts(batch)), None)
         if self_plan is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tinygrad_mm.compiler import together
-from tinygrad_mm.compiler.program import Program
+from tinygrad_mm.compiler.program import Op, Program
 
 __all__ = ["share_products"]
 
@@ -30,11 +30,17 @@ def share_products(program: Program, updates: Iterable[tuple[int, int]]) -> int:
     parts = together.threads()
     idle = 1 - 1 / parts
     saved = sum(elements * passes for elements, passes in updates) * PASS * idle
-    large = [op for op in program.ops if op.multiply_adds >= LEAST * parts]
-    alone = sum(op.multiply_adds for op in program.ops if FEW <= op.multiply_adds < LEAST * parts)
+    products = [op for op in program.ops if op.multiply_adds >= FEW]
+    large = [op for op in products if op.multiply_adds >= LEAST * parts and _of_matrices(op)]
+    alone = sum(op.multiply_adds for op in products) - sum(op.multiply_adds for op in large)
     lost = FORK * (parts - 1) * (len(large) + 1) + MULTIPLY_ADD * alone * idle
     if not large or saved <= lost:
         return 1
     for op in large:
         op.fun = together.product_in_threads
     return parts
+
+
+def _of_matrices(op: Op) -> bool:
+    values = [*op.operands(), op.result]
+    return len(values) == 3 and not op.kwargs and all(v.ndim == 2 and v.dtype == op.result.dtype for v in values)
