@@ -58,8 +58,7 @@ def in_phases(phases: Sequence[Calls], count: int) -> list[list[Any]]:
     They are made one after the other where BLAS may use fewer threads, or where somebody else is about it already.
     """
     turn = _turn(os.getpid())
-    nested = getattr(_here, "parts", 1) > 1
-    if threads() >= count and not nested and turn.acquire(blocking=False):
+    if threads() >= count and turn.acquire(blocking=False):
         try:
             for batch in list(_flying(os.getpid())):
                 batch.land(cancel=True)
@@ -99,7 +98,9 @@ def _turn(process: int) -> threading.RLock:
 
 
 class _Batch:
-    """Calls that others are to make. Each is taken by one worker, or, after an interrupt, by nobody."""
+    """Calls that others are to make. Each is taken by one worker; after an interrupt, or where one of them begins with
+    calls at once of its own, by nobody.
+    """
 
     def __init__(self, calls: Calls) -> None:
         self.calls = calls
@@ -182,4 +183,5 @@ def at_once(calls: Calls) -> list[Any]:
     flying.discard(batch)
     if failed:
         raise failed[0]
-    return [first, *(batch.answers[number][0] for number in range(len(calls) - 1))]
+    missed = {n: (batch.calls[n](), None) for n in range(len(calls) - 1) if n not in batch.answers}
+    return [first, *((batch.answers | missed)[n][0] for n in range(len(calls) - 1))]
