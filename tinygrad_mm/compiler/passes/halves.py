@@ -17,7 +17,7 @@ __all__ = ["share_products"]
 # Microseconds, measured with two threads.
 FORK = 80.0  # until threads have begun with calls, and the last one has said that it is done
 PASS = 1.4e-4  # an element in one pass of an update
-MULTIPLY_ADD = 1.1e-5  # in a product made by one thread
+MULTIPLY_ADD = 2.2e-5  # in a product made by one thread
 LEAST = 1 << 23  # multiply-adds for each thread; with less, one thread makes the product
 FEW = 1 << 18  # multiply-adds that BLAS has no second thread for
 
