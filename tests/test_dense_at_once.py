@@ -16,7 +16,7 @@ import tinygrad_mm as tg
 from tinygrad_mm import functional, nn
 from tinygrad_mm.functional import dense
 from tinygrad_mm.functional.dense import dense_at_once
-from tinygrad_mm.graph import RULES, Shortcut, topological
+from tinygrad_mm.graph import RULES, Joint, topological
 from tinygrad_mm.nn.activations import ACTIVATIONS
 
 FUNCTIONS = {**{name: f for name, f in ACTIVATIONS.items() if f in RULES}, "sin": np.sin, "none": None}
@@ -69,14 +69,15 @@ def assert_same(ours: Any, expected: Any) -> None:
 
 @pytest.fixture
 def taken(monkeypatch):
-    """How many shortcuts backward passes have taken."""
+    """How many layers backward passes have taken at once."""
     count = [0]
+    back = dense._Dense.back
 
     def counted(*args: Any) -> Any:
         count[0] += 1
-        return dense._back(*args)
+        return back(*args)
 
-    monkeypatch.setattr(dense._SHORTCUT, "back", counted)
+    monkeypatch.setattr(dense._Dense, "back", counted)
     return count
 
 
@@ -96,12 +97,15 @@ def test_the_same_graph_and_gradients(n, k, m, activation, dtype, x_too, layout)
     ours = dense_at_once(x, weight, bias, fun)
     expected = one_by_one(x, weight, bias, fun)
     assert ours is not None
-    assert type(ours.node.kept) is Shortcut
-    assert picture(ours) == picture(expected)
-    assert_same(
-        gradients(ours, leaves, gradient=np.ones((n, m))), gradients(expected, leaves, gradient=np.ones((n, m)))
-    )
-    assert ours.node.args is ours.node.kept is None
+    found = gradients(ours, leaves, gradient=np.ones((n, m)))
+    assert ours.node.args is ours.node.ends is ours.node.between is None
+    assert_same(found, gradients(expected, leaves, gradient=np.ones((n, m))))
+    ours = dense_at_once(x, weight, bias, fun)
+    assert isinstance(ours.node, Joint)
+    assert picture(ours) == picture(one_by_one(x, weight, bias, fun))
+    assert ours.node.ends is None  # who has looked has records of three calls
+    assert_same(gradients(ours, leaves, gradient=np.ones((n, m))), found)
+    assert ours.node.args is None
 
 
 def test_layers_take_it(taken):
@@ -178,6 +182,14 @@ class TestBetween:
             found.append(gradients(y.sum(), leaves))
         assert_same(*found)
 
+    def test_the_order_in_which_they_were_made(self):
+        x, weight, bias = tensors(2, 3, 4)
+        y = dense_at_once(x, weight, bias, np.tanh)
+        later = y * 2
+        order = topological([later])
+        assert [v.node.fun for v in order[-4:]] == [np.matmul, np.add, np.tanh, np.multiply]
+        assert len({v.version for v in order}) == len(order)
+
     def test_one_whose_graph_was_released(self):
         y = dense_at_once(*tensors(2, 3, 4), np.tanh)
         y.node.args[0].sum().backward()
@@ -196,6 +208,18 @@ class TestOtherPasses:
             f(*leaves, np.tanh).sum().backward()
             found.append(order)
         assert found[0] == found[1]
+
+    def test_a_leaf_that_was_frozen_meanwhile(self, taken):
+        for frozen in range(3):
+            found = []
+            for f in (dense_at_once, one_by_one):
+                leaves = tensors(2, 3, 4)
+                y = f(*leaves, np.tanh).sum()
+                leaves[frozen].requires_grad = False
+                found.append(gradients(y, leaves))
+            assert found[0][frozen] is None
+            assert_same(*found)
+        assert taken == [3]
 
     def test_a_rule_that_was_replaced_meanwhile(self, monkeypatch, taken):
         leaves = tensors(2, 3, 4)

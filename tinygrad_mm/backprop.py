@@ -18,9 +18,9 @@ from tinygrad_mm.constants import ones
 from tinygrad_mm.graph import (
     NO_KWARGS,
     RULES,
+    Joint,
     Node,
     Rule,
-    Shortcut,
     Vertex,
     name_of,
     released,
@@ -112,7 +112,10 @@ def backpropagate(
             summed.discard(vertex)
         node = vertex.node
         assert node is not None
-        fun, args, kwargs, version = node.fun, node.args, node.kwargs, vertex.version
+        fun, kwargs, version = node.fun, node.kwargs, vertex.version
+        joint = node if isinstance(node, Joint) and not watched and not recorded else None
+        ends = joint.way_back(version) if joint is not None else None
+        args = node.args if ends is None else ends
         if args is None:
             raise released(node)
 
@@ -133,50 +136,49 @@ def backpropagate(
                 node.args = None
             continue
 
-        rule, kept, shortcut = RULES[fun], node.kept, None
-        if type(kept) is Shortcut:
-            ends = None if watched or recorded else kept.ends(vertex, pending)
-            if ends is not None:
-                args, shortcut = ends, kept
-            kept = None
-        values: list[Any] = []
-        for a in args:
-            if isinstance(a, Vertex):
-                if a.version > version:
-                    raise RuntimeError(
-                        f"a tensor of shape {a.value.shape} was changed after {name_of(fun)} had read it, so this "
-                        "gradient would be wrong; call backward() before the update, or run the forward pass again"
-                    )
-                values.append(a.value)
-            else:
-                values.append(a)
-        y = vertex.value
-        if type(g) is list:  # a call that returned several arrays: outputs nobody used have gradient zero
-            g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
-        operands: Sequence[Any] = values
-        vjps = rule.vjps or _each(rule, args)
-        if recorded:
-            operands = args
-            y = tuple(select(vertex, i) for i in range(len(y))) if type(g) is list else vertex
-            thread.now.scope = node.scope
-        elif shortcut is not None:
-            vjps = shortcut.back(g, vertex, release, *args)  # the gradients themselves
-        elif kept is not None:
-            y, vjps = kept, rule.from_kept
+        vjps: Sequence[Any]
+        if joint is not None and ends is not None:
+            vjps = joint.back(g, vertex, ends)  # the gradients themselves
+        else:
+            values: list[Any] = []
+            for a in args:
+                if isinstance(a, Vertex):
+                    if a.version > version:
+                        raise RuntimeError(
+                            f"a tensor of shape {a.value.shape} was changed after {name_of(fun)} had read it, so this "
+                            "gradient would be wrong; call backward() before the update, or run the forward pass again"
+                        )
+                    values.append(a.value)
+                else:
+                    values.append(a)
+            rule, y = RULES[fun], vertex.value
+            operands: Sequence[Any] = values
+            if type(g) is list:  # a call that returned several arrays: outputs nobody used have gradient zero
+                g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
+            vjps = rule.vjps or _each(rule, args)
+            if recorded:
+                operands = args
+                y = tuple(select(vertex, i) for i in range(len(y))) if type(g) is list else vertex
+                thread.now.scope = node.scope
+            elif node.kept is not None:
+                y, vjps = node.kept, rule.from_kept
 
         i, count = -1, len(args)
         for vjp in vjps:  # counted by hand: a `zip` of all three takes twice the time on two arguments
             i += 1
             if i == count:
                 break
-            a, value = args[i], values[i]
-            if value is a or vjp is None or not a.requires_grad:
-                continue
-            if on_path is not None and id(a) not in on_path:
-                continue
-            if shortcut is not None:
+            a = args[i]
+            if ends is not None:
                 c: Any = vjp
+                if c is None or not a.requires_grad:
+                    continue
             else:
+                value = values[i]
+                if value is a or vjp is None or not a.requires_grad:
+                    continue
+                if on_path is not None and id(a) not in on_path:
+                    continue
                 c = vjp(g, y, *operands) if kwargs is NO_KWARGS else vjp(g, y, *operands, **kwargs)
                 if c is None:  # nothing that this argument was used for has a gradient
                     continue
@@ -197,7 +199,7 @@ def backpropagate(
                 continue
             found[a] = c
             if found is leaves:  # a new array that nobody else holds may become `.grad` without a copy
-                if shortcut is not None:
+                if ends is not None:
                     continue
                 if not rule.fresh or c is g or c is y or type(c) is not ndarray or c.base is not None:
                     shared.add(a)

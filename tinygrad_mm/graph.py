@@ -11,12 +11,13 @@ import inspect
 import itertools
 import operator
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ContextDecorator
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 __all__ = [
+    "Joint",
     "Monitor",
     "Node",
     "RULES",
@@ -77,19 +78,46 @@ class Node:
         return f"<Node {name_of(self.fun)}{' (released)' if self.args is None else ''}>"
 
 
-class Shortcut:
-    """A way back through several calls at once, kept by the record of the last of them.
+_args_of_node: Any = Node.__dict__["args"]
 
-    `ends(result, pending)` are the tensors that the calls began with, the last call's first, or None where the calls
-    are to be taken one by one: the gradient of a result between them is asked for, or waited for in `pending`.
-    `back(gradient, result, release, *ends)` are the gradients of the ends, None for one that requires none; with
-    `release` it releases the records between.
+
+class Joint(Node):
+    """The record of the last of several calls made at once. Those before it have records once someone asks for `args`.
+
+    `ends` are the tensors that the calls began with, those of the last call first, and `between` what is known of the
+    results between; both are None once there are records, or the graph was released. Until then nobody can hold such a
+    result, and a backward pass may take all calls at once.
     """
 
-    __slots__ = ("back", "ends")
+    __slots__ = ("between", "ends")
 
-    def __init__(self, ends: Callable[..., Any], back: Callable[..., Any]) -> None:
-        self.ends, self.back = ends, back
+    between: Any
+    ends: tuple[Any, ...] | None
+
+    @property
+    def args(self) -> tuple[Any, ...] | None:
+        """The arguments of the last call."""
+        if self.ends is not None:
+            self.args = self.unfolded(self.ends)
+        found: tuple[Any, ...] | None = _args_of_node.__get__(self)
+        return found
+
+    @args.setter
+    def args(self, args: tuple[Any, ...] | None) -> None:
+        _args_of_node.__set__(self, args)
+        self.ends = self.between = None
+
+    def unfolded(self, ends: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of the last call, with the records of the calls before it."""
+        raise NotImplementedError
+
+    def way_back(self, version: int) -> tuple[Any, ...] | None:
+        """The ends, where `back` does what the rules of all calls would do for a result of this version; else None."""
+        raise NotImplementedError
+
+    def back(self, gradient: Any, result: Any, ends: tuple[Any, ...]) -> Sequence[Any]:
+        """The gradients of the ends, new arrays; None for one that requires none."""
+        raise NotImplementedError
 
 
 class Vertex:

@@ -1,19 +1,19 @@
 """A dense layer in one go: `activation(x @ weight + bias)`, recorded as the three calls that it is.
 
 On small arrays the way from call to call takes longer than the arithmetic. So the three calls of the commonest layer
-are made here one after the other, without the doors in between, and the record of the last one keeps a shortcut, by
-which a plain backward pass takes them at once. Whoever looks at the graph, or at the pass, sees three calls.
+are made here one after the other, without the doors in between, with one record for all, and a plain backward pass
+takes them at once. Whoever looks at the graph, or at the pass, sees three calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.constants import ones
-from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Scope, Shortcut, Vertex, thread, tick
+from tinygrad_mm.graph import NO_KWARGS, RULES, Joint, Node, Scope, thread, tick
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 __all__ = ["dense_at_once"]
@@ -61,75 +61,67 @@ def dense_at_once(
         return None
     if value.shape != product.shape or value.dtype is not dtype:
         return None
-    scope = now.scope
-    first = _recorded(np.matmul, (x, weight), product, scope)
-    y = _recorded(np.add, (first, bias), total, scope)
-    if rule is not None:
-        y = _recorded(rule.fun, (y,), value, scope)
-    y.node.kept = _SHORTCUT
+    y = _new_tensor(Tensor)
+    y.value = value
+    y.grad = y.extra = None
+    y.requires_grad = True
+    y.node = node = _new_node(_Dense)
+    node.fun = np.add if rule is None else rule.fun
+    node.kwargs = NO_KWARGS
+    node.scope = now.scope
+    node.line = node.kept = None
+    node.ends = bias, x, weight
+    node.between = product, tick(), total, tick()
+    y.version = tick()
     return y
 
 
-def _recorded(fun: Callable[..., Any], args: tuple[Any, ...], value: Any, scope: Scope | None) -> Any:
-    """A result with its record, as `recording.recorded` makes it where nobody watches."""
+class _Dense(Joint):
+    """The record of a layer: of its activation, or of the addition where it has none.
+
+    `between`: the product and the sum, each followed by the time at which it was made.
+    """
+
+    __slots__ = ()
+
+    def unfolded(self, ends: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of the last call, with the records of the calls before it."""
+        bias, x, weight = ends
+        product, first, total, second = self.between
+        args = _recorded(np.matmul, (x, weight), product, first, self.scope), bias
+        return args if self.fun is np.add else (_recorded(np.add, args, total, second, self.scope),)
+
+    def way_back(self, version: int) -> tuple[Any, ...] | None:
+        """The ends, where nothing has been changed since: neither they nor the rules."""
+        if self.ends is None or not (_MATMUL.fresh and _ADD.fresh and RULES[self.fun].fresh):
+            return None
+        bias, x, weight = self.ends
+        return None if bias.version > version or x.version > version or weight.version > version else self.ends
+
+    def back(self, gradient: Any, result: Any, ends: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The gradients of bias, input and weight."""
+        _, x, weight = ends
+        a, w, g = x.value, weight.value, gradient
+        if self.fun is not np.add:
+            vjp: Any = RULES[self.fun].vjps[0]
+            g = vjp(g, result.value, self.between[2])
+        if g.dtype is not w.dtype:
+            g = g.astype(w.dtype)
+        left, right = _MATMUL.vjps
+        return ones(len(g), g.dtype).dot(g), left(g, None, a, w) if x.requires_grad else None, right(g, None, a, w)
+
+
+def _recorded(fun: Callable[..., Any], args: tuple[Any, ...], value: Any, time: int, scope: Scope | None) -> Tensor:
+    """A result with its record, as `recording.recorded` made it then."""
     tensor = _new_tensor(Tensor)
     tensor.value = value
     tensor.grad = tensor.extra = None
-    tensor.version = tick()
+    tensor.version = time
     tensor.requires_grad = True
-    tensor.node = node = _new_node(Node)
-    node.fun = fun
-    node.args = args
-    node.kwargs = NO_KWARGS
-    node.scope = scope
-    node.line = node.kept = None
+    tensor.node = Node(fun, args, NO_KWARGS, scope)
     return tensor
-
-
-def _ends(y: Any, pending: Container[Vertex]) -> tuple[Any, ...] | None:
-    """What the three calls began with; None where they are to be taken one by one.
-
-    That is where a result between them is used elsewhere, or was changed by hand, and where a call will have to refuse.
-    """
-    node = y.node
-    if node.fun is not np.add:
-        y = node.args[0]
-        if y in pending or y.extra is not None or not y.requires_grad or not RULES[node.fun].fresh:
-            return None
-        node = y.node
-        if node is None or node.args is None:
-            return None
-    first, bias = node.args
-    if first in pending or first.extra is not None or not first.requires_grad:
-        return None
-    node = first.node
-    if node is None or node.args is None or not (_MATMUL.fresh and _ADD.fresh):
-        return None
-    x, weight = node.args
-    version = first.version
-    return None if x.version > version or weight.version > version or bias.version > y.version else (bias, x, weight)
-
-
-def _back(g: Any, y: Any, release: bool, bias: Any, x: Any, weight: Any) -> tuple[Any, ...]:
-    """The gradients of the three. With `release`, the records between are released, as the last one is elsewhere."""
-    node, a, w = y.node, x.value, weight.value
-    if node.fun is not np.add:
-        vjp: Any = RULES[node.fun].vjps[0]
-        total = node.args[0]
-        g = vjp(g, y.value, total.value)
-        node = total.node
-    if g.dtype is not w.dtype:
-        g = g.astype(w.dtype)
-    left, right = _MATMUL.vjps
-    found = ones(len(g), g.dtype).dot(g), left(g, None, a, w) if x.requires_grad else None, right(g, None, a, w)
-    if release:
-        node.args[0].node.args = None
-        if node is not y.node:
-            node.args = None
-    return found
 
 
 _MATMUL: Any = RULES[np.matmul]
 _ADD = RULES[np.add]
 _PLAIN = frozenset({Tensor, Parameter, Buffer})  # whose operators are those of this package
-_SHORTCUT = Shortcut(_ends, _back)
