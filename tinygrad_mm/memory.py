@@ -8,10 +8,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["aligned", "keep_freed_memory"]
+
+LINE = 64  # bytes of a cache line
 
 _M_TRIM_THRESHOLD = -1  # glibc's malloc.h
 KEPT = 1 << 30  # bytes that may stay free at the end of the heap
@@ -32,3 +36,18 @@ def keep_freed_memory() -> None:
             import ctypes
 
             ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, KEPT)
+
+
+def aligned(shape: int | tuple[int, ...], dtype: Any, make: Callable[..., Any] = np.empty) -> Any:
+    """An array that begins with a cache line; `make` makes its memory, `np.zeros` as zeros.
+
+    malloc begins 16 bytes after one. Then every other vector that a call reads or writes lies in two lines, and a pass
+    of an update takes an eighth longer.
+
+    >>> aligned((2, 3), np.float32).ctypes.data % 64
+    0
+    """
+    like = np.empty(shape, dtype)
+    memory = make(like.nbytes + LINE, np.uint8)
+    start = -memory.__array_interface__["data"][0] % LINE
+    return memory[start : start + like.nbytes].view(dtype).reshape(like.shape)

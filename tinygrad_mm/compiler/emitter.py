@@ -13,6 +13,7 @@ from tinygrad_mm.compiler.kernels import Kernel, Made, View, weak
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.compiler.storage import Storage
 from tinygrad_mm.graph import RULES, Scope, name_of
+from tinygrad_mm.memory import aligned
 
 __all__ = ["Emitted", "Insertion", "emit"]
 
@@ -54,7 +55,7 @@ class Emitted:
 
     def make(self, leaves: list[Any], given: Sequence[Any] = (), bound: dict[str, Any] | None = None) -> Any:
         """Functions with buffers of their own; `bound` are other objects by the names of those in `self.bound`."""
-        memory = [np.empty(buffer.nbytes, np.uint8) for buffer in self.storage.buffers]
+        memory = [aligned(buffer.nbytes, np.uint8) for buffer in self.storage.buffers]
         return self._make(memory, *leaves, *given, *(self.bound if bound is None else bound).values())
 
 

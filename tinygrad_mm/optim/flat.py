@@ -10,15 +10,27 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.graph import tick
+from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.formula import Program
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["Flat", "adopted_again", "flats_of", "has_loop"]
+__all__ = ["Flat", "adopted_again", "block_size", "flats_of", "has_loop"]
 
 BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
 GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
 
 log = logging.getLogger("tinygrad_mm.optim")
+
+
+def block_size(elements: int, threads: int = 1) -> int:
+    """How many elements make a block, so that each thread gets as many blocks, all of nearly the same size.
+
+    >>> block_size(100), block_size(669706, 2)  # whole cache lines
+    (112, 111632)
+    """
+    line = min(16, BLOCK)
+    blocks = threads * max(1, -(-elements // (threads * BLOCK)))
+    return max(line, -(-elements // (line * blocks)) * line)
 
 
 def flats_of(parameters: Sequence[Tensor], states: Sequence[str], fused: bool = False) -> list[Flat]:
@@ -59,8 +71,8 @@ class Flat:
         self.shapes = [p.value.shape for p in parameters]
         self.dtype = parameters[0].value.dtype
         self.starts = [0, *np.cumsum([p.value.size for p in parameters]).tolist()]
-        self.values = np.empty(self.starts[-1], self.dtype)
-        self.states = {name: np.zeros_like(self.values) for name in states}
+        self.values = aligned(self.starts[-1], self.dtype)
+        self.states = {name: aligned(self.values.size, self.dtype, np.zeros) for name in states}
         self.steps = [0] * len(self.parameters)  # a parameter that is skipped falls behind
         self._make_views()
 
@@ -168,7 +180,7 @@ class _Run:
         constants = [np.asarray(c, dtype) for c in program.constants]
         blocks = self._blocks()
         longest = max((stop - start for start, stop, _ in blocks), default=0)
-        scratch = [np.empty(longest, dtype) for _ in range(program.temporaries + 1)]
+        scratch = [aligned(longest, dtype) for _ in range(program.temporaries + 1)]
         self.calls = []
         for start, stop, inside in blocks:
             gradient, *temporaries = (s[: stop - start] for s in scratch)
@@ -193,7 +205,8 @@ class _Run:
             if end == start < stop and before == starts[inside[0]] and stop - before <= BLOCK:
                 blocks[-1] = (before, stop, [*inside, i])
             else:
-                blocks.extend((a, min(a + BLOCK, stop), [i]) for a in range(start, stop, BLOCK))
+                size = block_size(stop - start)
+                blocks.extend((a, min(a + size, stop), [i]) for a in range(start, stop, size))
         return blocks
 
     def execute(self, gradients: Sequence[Any], numbers: Sequence[float]) -> None:
@@ -245,7 +258,7 @@ class _FusedRun:
             if stop - start > GATHERED and len(inside) == 1:
                 self.direct.append((inside[0], len(pieces)))
             else:
-                gradient = np.empty(stop - start, flat.dtype)
+                gradient = aligned(stop - start, flat.dtype)
                 for i in inside:
                     part = gradient[flat.starts[i] - start : flat.starts[i + 1] - start]
                     self.gathered.append((i, part.reshape(flat.shapes[i])))

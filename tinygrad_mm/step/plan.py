@@ -22,6 +22,7 @@ from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import tick
+from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.flat import Flat
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.optim.prescaled import Prescaled, prescaled
@@ -110,7 +111,7 @@ class Plan:
                 active = [i for i, p in enumerate(flat.parameters) if id(p) in gradients and p.requires_grad]
                 if not active:
                     continue
-                stores.append([np.zeros_like(flat.values) for _ in range(parts)])
+                stores.append([aligned(flat.values.size, flat.dtype, np.zeros) for _ in range(parts)])
                 store = stores[-1][0]
                 flats_used.append((flat, store, set(active)))
                 called: dict[int, str] = {}

@@ -139,16 +139,16 @@ def _memories(places: Sequence[Any], stores: Stores) -> Iterator[Callable[[Any],
     """
     yield lambda a: a
     for k in range(1, len(stores[0])):
-        twins: dict[int, Any] = {id(each[0]): each[k] for each in stores}
+        twins = {id(_owner(each[0])): (each[0], each[k]) for each in stores}  # what lies there for the first, and here
         owners = {id(owner): owner for owner in map(_owner, places)}
-        twins.update((key, owner.copy()) for key, owner in owners.items() if key not in twins)
+        twins.update((key, (owner, owner.copy())) for key, owner in owners.items() if key not in twins)
 
-        def here(a: Any, twins: dict[int, Any] = twins) -> Any:
-            owner = _owner(a)
-            if id(owner) not in twins:
+        def here(a: Any, twins: dict[int, tuple[Any, Any]] = twins) -> Any:
+            if id(_owner(a)) not in twins:
                 return a
-            start = a.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
-            return np.ndarray(a.shape, a.dtype, twins[id(owner)], start, a.strides)
+            first, twin = twins[id(_owner(a))]
+            start = a.__array_interface__["data"][0] - first.__array_interface__["data"][0]
+            return np.ndarray(a.shape, a.dtype, twin, start, a.strides)
 
         yield here
 

@@ -11,7 +11,8 @@ import numpy as np
 from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.guards import Guards
 from tinygrad_mm.graph import tick
-from tinygrad_mm.optim.flat import BLOCK, Flat, has_loop
+from tinygrad_mm.memory import aligned
+from tinygrad_mm.optim.flat import Flat, block_size, has_loop
 from tinygrad_mm.optim.formula import Program as Formula
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.optim.prescaled import Prescaled, prescaled
@@ -186,10 +187,10 @@ class Update:
         text = program.source.split("def update(")[1]
         names = [n.strip() for n in text[: text.index(")")].split(",")]
         constants = [np.asarray(c, flat.dtype) for c in (self.short or program).constants]
-        longest = min(BLOCK, -(-(stop - start) // parts))
+        longest = block_size(stop - start, parts)
 
         def blocks_of(thread: int) -> list[tuple[Any, ...]]:
-            temporaries = [np.empty(longest, flat.dtype) for _ in range(program.temporaries)]
+            temporaries = [aligned(longest, flat.dtype) for _ in range(program.temporaries)]
             blocks = []
             for a in range(start + thread * longest, stop, parts * longest):
                 b = min(a + longest, stop)

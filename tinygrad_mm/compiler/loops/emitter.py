@@ -16,6 +16,7 @@ from tinygrad_mm.compiler.loops.updates import Update
 from tinygrad_mm.compiler.loops.writer import Writer
 from tinygrad_mm.compiler.program import Program
 from tinygrad_mm.graph import Scope
+from tinygrad_mm.memory import aligned
 
 __all__ = ["Emitted", "emit"]
 
@@ -44,8 +45,7 @@ class Emitted:
 
     def make(self, leaves: Sequence[Any], given: Sequence[Any] = ()) -> Any:
         """Functions with memory of their own."""
-        memory = np.empty(self.nbytes + 64, np.uint8)
-        memory = memory[-memory.ctypes.data % 64 :][: self.nbytes]
+        memory = aligned(self.nbytes, np.uint8)
         arrays = [*leaves, *given, *self._fixed]
         copies = []
         addressed = []
