@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -141,24 +142,59 @@ def _flying(process: int) -> set[_Batch]:
     return set()
 
 
-@functools.cache
-def _workers(process: int, count: int) -> SimpleQueue[Any]:
-    """Where threads wait for calls to make. A forked process has none of its parent's threads, so it gets its own.
+class _Workers:
+    """Threads that wait for calls to make.
 
     (Those of `concurrent.futures` may wait for ever after an interrupt, and take no calls once the program's main
     thread has ended.)
     """
-    calls: SimpleQueue[Any] = SimpleQueue()
 
-    def work() -> None:
+    def __init__(self, count: int) -> None:
+        self.calls: SimpleQueue[Any] = SimpleQueue()
+        self.avoided: int | None = None  # a CPU
+        self.threads = [threading.Thread(target=self._work, name="training step", daemon=True) for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _work(self) -> None:
         while True:
-            batch, number = calls.get()
+            batch, number = self.calls.get()
             batch.make(number)
             del batch  # or the last one would be kept until the next comes
 
-    for _ in range(count):
-        threading.Thread(target=work, name="training step", daemon=True).start()
-    return calls
+    def avoid_caller(self) -> None:
+        """Let no worker run on the CPU that the caller runs on, where Linux would wake it often enough to be felt."""
+        cpu = _cpu()
+        if cpu == self.avoided:
+            return
+        self.avoided = cpu
+        others = os.sched_getaffinity(0) - {cpu}
+        with contextlib.suppress(OSError):  # not allowed
+            for thread in self.threads if others else ():
+                os.sched_setaffinity(cast("int", thread.native_id), others)
+
+
+def _cpu() -> int | None:
+    """The CPU that this thread runs on; None where nobody says so."""
+    get = _sched_getcpu()
+    return None if get is None else get()
+
+
+@functools.cache
+def _sched_getcpu() -> Callable[[], int] | None:
+    """A function of the C library of Linux."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import ctypes
+
+        if hasattr(os, "sched_setaffinity"):
+            return cast("Callable[[], int]", ctypes.PyDLL(None).sched_getcpu)
+    return None
+
+
+@functools.cache
+def _workers(process: int, count: int) -> _Workers:
+    """Those of this process: a forked one has none of its parent's threads, so it gets its own."""
+    return _Workers(count)
 
 
 def at_once(calls: Calls) -> list[Any]:
@@ -173,8 +209,9 @@ def at_once(calls: Calls) -> list[Any]:
     failed: list[BaseException] = []
     try:
         flying.add(batch)
+        workers.avoid_caller()
         for number in range(len(calls) - 1):
-            workers.put((batch, number))
+            workers.calls.put((batch, number))
         first = calls[0]()
     except BaseException as error:
         failed.append(error)
