@@ -1,0 +1,230 @@
+"""The rule table: what is known about each function, above all how to send a gradient back through a call of it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from tinygrad_mm.graph.records import Vertex, name_of
+
+__all__ = [
+    "RULES",
+    "Rule",
+    "defcomposite",
+    "defkept",
+    "defmetadata",
+    "defstopped",
+    "defvjp",
+    "defvjp_each",
+    "primitive",
+    "primitives_go_to",
+    "select",
+]
+
+
+class Rule:
+    """What is known about one function.
+
+    `forward`: what to call on plain arrays. `vjps`: one function per array argument, called as
+    `vjp(g, y, *args, **kwargs)`. `each`: one function for any number of arguments, called as
+    `each(i, g, y, *args, **kwargs)`. `composite`: an expression in functions that have rules. `names`: the parameters
+    a rule understands, in order; `more` where it takes any number. A rule with none of the three stops the gradient.
+    `fresh`: the rule is one of this package, whose results nobody else holds. `keeping` and `from_kept`: the short way
+    through both passes that `defkept` gives.
+    """
+
+    __slots__ = (
+        *("composite", "differentiable", "each", "forward", "fresh", "from_kept", "fun", "keeping", "law", "metadata"),
+        *("more", "names", "vjps"),
+    )
+
+    def __init__(self, fun: Callable[..., Any]) -> None:
+        self.fun = fun
+        self.forward: Callable[..., Any] = getattr(fun, "forward", fun)
+        self.vjps: tuple[Callable[..., Any] | None, ...] = ()
+        self.each: Callable[..., Any] | None = None
+        self.composite: Callable[..., Any] | None = None
+        self.keeping: Callable[..., Any] | None = None
+        self.from_kept: tuple[Callable[..., Any] | None, ...] = ()
+        self.differentiable = False
+        self.metadata = False
+        self.names: tuple[str, ...] = ()
+        self.more = False
+        self.fresh = False
+        self.law = ""
+
+
+RULES: dict[Callable[..., Any], Rule] = {}
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _rule(fun: Callable[..., Any]) -> Rule:
+    return RULES.setdefault(fun, Rule(fun))
+
+
+def _describe(rule: Rule, vjps: Iterable[Callable[..., Any] | None], skip: int) -> None:
+    """Read off the functions of a rule which parameters it understands, and whether it is one of this package."""
+    given = [vjp for vjp in vjps if vjp is not None]
+    code = getattr(given[0], "__code__", None) if given else None
+    rule.names = tuple(code.co_varnames[skip : code.co_argcount + code.co_kwonlyargcount]) if code else ()
+    rule.more = code is None or bool(code.co_flags & inspect.CO_VARARGS)
+    rule.fresh = all((getattr(vjp, "__module__", None) or "").startswith("tinygrad_mm.") for vjp in given)
+
+
+def _check_operation(fun: Callable[..., Any]) -> None:
+    """Refuse a rule for a function that Tensors would simply run through."""
+    if not hasattr(fun, "forward") and not (getattr(fun, "__module__", None) or "numpy").startswith("numpy"):
+        raise TypeError(
+            f"defvjp: {name_of(fun)} is a plain function, so calls of it are not recorded and its rule would never be "
+            "used; decorate it with @primitive first"
+        )
+
+
+def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, law: str = "") -> None:
+    """Give `fun` its derivative: one function per array argument, `vjp(g, y, *args, **kwargs)`.
+
+    Each returns the gradient of that argument, given the gradient `g` of the output `y` and the call's own arguments.
+    It may be left at the shape that broadcasting gave it, and must be written in NumPy functions that have rules
+    themselves; None stops the gradient of that argument. `law` is the shape law shown in the catalogue.
+
+    Raises TypeError for a plain function, which needs `@primitive` first.
+
+    >>> cube = primitive(lambda x: x * x * x)
+    >>> defvjp(cube, lambda g, y, x: g * 3 * x * x, law="(...) -> (...)")
+    >>> RULES[cube].vjps[0](1.0, 8.0, 2.0)
+    12.0
+    """
+    _check_operation(fun)
+    rule = _rule(fun)
+    rule.vjps = vjps
+    rule.differentiable = True
+    rule.keeping = None  # a short way would be that of another rule
+    _describe(rule, vjps, skip=2)
+    rule.law = law or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
+
+
+def defkept(fun: Callable[..., Any], forward: Callable[..., Any], *vjps: Callable[..., Any] | None) -> None:
+    """Let calls of `fun`, which has a rule, keep what its backward pass would otherwise compute a second time.
+
+    `forward(*args, **kwargs)` returns what `fun` does, and what to keep; `vjp(g, kept, *args, **kwargs)`, one for each
+    argument, returns what the rule does. This is a short way for plain arrays. The rule stays the only thing to know
+    about `fun`: passes that are recorded, traced, watched or compiled take it.
+
+    >>> import math
+    >>> logistic = primitive(lambda x: 1 / (1 + math.exp(-x)))
+    >>> defvjp(logistic, lambda g, y, x: g * y * (1 - y))
+    >>> def keeping(x):
+    ...     e = math.exp(-x)
+    ...     return 1 / (1 + e), e
+    >>> defkept(logistic, keeping, lambda g, e, x: g * e / (1 + e) ** 2)
+    >>> RULES[logistic].keeping(0.0)
+    (0.5, 1.0)
+    """
+    rule = RULES[fun]
+    rule.keeping = forward
+    rule.from_kept = vjps
+
+
+def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], law: str = "") -> None:
+    """Give `fun`, a function of any number of arrays, its derivative: `each(i, g, y, *args, **kwargs)`.
+
+    >>> total = primitive(lambda *xs: sum(xs))
+    >>> defvjp_each(total, lambda i, g, y, *xs: g, law="(...), ... -> (...)")
+    >>> RULES[total].each(1, 5.0, 3.0, 1.0, 2.0)
+    5.0
+    """
+    _check_operation(fun)
+    rule = _rule(fun)
+    rule.each = each
+    rule.differentiable = True
+    _describe(rule, [each], skip=3)
+    rule.law = law
+
+
+def defcomposite(fun: Callable[..., Any], expression: Callable[..., Any], law: str = "") -> None:
+    """Say what `fun` is in terms of functions that have rules; `expression` has the signature of `fun`.
+
+    Where `fun` also has a rule of its own, the expression serves the keywords which that rule does not know.
+
+    >>> def double(x): return 2 * x
+    >>> defcomposite(double, lambda x: x + x)
+    >>> RULES[double].composite(3)
+    6
+    """
+    rule = _rule(fun)
+    rule.composite = expression
+    rule.differentiable = True
+    rule.law = rule.law or law
+
+
+def defstopped(*funs: Callable[..., Any]) -> None:
+    """Register functions whose derivative is zero or undefined: recorded, and the gradient stops there.
+
+    >>> import numpy as np
+    >>> defstopped(np.heaviside)
+    >>> RULES[np.heaviside].differentiable
+    False
+    """
+    for fun in funs:
+        _rule(fun).law = "gradient stops"
+
+
+def defmetadata(*funs: Callable[..., Any]) -> None:
+    """Register functions that look at shapes and dtypes only, such as `np.ndim`: called on the arrays, not recorded."""
+    for fun in funs:
+        _rule(fun).metadata = True
+        _rule(fun).law = "shape or dtype only"
+
+
+_record: Callable[..., Any]
+
+
+def primitives_go_to(call: Callable[..., Any]) -> None:
+    """Say what records a call of a primitive, as `call(fun, args, kwargs)`: `recording.call`, two floors up."""
+    global _record
+    _record = call
+
+
+def primitive(fun: Function) -> Function:
+    """Make a function of arrays an operation of the graph; give it a rule with `defvjp`.
+
+    On plain arrays it stays what it was. On Tensors it goes where NumPy's own functions go by way of NEP 18
+    (`__array_function__`), so that the call is recorded.
+
+    >>> import numpy as np
+    >>> @primitive
+    ... def cube(x):
+    ...     return x ** 3
+    >>> defvjp(cube, lambda g, y, x: g * 3 * x ** 2)
+    >>> cube(np.array([1.0, 2.0]))
+    array([1., 8.])
+    """
+
+    @functools.wraps(fun)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for a in args:
+            if isinstance(a, Vertex):
+                return _record(call, args, kwargs)
+        for a in kwargs.values():
+            if isinstance(a, Vertex):
+                return _record(call, args, kwargs)
+        return fun(*args, **kwargs)
+
+    call.forward = fun  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
+
+
+@primitive
+def select(outputs: Any, index: int) -> Any:
+    """One output of a call that returned several.
+
+    The backward pass knows this function by name: the gradients of all selections together are the gradient of the
+    call.
+    """
+    return outputs[index]
+
+
+defvjp(select, lambda g, y, outputs, index: g, law="((...), (...), ...) -> (...)")
