@@ -5,6 +5,7 @@ What it is compared with are the calls themselves, made one by one, which are ch
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -98,12 +99,12 @@ def test_the_same_graph_and_gradients(n, k, m, activation, dtype, x_too, layout)
     expected = one_by_one(x, weight, bias, fun)
     assert ours is not None
     found = gradients(ours, leaves, gradient=np.ones((n, m)))
-    assert ours.node.args is ours.node.ends is ours.node.between is None
+    assert ours.node.args is ours.node.folded is None
     assert_same(found, gradients(expected, leaves, gradient=np.ones((n, m))))
     ours = dense_at_once(x, weight, bias, fun)
     assert isinstance(ours.node, Joint)
     assert picture(ours) == picture(one_by_one(x, weight, bias, fun))
-    assert ours.node.ends is None  # who has looked has records of three calls
+    assert ours.node.folded is None  # who has looked has records of three calls
     assert_same(gradients(ours, leaves, gradient=np.ones((n, m))), found)
     assert ours.node.args is None
 
@@ -181,6 +182,13 @@ class TestBetween:
             y.node.args[0].node.args[0].requires_grad = False
             found.append(gradients(y.sum(), leaves))
         assert_same(*found)
+
+    def test_threads_find_the_same_ones(self):
+        for _ in range(50):
+            y = dense_at_once(*tensors(2, 3, 4), np.tanh)
+            with ThreadPoolExecutor(4) as pool:
+                found = list(pool.map(lambda _, y=y: y.node.args[0], range(4)))
+            assert len(set(map(id, found))) == 1
 
     def test_the_order_in_which_they_were_made(self):
         x, weight, bias = tensors(2, 3, 4)

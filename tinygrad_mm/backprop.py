@@ -114,8 +114,8 @@ def backpropagate(
         assert node is not None
         fun, kwargs, version = node.fun, node.kwargs, vertex.version
         joint = node if isinstance(node, Joint) and not watched and not recorded else None
-        ends = joint.way_back(version) if joint is not None else None
-        args = node.args if ends is None else ends
+        folded = joint.way_back(version) if joint is not None else None
+        args = node.args if folded is None else folded[0]
         if args is None:
             raise released(node)
 
@@ -137,8 +137,8 @@ def backpropagate(
             continue
 
         vjps: Sequence[Any]
-        if joint is not None and ends is not None:
-            vjps = joint.back(g, vertex, ends)  # the gradients themselves
+        if joint is not None and folded is not None:
+            vjps = joint.back(g, vertex, *folded)  # the gradients themselves
         else:
             values: list[Any] = []
             for a in args:
@@ -169,7 +169,7 @@ def backpropagate(
             if i == count:
                 break
             a = args[i]
-            if ends is not None:
+            if folded is not None:
                 c: Any = vjp
                 if c is None or not a.requires_grad:
                     continue
@@ -199,7 +199,7 @@ def backpropagate(
                 continue
             found[a] = c
             if found is leaves:  # a new array that nobody else holds may become `.grad` without a copy
-                if ends is not None:
+                if folded is not None:
                     continue
                 if not rule.fresh or c is g or c is y or type(c) is not ndarray or c.base is not None:
                     shared.add(a)

@@ -70,8 +70,7 @@ def dense_at_once(
     node.kwargs = NO_KWARGS
     node.scope = now.scope
     node.line = node.kept = None
-    node.ends = bias, x, weight
-    node.between = product, tick(), total, tick()
+    node.folded = (bias, x, weight), (product, tick(), total, tick())
     y.version = tick()
     return y
 
@@ -79,32 +78,33 @@ def dense_at_once(
 class _Dense(Joint):
     """The record of a layer: of its activation, or of the addition where it has none.
 
-    `between`: the product and the sum, each followed by the time at which it was made.
+    What is known of the results between: the product and the sum, each followed by the time at which it was made.
     """
 
     __slots__ = ()
 
-    def unfolded(self, ends: tuple[Any, ...]) -> tuple[Any, ...]:
+    def unfolded(self, ends: tuple[Any, ...], between: Any) -> tuple[Any, ...]:
         """The arguments of the last call, with the records of the calls before it."""
         bias, x, weight = ends
-        product, first, total, second = self.between
+        product, first, total, second = between
         args = _recorded(np.matmul, (x, weight), product, first, self.scope), bias
         return args if self.fun is np.add else (_recorded(np.add, args, total, second, self.scope),)
 
-    def way_back(self, version: int) -> tuple[Any, ...] | None:
-        """The ends, where nothing has been changed since: neither they nor the rules."""
-        if self.ends is None or not (_MATMUL.fresh and _ADD.fresh and RULES[self.fun].fresh):
+    def way_back(self, version: int) -> tuple[tuple[Any, ...], Any] | None:
+        """`folded`, where nothing has been changed since: neither the ends nor the rules."""
+        folded = self.folded
+        if folded is None or not (_MATMUL.fresh and _ADD.fresh and RULES[self.fun].fresh):
             return None
-        bias, x, weight = self.ends
-        return None if bias.version > version or x.version > version or weight.version > version else self.ends
+        bias, x, weight = folded[0]
+        return None if bias.version > version or x.version > version or weight.version > version else folded
 
-    def back(self, gradient: Any, result: Any, ends: tuple[Any, ...]) -> tuple[Any, ...]:
+    def back(self, gradient: Any, result: Any, ends: tuple[Any, ...], between: Any) -> tuple[Any, ...]:
         """The gradients of bias, input and weight."""
         _, x, weight = ends
         a, w, g = x.value, weight.value, gradient
         if self.fun is not np.add:
             vjp: Any = RULES[self.fun].vjps[0]
-            g = vjp(g, result.value, self.between[2])
+            g = vjp(g, result.value, between[2])
         if g.dtype is not w.dtype:
             g = g.astype(w.dtype)
         left, right = _MATMUL.vjps

@@ -67,43 +67,45 @@ class Node:
 
 
 _args_of_node: Any = Node.__dict__["args"]
+_unfolding = threading.Lock()
 
 
 class Joint(Node):
     """The record of the last of several calls made at once. Those before it have records once someone asks for `args`.
 
-    `ends` are the tensors that the calls began with, those of the last call first, and `between` what is known of the
-    results between; both are None once there are records, or the graph was released. Until then nobody can hold such a
-    result, and a backward pass may take all calls at once.
+    `folded` are the tensors that the calls began with, those of the last call first, and what is known of the results
+    between; None once there are records, or the graph was released. Until then nobody can hold a result between, and a
+    backward pass may take all calls at once.
     """
 
-    __slots__ = ("between", "ends")
+    __slots__ = ("folded",)
 
-    between: Any
-    ends: tuple[Any, ...] | None
+    folded: tuple[tuple[Any, ...], Any] | None
 
     @property
     def args(self) -> tuple[Any, ...] | None:
         """The arguments of the last call."""
-        if self.ends is not None:
-            self.args = self.unfolded(self.ends)
+        if self.folded is not None:
+            with _unfolding:  # one thread makes the records
+                if (folded := self.folded) is not None:
+                    self.args = self.unfolded(*folded)
         found: tuple[Any, ...] | None = _args_of_node.__get__(self)
         return found
 
     @args.setter
     def args(self, args: tuple[Any, ...] | None) -> None:
         _args_of_node.__set__(self, args)
-        self.ends = self.between = None
+        self.folded = None
 
-    def unfolded(self, ends: tuple[Any, ...]) -> tuple[Any, ...]:
+    def unfolded(self, ends: tuple[Any, ...], between: Any) -> tuple[Any, ...]:
         """The arguments of the last call, with the records of the calls before it."""
         raise NotImplementedError
 
-    def way_back(self, version: int) -> tuple[Any, ...] | None:
-        """The ends, where `back` does what the rules of all calls would do for a result of this version; else None."""
+    def way_back(self, version: int) -> tuple[tuple[Any, ...], Any] | None:
+        """`folded`, where `back` does what the rules of all calls would do for a result of this version; else None."""
         raise NotImplementedError
 
-    def back(self, gradient: Any, result: Any, ends: tuple[Any, ...]) -> Sequence[Any]:
+    def back(self, gradient: Any, result: Any, ends: tuple[Any, ...], between: Any) -> Sequence[Any]:
         """The gradients of the ends, new arrays; None for one that requires none."""
         raise NotImplementedError
 
