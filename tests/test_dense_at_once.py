@@ -229,6 +229,15 @@ class TestOtherPasses:
             assert_same(*found)
         assert taken == [3]
 
+    def test_what_is_frozen_meanwhile_is_not_computed(self):
+        x, weight, bias = leaves = tensors(2, 3, 4, np.float32)
+        y = dense_at_once(*leaves)
+        weight.requires_grad = bias.requires_grad = False
+        with np.errstate(all="raise"):  # a sum of the rows would overflow
+            y.backward(np.full((2, 4), [3e38, 0, 0, 0], np.float32))
+        assert weight.grad is bias.grad is None
+        assert x.grad is not None
+
     def test_a_rule_that_was_replaced_meanwhile(self, monkeypatch, taken):
         leaves = tensors(2, 3, 4)
         y = dense_at_once(*leaves, np.tanh).sum()
@@ -334,6 +343,16 @@ class TestNotTheUsualCase:
         found = [gradients(f(*leaves, twice).sum(), leaves) for f in (dense_at_once, one_by_one)]
         assert taken == [0]
         assert_same(*found)
+
+    def test_an_activation_that_stops_the_gradient(self):
+        @tg.primitive
+        def floor(x):
+            return np.floor(x)
+
+        tg.defvjp(floor, None)
+        leaves = tensors(2, 3, 4)
+        found = [gradients(f(*leaves, floor).sum(), leaves) for f in (dense_at_once, one_by_one)]
+        assert found == [[None] * 3] * 2
 
     def test_errors_are_those_of_the_calls(self):
         layer = nn.Dense(3, 4, np.log, rng=0)

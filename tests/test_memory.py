@@ -29,6 +29,10 @@ def test_aligned(shape, dtype, zeros):
     array = aligned(shape, dtype, np.zeros if zeros else np.empty)
     assert (array.shape, array.dtype) == (shape, dtype)
     assert array.flags.c_contiguous
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    assert owner.nbytes == array.nbytes
     assert array.flags.writeable
     assert array.size == 0 or start(array) == 0
     assert not zeros or not array.any()

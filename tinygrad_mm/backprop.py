@@ -171,7 +171,7 @@ def backpropagate(
             a = args[i]
             if folded is not None:
                 c: Any = vjp
-                if c is None or not a.requires_grad:
+                if c is None:
                     continue
             else:
                 value = values[i]

@@ -47,7 +47,7 @@ def aligned(shape: int | tuple[int, ...], dtype: Any, make: Callable[..., Any] =
     >>> aligned((2, 3), np.float32).ctypes.data % 64
     0
     """
-    like = np.empty(shape, dtype)
-    memory = make(like.nbytes + LINE, np.uint8)
+    count = int(np.prod(shape))
+    memory = make(np.dtype(dtype).itemsize * count + LINE, np.uint8)
     start = -memory.__array_interface__["data"][0] % LINE
-    return memory[start : start + like.nbytes].view(dtype).reshape(like.shape)
+    return np.frombuffer(memoryview(memory), dtype, count, start).reshape(shape)  # no view of what lies around it

@@ -167,11 +167,11 @@ class _Workers:
         cpu = _cpu()
         if cpu == self.avoided:
             return
-        self.avoided = cpu
-        others = os.sched_getaffinity(0) - {cpu}
         with contextlib.suppress(OSError):  # not allowed
-            for thread in self.threads if others else ():
+            others = os.sched_getaffinity(0) - {cpu}
+            for thread in self.threads if len(others) >= len(self.threads) else ():
                 os.sched_setaffinity(cast("int", thread.native_id), others)
+        self.avoided = cpu
 
 
 def _cpu() -> int | None:

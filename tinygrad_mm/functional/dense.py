@@ -100,7 +100,7 @@ class _Dense(Joint):
 
     def back(self, gradient: Any, result: Any, ends: tuple[Any, ...], between: Any) -> tuple[Any, ...]:
         """The gradients of bias, input and weight."""
-        _, x, weight = ends
+        bias, x, weight = ends
         a, w, g = x.value, weight.value, gradient
         if self.fun is not np.add:
             vjp: Any = RULES[self.fun].vjps[0]
@@ -108,7 +108,11 @@ class _Dense(Joint):
         if g.dtype is not w.dtype:
             g = g.astype(w.dtype)
         left, right = _MATMUL.vjps
-        return ones(len(g), g.dtype).dot(g), left(g, None, a, w) if x.requires_grad else None, right(g, None, a, w)
+        return (
+            ones(len(g), g.dtype).dot(g) if bias.requires_grad else None,
+            left(g, None, a, w) if x.requires_grad else None,
+            right(g, None, a, w) if weight.requires_grad else None,
+        )
 
 
 def _recorded(fun: Callable[..., Any], args: tuple[Any, ...], value: Any, time: int, scope: Scope | None) -> Tensor:

@@ -88,7 +88,9 @@ class Joint(Node):
         if self.folded is not None:
             with _unfolding:  # one thread makes the records
                 if (folded := self.folded) is not None:
-                    self.args = self.unfolded(*folded)
+                    args = self.unfolded(*folded)
+                    if self.folded is not None:  # not released meanwhile
+                        self.args = args
         found: tuple[Any, ...] | None = _args_of_node.__get__(self)
         return found
 

@@ -71,7 +71,8 @@ def _describe(rule: Rule, vjps: Iterable[Callable[..., Any] | None], skip: int) 
     code = getattr(given[0], "__code__", None) if given else None
     rule.names = tuple(code.co_varnames[skip : code.co_argcount + code.co_kwonlyargcount]) if code else ()
     rule.more = code is None or bool(code.co_flags & inspect.CO_VARARGS)
-    rule.fresh = all((getattr(vjp, "__module__", None) or "").startswith("tinygrad_mm.") for vjp in given)
+    ours = [(getattr(vjp, "__module__", None) or "").startswith("tinygrad_mm.") for vjp in given]
+    rule.fresh = bool(given) and all(ours)
 
 
 def _check_operation(fun: Callable[..., Any]) -> None:

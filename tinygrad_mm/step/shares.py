@@ -19,6 +19,7 @@ from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.examples import over_parts
 from tinygrad_mm.compiler.kernels import View, kernel_of
 from tinygrad_mm.compiler.tracing import Trace
+from tinygrad_mm.memory import aligned
 
 __all__ = ["Functions", "Shares", "of_calls", "of_loops", "shared"]
 
@@ -141,7 +142,10 @@ def _memories(places: Sequence[Any], stores: Stores) -> Iterator[Callable[[Any],
     for k in range(1, len(stores[0])):
         twins = {id(_owner(each[0])): (each[0], each[k]) for each in stores}  # what lies there for the first, and here
         owners = {id(owner): owner for owner in map(_owner, places)}
-        twins.update((key, (owner, owner.copy())) for key, owner in owners.items() if key not in twins)
+        for key, owner in owners.items():
+            if key not in twins:
+                twins[key] = owner, aligned(owner.shape, owner.dtype)
+                twins[key][1][...] = owner
 
         def here(a: Any, twins: dict[int, tuple[Any, Any]] = twins) -> Any:
             if id(_owner(a)) not in twins:
