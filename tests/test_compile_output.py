@@ -140,12 +140,14 @@ def test_a_saved_step_goes_on_with_numpy_alone(tmp_path, kind):
 
 
 def test_a_step_is_saved_as_the_same_text_each_time(tmp_path):
-    texts = set()
-    for _ in range(4):
+    texts, kept = set(), []
+    for i in range(4):
+        kept.append([np.full(n, i + 65, np.uint8) for n in range(50, 3000, 7)][::2])  # what is freed is not all zeros
         model = tg.nn.Sequential(tg.nn.Dense(20, 7, "tanh", rng=0), tg.nn.Linear(7, 3, rng=1))
         step = tg.compile_step(model, tg.cross_entropy, tg.optim.Adam(model.parameters(), 0.01))
         step(np.ones((4, 20), np.float32), np.zeros(4, int))
         texts.add(step.save(tmp_path / "program.py").read_text())
+        kept.append(step)
     assert len(texts) == 1
 
 

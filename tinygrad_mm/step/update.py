@@ -190,7 +190,7 @@ class Update:
         longest = block_size(stop - start, parts)
 
         def blocks_of(thread: int) -> list[tuple[Any, ...]]:
-            temporaries = [aligned(longest, flat.dtype) for _ in range(program.temporaries)]
+            temporaries = [aligned(longest, flat.dtype, np.zeros) for _ in range(program.temporaries)]
             blocks = []
             for a in range(start + thread * longest, stop, parts * longest):
                 b = min(a + longest, stop)
