@@ -5,6 +5,8 @@ What it is compared with are the calls themselves, made one by one, which are ch
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -183,12 +185,36 @@ class TestBetween:
             found.append(gradients(y.sum(), leaves))
         assert_same(*found)
 
-    def test_threads_find_the_same_ones(self):
-        for _ in range(50):
-            y = dense_at_once(*tensors(2, 3, 4), np.tanh)
-            with ThreadPoolExecutor(4) as pool:
-                found = list(pool.map(lambda _, y=y: y.node.args[0], range(4)))
-            assert len(set(map(id, found))) == 1
+    def test_threads_find_the_same_ones(self, monkeypatch):
+        unfolded, made = dense._Dense.unfolded, []
+
+        def slowly(*args):
+            made.append(args)
+            time.sleep(0.05)  # long enough for all threads to get there
+            return unfolded(*args)
+
+        monkeypatch.setattr(dense._Dense, "unfolded", slowly)
+        y, start = dense_at_once(*tensors(2, 3, 4), np.tanh), threading.Barrier(4)
+
+        def look(_):
+            start.wait()
+            return y.node.args[0]
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(look, range(4)))
+        assert len(set(map(id, found))) == len(made) == 1
+
+    def test_released_while_somebody_looks(self, monkeypatch):
+        y = dense_at_once(*tensors(2, 3, 4), np.tanh)
+        unfolded = dense._Dense.unfolded
+
+        def released(node, *folded):
+            args = unfolded(node, *folded)
+            node.args = None
+            return args
+
+        monkeypatch.setattr(dense._Dense, "unfolded", released)
+        assert y.node.args is None
 
     def test_the_order_in_which_they_were_made(self):
         x, weight, bias = tensors(2, 3, 4)

@@ -41,8 +41,8 @@ def keep_freed_memory() -> None:
 def aligned(shape: int | tuple[int, ...], dtype: Any, make: Callable[..., Any] = np.empty) -> Any:
     """An array that begins with a cache line; `make` makes its memory, `np.zeros` as zeros.
 
-    malloc begins 16 bytes after one. Then every other vector that a call reads or writes lies in two lines, and a pass
-    of an update takes an eighth longer.
+    malloc begins anywhere in one. Then many of the vectors that a call reads or writes lie in two lines, and a pass
+    over an array takes longer.
 
     >>> aligned((2, 3), np.float32).ctypes.data % 64
     0

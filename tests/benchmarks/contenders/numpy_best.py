@@ -12,7 +12,7 @@
 - The factor 1 / examples, and the learning rate of SGD, are put into the softmax's normaliser.
 - Parameters and gradients lie in two flat buffers. Adam keeps its moments without the factors 1 - beta, which leaves
   ten passes over a block that stays in the cache.
-- Large arrays begin with a cache line; malloc would begin them 16 bytes later, and an update take a tenth longer.
+- Large arrays begin with a cache line; malloc begins anywhere in one, and passes over them take longer.
 """
 
 from __future__ import annotations
