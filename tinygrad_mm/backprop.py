@@ -103,6 +103,7 @@ def backpropagate(
 
     monitor = thread.now.monitor
     watched = monitor is not None or wanted is not None
+    by_rules = watched or recorded  # each call by the rule of its own
     while ready:
         vertex = ready.pop()
         g = pending.pop(vertex)
@@ -112,10 +113,29 @@ def backpropagate(
             summed.discard(vertex)
         node = vertex.node
         assert node is not None
-        fun, kwargs, version = node.fun, node.kwargs, vertex.version
-        joint = node if isinstance(node, Joint) and not watched and not recorded else None
-        folded = joint.way_back(version) if joint is not None else None
-        args = node.args if folded is None else folded[0]
+
+        if not by_rules and isinstance(node, Joint):
+            at_once = node.back(g, vertex)
+            if at_once is not None:
+                for a, c in at_once:
+                    found = leaves if a.node is None else pending
+                    if a in found:
+                        _add(found, a, c, summed, shared)
+                        continue
+                    found[a] = c
+                    if found is pending:
+                        if ready and ready[-1].version > a.version:
+                            insort(ready, a, key=_time)
+                        else:
+                            ready.append(a)
+                if release:
+                    looked_at = node.folded is None  # by another thread, meanwhile
+                    node.folded = None
+                    if looked_at:
+                        node.args = None
+                continue
+
+        fun, args, kwargs, version = node.fun, node.args, node.kwargs, vertex.version
         if args is None:
             raise released(node)
 
@@ -136,71 +156,52 @@ def backpropagate(
                 node.args = None
             continue
 
-        vjps: Sequence[Any]
-        if joint is not None and folded is not None:
-            vjps = joint.back(g, vertex, *folded)  # the gradients themselves
-        else:
-            values: list[Any] = []
-            for a in args:
-                if isinstance(a, Vertex):
-                    if a.version > version:
-                        raise RuntimeError(
-                            f"a tensor of shape {a.value.shape} was changed after {name_of(fun)} had read it, so this "
-                            "gradient would be wrong; call backward() before the update, or run the forward pass again"
-                        )
-                    values.append(a.value)
-                else:
-                    values.append(a)
-            rule, y = RULES[fun], vertex.value
-            operands: Sequence[Any] = values
-            if type(g) is list:  # a call that returned several arrays: outputs nobody used have gradient zero
-                g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
-            vjps = rule.vjps or _each(rule, args)
-            if recorded:
-                operands = args
-                y = tuple(select(vertex, i) for i in range(len(y))) if type(g) is list else vertex
-                thread.now.scope = node.scope
-            elif node.kept is not None:
-                y, vjps = node.kept, rule.from_kept
+        values: list[Any] = []
+        for a in args:
+            if isinstance(a, Vertex):
+                if a.version > version:
+                    raise RuntimeError(
+                        f"a tensor of shape {a.value.shape} was changed after {name_of(fun)} had read it, so this "
+                        "gradient would be wrong; call backward() before the update, or run the forward pass again"
+                    )
+                values.append(a.value)
+            else:
+                values.append(a)
+        rule, y = RULES[fun], vertex.value
+        operands: Sequence[Any] = values
+        if type(g) is list:  # a call that returned several arrays: outputs nobody used have gradient zero
+            g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
+        vjps = rule.vjps or _each(rule, args)
+        if recorded:
+            operands = args
+            y = tuple(select(vertex, i) for i in range(len(y))) if type(g) is list else vertex
+            thread.now.scope = node.scope
+        elif node.kept is not None:
+            y, vjps = node.kept, rule.from_kept
 
         i, count = -1, len(args)
         for vjp in vjps:  # counted by hand: a `zip` of all three takes twice the time on two arguments
             i += 1
             if i == count:
                 break
-            a = args[i]
-            if folded is not None:
-                c: Any = vjp
-                if c is None:
-                    continue
-            else:
-                value = values[i]
-                if value is a or vjp is None or not a.requires_grad:
-                    continue
-                if on_path is not None and id(a) not in on_path:
-                    continue
-                c = vjp(g, y, *operands) if kwargs is NO_KWARGS else vjp(g, y, *operands, **kwargs)
-                if c is None:  # nothing that this argument was used for has a gradient
-                    continue
-                if monitor is not None:
-                    monitor.contribution(vertex, i, c)
-                if type(c) is not ndarray or c.shape != value.shape or c.dtype is not value.dtype:
-                    c = _fit(c, value, node, i)
+            a, value = args[i], values[i]
+            if value is a or vjp is None or not a.requires_grad:
+                continue
+            if on_path is not None and id(a) not in on_path:
+                continue
+            c = vjp(g, y, *operands) if kwargs is NO_KWARGS else vjp(g, y, *operands, **kwargs)
+            if c is None:  # nothing that this argument was used for has a gradient
+                continue
+            if monitor is not None:
+                monitor.contribution(vertex, i, c)
+            if type(c) is not ndarray or c.shape != value.shape or c.dtype is not value.dtype:
+                c = _fit(c, value, node, i)
             found = leaves if a.node is None else pending
-            before = found.get(a)
-            if before is not None:
-                if a in summed:
-                    np.add(before, c, out=before)
-                else:
-                    found[a] = total = before + c
-                    if type(total) is ndarray:
-                        summed.add(a)
-                        shared.discard(a)
+            if a in found:
+                _add(found, a, c, summed, shared)
                 continue
             found[a] = c
             if found is leaves:  # a new array that nobody else holds may become `.grad` without a copy
-                if folded is not None:
-                    continue
                 if not rule.fresh or c is g or c is y or type(c) is not ndarray or c.base is not None:
                     shared.add(a)
                 else:
@@ -219,6 +220,17 @@ def backpropagate(
             g = _complete(leaf, g, arrive, shared, wanted)
         if wanted is None:
             arrive(leaf, g, leaf not in shared)
+
+
+def _add(found: dict[Vertex, Any], vertex: Vertex, contribution: Any, summed: set[Vertex], shared: set[Vertex]) -> None:
+    """One more contribution to a gradient: in place where the sum so far was made here."""
+    if vertex in summed:
+        np.add(found[vertex], contribution, out=found[vertex])
+        return
+    found[vertex] = total = found[vertex] + contribution
+    if type(total) is ndarray:
+        summed.add(vertex)
+        shared.discard(vertex)
 
 
 def _complete(vertex: Vertex, g: Any, arrive: Arrive, shared: set[Vertex], wanted: set[Vertex] | None) -> Any:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-__all__ = ["aligned", "keep_freed_memory"]
+__all__ = ["Place", "aligned", "keep_freed_memory"]
 
 LINE = 64  # bytes of a cache line
 
@@ -51,3 +53,37 @@ def aligned(shape: int | tuple[int, ...], dtype: Any, make: Callable[..., Any] =
     memory = make(np.dtype(dtype).itemsize * count + LINE, np.uint8)
     start = -memory.__array_interface__["data"][0] % LINE
     return np.frombuffer(memoryview(memory), dtype, count, start).reshape(shape)  # no view of what lies around it
+
+
+class Place:
+    """Where the gradient of a parameter may be left: a part of a one-dimensional array, beside those of others.
+
+    It is free while nobody holds it. Whoever does has a reference: to `array`, or to a view, which refers to that.
+
+    >>> weights, memory = np.ones(3), np.zeros(4)
+    >>> place = Place(weights, memory, 1)
+    >>> held = place.free(weights)
+    >>> held[...] = 5; memory, place.free(weights)
+    (array([0., 5., 5., 5.]), None)
+    """
+
+    __slots__ = ("array", "value")
+
+    def __init__(self, value: Any, memory: Any, start: int) -> None:
+        part = memory[start : start + value.size]
+        interface = {**part.__array_interface__, "shape": value.shape}
+        self.value = value
+        self.array = np.asarray(SimpleNamespace(__array_interface__=interface, memory=memory))  # no view of an array
+
+    def free(self, value: Any) -> Any:
+        """The array, where nobody holds it, for the gradient of this very value; else None."""
+        array = self.array
+        return array if _references(array) == _FREE and value is self.value else None
+
+
+_references: Callable[[Any], int] = getattr(sys, "getrefcount", lambda array: -1)  # CPython has it
+_FREE = 0  # what `free` counts where nobody else does: its own references, which Python versions count differently
+_probe = np.empty(1)
+_place = Place(_probe, _probe, 0)
+while _place.free(_probe) is None and _FREE < 8:
+    _FREE += 1

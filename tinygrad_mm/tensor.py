@@ -7,12 +7,13 @@ Floor 4. Operators take the fast door (`apply`, directly); NumPy's own functions
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from tinygrad_mm.gradient import backward
 from tinygrad_mm.graph import NO_KWARGS, RULES, Vertex, name_of, state, tick
+from tinygrad_mm.memory import Place
 from tinygrad_mm.methods import ArrayMethods
 from tinygrad_mm.recording import (
     applied,
@@ -30,6 +31,9 @@ from tinygrad_mm.rules.elementwise import stop_gradient
 from tinygrad_mm.rules.indexing import getitem
 from tinygrad_mm.rules.shape import astype
 from tinygrad_mm.updates import At
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Buffer", "Parameter", "Tensor"]
 
@@ -53,6 +57,8 @@ class Tensor(ArrayMethods, Vertex):
     """
 
     __slots__ = ()
+
+    place: Place | None = None
 
     def __init__(self, data: TensorLike, requires_grad: bool = False, dtype: Any = None) -> None:
         if isinstance(data, Tensor):
@@ -438,7 +444,14 @@ class Parameter(Tensor):
     Parameter([0., 0.], dtype=float32, requires_grad=True)
     """
 
-    __slots__ = ()
+    __slots__ = ("place",)
+
+    place: Place | None  # where an optimizer likes to find the gradient
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        parameter = super().__new__(cls)
+        parameter.place = None
+        return parameter
 
     def __init__(self, data: TensorLike, requires_grad: bool = True, dtype: Any = None) -> None:
         super().__init__(data, requires_grad=requires_grad, dtype=dtype)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinygrad_mm.constants import zeros_beside
 from tinygrad_mm.functional.error_function import erf
-from tinygrad_mm.graph import defstopped, defvjp, primitive
+from tinygrad_mm.graph import RULES, defover, defstopped, defvjp, primitive
 
 __all__ = [
     "elu",
@@ -44,6 +44,7 @@ def relu(x: Any) -> Any:
 
 
 defvjp(relu, lambda g, y, x: g * np.sign(y))
+defover(relu, lambda x: np.maximum(x, zeros_beside(x), out=x))
 
 
 @primitive
@@ -92,6 +93,7 @@ def sigmoid(x: Any) -> Any:
 
 
 defvjp(sigmoid, lambda g, y, x: g * y * (1 - y))
+defover(sigmoid, RULES[sigmoid].forward)
 
 
 def tanh(x: Any) -> Any:

@@ -41,25 +41,30 @@ def dense_at_once(
         return None
     a, w, b = x.value, weight.value, bias.value
     dtype = w.dtype
-    if not weight.requires_grad or not bias.requires_grad or dtype.kind != "f":
+    if not weight.requires_grad or not bias.requires_grad or a.dtype is not dtype or b.dtype is not dtype:
         return None
-    if a.ndim != 2 or w.ndim != 2 or b.shape != w.shape[1:] or a.dtype is not dtype or b.dtype is not dtype:
+    if a.ndim != 2 or w.ndim != 2 or b.ndim != 1:
         return None
-    rule = None
+    if type(a) is not ndarray or type(w) is not ndarray or type(b) is not ndarray:
+        return None
+    rule = total = None
     try:
+        value = a.dot(w)
+        if b.size != value.shape[1]:
+            return None
+        value += b
         if activation is not None:
             rule = RULES[activation]
-            if rule.keeping is not None or len(rule.vjps) != 1:
-                return None
-        product = a.dot(w)
-        value = total = product + b
-        if rule is not None:
-            value = rule.forward(total)
+            if rule.over is not None:
+                value = rule.over(value)
+            else:
+                if rule.keeping is not None or len(rule.vjps) != 1:
+                    return None
+                total = value
+                value = rule.forward(total)
+                if type(value) is not ndarray or value.shape != total.shape or value.dtype is not dtype:
+                    return None
     except Exception:  # the calls themselves say what is wrong
-        return None
-    if type(product) is not ndarray or type(value) is not ndarray:
-        return None
-    if value.shape != product.shape or value.dtype is not dtype:
         return None
     y = _new_tensor(Tensor)
     y.value = value
@@ -70,7 +75,7 @@ def dense_at_once(
     node.kwargs = NO_KWARGS
     node.scope = now.scope
     node.line = node.kept = None
-    node.folded = (bias, x, weight), (product, tick(), total, tick())
+    node.folded = (bias, x, weight), (a, w, b, tick(), total, tick())
     y.version = tick()
     return y
 
@@ -78,7 +83,9 @@ def dense_at_once(
 class _Dense(Joint):
     """The record of a layer: of its activation, or of the addition where it has none.
 
-    What is known of the results between: the product and the sum, each followed by the time at which it was made.
+    What is known of the results between: the arrays that they are made from, when the product was made, the sum where
+    the activation's rule asks for it, and when that was made. The results would take two thirds of a layer's memory,
+    and hardly anybody looks; whoever does gets what these arrays give then.
     """
 
     __slots__ = ()
@@ -86,33 +93,38 @@ class _Dense(Joint):
     def unfolded(self, ends: tuple[Any, ...], between: Any) -> tuple[Any, ...]:
         """The arguments of the last call, with the records of the calls before it."""
         bias, x, weight = ends
-        product, first, total, second = between
-        args = _recorded(np.matmul, (x, weight), product, first, self.scope), bias
-        return args if self.fun is np.add else (_recorded(np.add, args, total, second, self.scope),)
+        a, w, b, first, total, second = between
+        with np.errstate(all="ignore"):  # it was said when the layer was called
+            product = a.dot(w)
+            args = _recorded(np.matmul, (x, weight), product, first, self.scope), bias
+            if self.fun is np.add:
+                return args
+            return (_recorded(np.add, args, product + b if total is None else total, second, self.scope),)
 
-    def way_back(self, version: int) -> tuple[tuple[Any, ...], Any] | None:
-        """`folded`, where nothing has been changed since: neither the ends nor the rules."""
-        folded = self.folded
-        if folded is None or not (_MATMUL.fresh and _ADD.fresh and RULES[self.fun].fresh):
+    def back(self, gradient: Any, result: Any) -> list[tuple[Any, Any]] | None:
+        """The gradients of bias, input and weight, where nothing has been changed since, neither they nor the rules."""
+        folded, rule = self.folded, RULES[self.fun]
+        if folded is None or not (rule.fresh and _MATMUL.fresh and _ADD.fresh):
             return None
-        bias, x, weight = folded[0]
-        return None if bias.version > version or x.version > version or weight.version > version else folded
-
-    def back(self, gradient: Any, result: Any, ends: tuple[Any, ...], between: Any) -> tuple[Any, ...]:
-        """The gradients of bias, input and weight."""
-        bias, x, weight = ends
-        a, w, g = x.value, weight.value, gradient
-        if self.fun is not np.add:
-            vjp: Any = RULES[self.fun].vjps[0]
-            g = vjp(g, result.value, between[2])
-        if g.dtype is not w.dtype:
-            g = g.astype(w.dtype)
-        left, right = _MATMUL.vjps
-        return (
-            ones(len(g), g.dtype).dot(g) if bias.requires_grad else None,
-            left(g, None, a, w) if x.requires_grad else None,
-            right(g, None, a, w) if weight.requires_grad else None,
-        )
+        (bias, x, weight), (a, w, b, _, total, _) = folded
+        version = result.version
+        if bias.version > version or x.version > version or weight.version > version:
+            return None
+        vjp: Any = None if rule is _ADD else rule.vjps[0]
+        g = gradient if vjp is None else vjp(gradient, result.value, total)
+        dtype = w.dtype
+        if g.dtype is not dtype:
+            g = g.astype(dtype)
+        found = []
+        if bias.requires_grad:
+            place = bias.place
+            found.append((bias, ones(len(g), dtype).dot(g, None if place is None else place.free(b))))
+        if x.requires_grad:
+            found.append((x, _MATMUL.vjps[0](g, None, a, w)))
+        if weight.requires_grad:
+            place = weight.place
+            found.append((weight, a.T.dot(g, None if place is None else place.free(w))))
+        return found
 
 
 def _recorded(fun: Callable[..., Any], args: tuple[Any, ...], value: Any, time: int, scope: Scope | None) -> Tensor:
@@ -127,5 +139,5 @@ def _recorded(fun: Callable[..., Any], args: tuple[Any, ...], value: Any, time: 
 
 
 _MATMUL: Any = RULES[np.matmul]
-_ADD = RULES[np.add]
+_ADD: Any = RULES[np.add]
 _PLAIN = frozenset({Tensor, Parameter, Buffer})  # whose operators are those of this package

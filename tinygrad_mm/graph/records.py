@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ContextDecorator
 from types import MappingProxyType
 from typing import Any
@@ -91,7 +91,10 @@ class Joint(Node):
                     args = self.unfolded(*folded)
                     if self.folded is not None:  # not released meanwhile
                         self.args = args
-        found: tuple[Any, ...] | None = _args_of_node.__get__(self)
+        try:
+            found: tuple[Any, ...] | None = _args_of_node.__get__(self)
+        except AttributeError:  # released before anybody looked
+            found = None
         return found
 
     @args.setter
@@ -103,12 +106,11 @@ class Joint(Node):
         """The arguments of the last call, with the records of the calls before it."""
         raise NotImplementedError
 
-    def way_back(self, version: int) -> tuple[tuple[Any, ...], Any] | None:
-        """`folded`, where `back` does what the rules of all calls would do for a result of this version; else None."""
-        raise NotImplementedError
+    def back(self, gradient: Any, result: Any) -> list[tuple[Any, Any]] | None:
+        """Each end that requires a gradient with that gradient, an array that nobody else holds.
 
-    def back(self, gradient: Any, result: Any, ends: tuple[Any, ...], between: Any) -> Sequence[Any]:
-        """The gradients of the ends, new arrays; None for one that requires none."""
+        None where that is not what the rules of all calls would do, or where there are records.
+        """
         raise NotImplementedError
 
 

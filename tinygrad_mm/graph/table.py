@@ -15,6 +15,7 @@ __all__ = [
     "defcomposite",
     "defkept",
     "defmetadata",
+    "defover",
     "defstopped",
     "defvjp",
     "defvjp_each",
@@ -32,12 +33,13 @@ class Rule:
     `each(i, g, y, *args, **kwargs)`. `composite`: an expression in functions that have rules. `names`: the parameters
     a rule understands, in order; `more` where it takes any number. A rule with none of the three stops the gradient.
     `fresh`: the rule is one of this package, whose results nobody else holds. `keeping` and `from_kept`: the short way
-    through both passes that `defkept` gives.
+    through both passes that `defkept` gives. `over`: the same call over
+    its argument, which `defover` gives.
     """
 
     __slots__ = (
         *("composite", "differentiable", "each", "forward", "fresh", "from_kept", "fun", "keeping", "law", "metadata"),
-        *("more", "names", "vjps"),
+        *("more", "names", "over", "vjps"),
     )
 
     def __init__(self, fun: Callable[..., Any]) -> None:
@@ -48,6 +50,7 @@ class Rule:
         self.composite: Callable[..., Any] | None = None
         self.keeping: Callable[..., Any] | None = None
         self.from_kept: tuple[Callable[..., Any] | None, ...] = ()
+        self.over: Callable[[Any], Any] | None = None
         self.differentiable = False
         self.metadata = False
         self.names: tuple[str, ...] = ()
@@ -102,7 +105,7 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, law: str =
     rule = _rule(fun)
     rule.vjps = vjps
     rule.differentiable = True
-    rule.keeping = None  # a short way would be that of another rule
+    rule.keeping = rule.over = None  # a short way would be that of another rule
     _describe(rule, vjps, skip=2)
     rule.law = law or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
 
@@ -127,6 +130,21 @@ def defkept(fun: Callable[..., Any], forward: Callable[..., Any], *vjps: Callabl
     rule = RULES[fun]
     rule.keeping = forward
     rule.from_kept = vjps
+
+
+def defover(fun: Callable[..., Any], over: Callable[[Any], Any]) -> None:
+    """Let calls of `fun`, a function of one array, write over it: `over(x)` returns `fun(x)`, for which it may take x.
+
+    Only for a rule that asks for the result alone and never looks at x, which is gone by then.
+
+    >>> import numpy as np
+    >>> root = primitive(lambda x: np.sqrt(x))
+    >>> defvjp(root, lambda g, y, x: g / (2 * y))
+    >>> defover(root, lambda x: np.sqrt(x, out=x))
+    >>> RULES[root].over(np.array([4.0]))
+    array([2.])
+    """
+    RULES[fun].over = over
 
 
 def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], law: str = "") -> None:

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.graph import tick
-from tinygrad_mm.memory import aligned
+from tinygrad_mm.memory import Place, aligned
 from tinygrad_mm.optim.formula import Program
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Parameter, Tensor
 
 __all__ = ["Flat", "adopted_again", "block_size", "flats_of", "has_loop"]
 
 BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
 GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
+
+ndarray = np.ndarray  # found sooner than in its module
 
 log = logging.getLogger("tinygrad_mm.optim")
 
@@ -120,7 +122,7 @@ class Flat:
         found = []
         for p, shape in zip(self.parameters, self.shapes, strict=True):
             g = p.grad
-            if g is not None and (type(g) is not np.ndarray or g.shape != shape):
+            if g is not None and (type(g) is not ndarray or g.shape != shape):
                 _check_gradient(p, g)
             found.append(g if p.requires_grad else None)
         return found
@@ -180,16 +182,12 @@ class _Run:
         constants = [np.asarray(c, dtype) for c in program.constants]
         blocks = self._blocks()
         longest = max((stop - start for start, stop, _ in blocks), default=0)
-        scratch = [aligned(longest, dtype) for _ in range(program.temporaries + 1)]
+        alone = max((stop - start for start, stop, inside in blocks if len(inside) == 1), default=0)
+        scratch = [aligned(alone, dtype), *(aligned(longest, dtype) for _ in range(program.temporaries))]
         self.calls = []
         for start, stop, inside in blocks:
             gradient, *temporaries = (s[: stop - start] for s in scratch)
-            gather = None
-            if len(inside) > 1:
-                gather = [
-                    (i, gradient[flat.starts[i] - start : flat.starts[i + 1] - start].reshape(flat.shapes[i]))
-                    for i in inside
-                ]
+            gather = _Neighbours(flat, start, stop, inside) if len(inside) > 1 else None
             single = (inside[0], start - flat.starts[inside[0]], stop - flat.starts[inside[0]])
             states = [s[start:stop] for s in flat.states.values()]
             tail = (*states, *self.scalars, *constants, *temporaries)
@@ -217,8 +215,7 @@ class _Run:
         dtype = self.flat.dtype
         for value, gradient, gather, (i, start, stop), tail in self.calls:
             if gather is not None:
-                for j, part in gather:
-                    part[...] = gradients[j]
+                gradient = gather.laid_out(gradients)
             else:
                 g = gradients[i]
                 if g.dtype == dtype and g.flags.c_contiguous:
@@ -226,6 +223,46 @@ class _Run:
                 else:
                     gradient[...] = g.reshape(-1)[start:stop]
             update(value, gradient, *tail)
+
+
+class _Neighbours:
+    """The gradients of small parameters that lie side by side, laid out as they do.
+
+    Each has its place, where a backward pass may leave it. Others are copied there.
+    """
+
+    def __init__(self, flat: Flat, start: int, stop: int, inside: list[int]) -> None:
+        self.flat, self.start, self.stop, self.inside = flat, start, stop, inside
+        self.move()
+
+    def move(self) -> None:
+        """Take other memory. Whoever holds a gradient keeps it."""
+        flat = self.flat
+        memory = aligned(self.stop - self.start, flat.dtype)
+        places = [(i, Place(flat.views[i], memory, flat.starts[i] - self.start)) for i in self.inside]
+        self.now = memory, places
+        for i, place in places:
+            parameter = flat.parameters[i]
+            if isinstance(parameter, Parameter):
+                parameter.place = place
+
+    def laid_out(self, gradients: Sequence[Any]) -> Any:
+        """All of them in one array."""
+        memory, places = self.now
+        for i, place in places:
+            if gradients[i] is not place.array:
+                return self._copied(gradients)
+        return memory
+
+    def _copied(self, gradients: Sequence[Any]) -> Any:
+        elsewhere = [(i, place) for i, place in self.now[1] if gradients[i] is not place.array]
+        if any(place.free(place.value) is None for _, place in elsewhere):  # a gradient of before, which somebody keeps
+            self.move()
+        memory, places = self.now
+        for i, place in places:
+            if gradients[i] is not place.array:
+                place.array[...] = gradients[i]
+        return memory
 
 
 @functools.lru_cache(64)
@@ -249,7 +286,7 @@ class _FusedRun:
 
         self.program, self.members, self.dtype = program, members, flat.dtype
         self.scalars = [np.empty((), flat.dtype) for _ in range(program.numbers)]
-        self.gathered: list[tuple[int, Any]] = []  # parameter, and where its gradient goes
+        self.gathered: list[list[Any]] = []  # small parameters, the piece that they are, and where their gradients lie
         self.direct: list[tuple[int, int]] = []  # parameter, and the piece that it is
         pieces: list[tuple[int, int]] = []
         gradients: list[Any] = []
@@ -258,10 +295,9 @@ class _FusedRun:
             if stop - start > GATHERED and len(inside) == 1:
                 self.direct.append((inside[0], len(pieces)))
             else:
-                gradient = aligned(stop - start, flat.dtype)
-                for i in inside:
-                    part = gradient[flat.starts[i] - start : flat.starts[i + 1] - start]
-                    self.gathered.append((i, part.reshape(flat.shapes[i])))
+                neighbours = _Neighbours(flat, start, stop, inside)
+                gradient, _ = neighbours.now
+                self.gathered.append([neighbours, len(pieces), gradient])
             pieces.append((start, stop))
             gradients.append(gradient)
         self.update = Update(program, [flat.values, *flat.states.values()], self.scalars, pieces, gradients)
@@ -285,9 +321,13 @@ class _FusedRun:
         """One update of the members, by their gradients."""
         for place, number in zip(self.scalars, numbers, strict=True):
             place.fill(number)
-        for i, part in self.gathered:
-            part[...] = gradients[i]
         rows, kept = self.update.rows, []
+        for known in self.gathered:
+            neighbours, row, before = known
+            gradient = neighbours.laid_out(gradients)
+            if gradient is not before:
+                rows[row, 0] = gradient.ctypes.data
+                known[2] = gradient
         for i, row in self.direct:
             g = gradients[i]
             flags = g.flags
