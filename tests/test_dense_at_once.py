@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tinygrad_mm as tg
@@ -20,6 +21,7 @@ from tinygrad_mm import functional, nn
 from tinygrad_mm.functional import dense
 from tinygrad_mm.functional.dense import dense_at_once
 from tinygrad_mm.graph import RULES, Joint, topological
+from tinygrad_mm.nn import containers
 from tinygrad_mm.nn.activations import ACTIVATIONS
 
 FUNCTIONS = {**{name: f for name, f in ACTIVATIONS.items() if f in RULES}, "sin": np.sin, "none": None}
@@ -76,9 +78,10 @@ def taken(monkeypatch):
     count = [0]
     back = dense._Dense.back
 
-    def counted(*args: Any) -> Any:
-        found = back(*args)
-        count[0] += found is not None
+    def counted(node: Any, *args: Any) -> Any:
+        layers = len(node.folded[1]) if node.folded else 0
+        found = back(node, *args)
+        count[0] += layers if found is not None else 0
         return found
 
     monkeypatch.setattr(dense._Dense, "back", counted)
@@ -133,6 +136,188 @@ def test_the_input_is_the_weight():
     _, weight, bias = tensors(1, 3, 3)
     ours = gradients(dense_at_once(weight, weight, bias, np.tanh).sum(), [weight, bias])
     assert_same(ours, gradients(one_by_one(weight, weight, bias, np.tanh).sum(), [weight, bias]))
+
+
+def labels(scope: Any) -> list[str]:
+    return [] if scope is None else [*labels(scope.parent), scope.label]
+
+
+def scopes(y: Any) -> list[Any]:
+    """Where each call of a graph was made; calls of one entry of a module have one scope."""
+    found = [v.node.scope for v in topological([y], everything=True) if v.node is not None]
+    order = list(dict.fromkeys(map(id, found)))
+    return [(order.index(id(scope)), labels(scope), scope and scope.token) for scope in found]
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Let the layers of a Sequential be called one by one."""
+    return lambda: monkeypatch.setattr(containers, "dense_in_a_row", lambda x, layers: (x, 0))
+
+
+@pytest.fixture
+def in_a_row(monkeypatch):
+    """How many layers were called in a row, for each row."""
+    counts, call = [], containers.dense_in_a_row
+
+    def counted(x, layers):
+        y, count = call(x, layers)
+        if count:
+            counts.append(count)
+        return y, count
+
+    monkeypatch.setattr(containers, "dense_in_a_row", counted)
+    return counts
+
+
+def row(*activations: Any, width: int = 3) -> Any:
+    return nn.Sequential(*(nn.Dense(width, width, FUNCTIONS[a], rng=i) for i, a in enumerate(activations)))
+
+
+class TestInARow:
+    """The dense layers of a Sequential, called one after the other, with one record."""
+
+    @given(
+        activations=st.lists(st.sampled_from(sorted(FUNCTIONS)), min_size=1, max_size=5),
+        n=st.integers(0, 4),
+        x_too=st.booleans(),
+        look=st.integers(0, 6),
+    )
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_the_same_graph_and_gradients(self, activations, n, x_too, look):
+        model = row(*activations)
+        for p in model.parameters():
+            p.data = np.abs(p.data) + 0.1
+        x = tg.Tensor(np.random.default_rng(n).uniform(0.1, 1, (n, 3)).astype(np.float32), requires_grad=x_too)
+        leaves, found = [x, *model.parameters()], []
+        for together in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                if not together:
+                    patch.setattr(containers, "dense_in_a_row", lambda x, layers: (x, 0))
+                y = model(x)
+                assert isinstance(y.node, Joint)
+                seen = y
+                for _ in range(look):  # somebody looks at some of the calls, from the end
+                    if seen.node is not None:
+                        seen = seen.node.args[0]
+                grads = gradients(y, leaves, gradient=np.ones((n, 3)))
+                y = model(x)
+                found.append((grads, picture(y), scopes(y)))
+                assert_same(gradients(y, leaves, gradient=np.ones((n, 3))), grads)
+        assert_same(found[0][0], found[1][0])
+        assert found[0][1:] == found[1][1:]
+
+    def test_they_are_called_and_taken_at_once(self, in_a_row, taken):
+        model = row("relu", "tanh", "sigmoid", "none")
+        model(tg.Tensor(np.ones((2, 3), np.float32))).sum().backward()
+        assert (in_a_row, taken) == ([4], [4])
+        model(np.ones((2, 3), np.float32)).sum().backward()
+        assert (in_a_row, taken) == ([4, 3], [8])  # the first one makes a tensor of the array
+
+    def test_what_somebody_looked_at_is_taken_by_itself(self, taken):
+        y = row("relu", "tanh", "sigmoid", "none")(tg.Tensor(np.ones((2, 3), np.float32)))
+        between = y.node.args[0].node.args[0]
+        assert between.node.fun is functional.sigmoid
+        between.retain_grad()
+        y.sum().backward()
+        assert taken == [3]
+        assert between.grad.shape == (2, 3)
+
+    @pytest.mark.parametrize(
+        "what", ["forward hook", "pre hook", "own forward", "subclass", "frozen", "no bias", "float64"]
+    )
+    def test_a_layer_that_is_called_by_itself(self, what, in_a_row):
+        class Doubled(nn.Dense):
+            def forward(self, x):
+                return super().forward(x) * 2
+
+        model, calls = row("relu", "tanh", "sigmoid", "none"), []
+        layer = model[1]
+        if what == "forward hook":
+            layer.register_forward_hook(lambda module, args, y: calls.append(y.shape))
+        elif what == "pre hook":
+            layer.register_forward_pre_hook(lambda module, args: calls.append(args[0].shape))
+        elif what == "own forward":
+            layer.forward = lambda x: x * 2
+        elif what == "subclass":
+            model.layers[1] = Doubled(3, 3, rng=0)
+        elif what == "frozen":
+            layer.weight.requires_grad = False
+        elif what == "no bias":
+            model.layers[1] = nn.Dense(3, 3, bias=False, rng=0)
+        elif what == "float64":
+            layer.weight.data = layer.weight.data.astype(np.float64)
+        x = tg.Tensor(np.ones((2, 3), np.float32))
+        if what == "float64":
+            with pytest.raises(TypeError, match=r"write x.astype\(np.float64\)"):
+                model(x)
+            assert in_a_row == [1]
+            return
+        y = model(x)
+        assert in_a_row == [1, 2]
+        assert calls == ([(2, 3)] if "hook" in what else [])
+        y.sum().backward()
+
+    def test_a_changed_tensor_is_noticed(self):
+        for i in range(6):
+            model = row("relu", "tanh", "none")
+            x = tg.Tensor(np.ones((2, 3), np.float32), requires_grad=True)
+            y = model(x).sum()
+            changed = model.parameters()[i]
+            changed.data = changed.data * 2
+            with pytest.raises(RuntimeError, match="was changed after"):
+                y.backward()
+            assert all(p.grad is None for p in [x, *model.parameters()])
+        x.data = x.data * 2
+        y = model(x).sum()
+        x.data = x.data * 2
+        with pytest.raises(RuntimeError, match="was changed after matmul"):
+            y.backward()
+
+    def test_one_layer_twice(self):
+        layer = nn.Dense(3, 3, "tanh", rng=0)
+        model, x = nn.Sequential(layer, layer, layer), tg.Tensor(np.ones((2, 3), np.float32), requires_grad=True)
+        leaves = [x, layer.weight, layer.bias]
+        found = gradients(model(x).sum(), leaves)
+        assert_same(found, gradients(layer(layer(layer(x))).sum(), leaves))
+
+    def test_other_passes(self, alone, taken):
+        model, x = row("tanh", "sigmoid", "none"), tg.Tensor(np.ones((2, 3), np.float32), requires_grad=True)
+        leaves, found = [x, *model.parameters()], []
+        for together in (True, False):
+            if not together:
+                alone()
+            first = tg.gradients((model(x) ** 2).sum(), leaves, create_graph=True)
+            second = [g.data for g in tg.gradients(sum((g * g).sum() for g in first), leaves)]
+            y = model(x).sum()
+            twice = [gradients(y, leaves, retain_graph=True), gradients(y, leaves)]
+            with pytest.raises(RuntimeError, match="released"):
+                y.backward()
+            order: list[int] = []
+            removed = [leaf.register_hook(lambda g, i=i, order=order: order.append(i)) for i, leaf in enumerate(leaves)]
+            model(x).sum().backward()
+            for remove in removed:
+                remove()
+            found.append((second, *twice, order))
+        for ours, expected in zip(found[0][:3], found[1][:3], strict=True):
+            assert_same(ours, expected)
+        assert found[0][3] == found[1][3]
+
+    def test_nobody_keeps_what_is_between(self):
+        model, x = row("relu", "tanh", "none"), tg.Tensor(np.ones((2, 3), np.float32))
+        y = model(x)
+        seen = weakref.ref(y.node.folded[1][0][0])  # the first layer's result
+        y.sum().backward()
+        assert y.node.folded is y.node.args is None
+        assert seen() is None
+
+    def test_without_a_graph(self, in_a_row):
+        model, x = row("relu", "tanh"), tg.Tensor(np.ones((2, 3), np.float32))
+        with tg.no_grad():
+            assert model(x).node is None
+        with tg.detect_anomaly():
+            model(x).sum().backward()
+        assert in_a_row == []
 
 
 class TestBetween:

@@ -1,26 +1,33 @@
-"""A dense layer in one go: `activation(x @ weight + bias)`, recorded as the three calls that it is.
+"""Dense layers in one go: `activation(x @ weight + bias)`, once or several times in a row, recorded as the calls it is.
 
-On small arrays the way from call to call takes longer than the arithmetic. So the three calls of the commonest layer
-are made here one after the other, without the doors in between, with one record for all, and a plain backward pass
-takes them at once. Whoever looks at the graph, or at the pass, sees three calls.
+On small arrays the way from call to call takes longer than the arithmetic. So the calls of the commonest layers are
+made here one after the other, without the doors in between, with one record for all, and a plain backward pass takes
+them at once. Whoever looks at the graph, or at the pass, sees three calls of each layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from tinygrad_mm.constants import ones
 from tinygrad_mm.graph import NO_KWARGS, RULES, Joint, Node, Scope, thread, tick
+from tinygrad_mm.rules import products
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
-__all__ = ["dense_at_once"]
+__all__ = ["dense_at_once", "in_a_row"]
 
 ndarray = np.ndarray  # found sooner than in its module
 _new_node = Node.__new__
 _new_tensor = Tensor.__new__
+
+# What is known of a layer that was called: the result, and when it was made; the last function; what a Scope tells of
+# the layer, where it stands in a row; weight and bias; the arrays of input, weight and bias; when product and sum were
+# made; the sum, where the rule of the activation asks for it. The product and the other sums would take two thirds of
+# the memory, and hardly anybody looks; whoever does gets what the arrays give then.
+_Called: TypeAlias = tuple[Any, int, Any, Any, Tensor, Tensor, Any, Any, Any, int, int, Any]
 
 
 def dense_at_once(
@@ -35,26 +42,58 @@ def dense_at_once(
     Tensor([[2.]], dtype=float32, requires_grad=True, made by sqrt)
     """
     now = thread.now
-    if now.watched or not now.recording:
+    if now.watched or not now.recording or type(x) not in _PLAIN:
         return None
-    if type(x) not in _PLAIN or type(weight) not in _PLAIN or type(bias) not in _PLAIN:
+    layer = _called(x.value, weight, bias, activation)
+    return None if layer is None else _joined(x, (layer,), now.scope)
+
+
+def in_a_row(x: Any, layers: Iterable[tuple[Any, Any, Any, tuple[object, str]]]) -> tuple[Any, int]:
+    """What comes out of as many of the layers as can be called at once, and how many that are.
+
+    A layer is its weight, bias and activation, and what a Scope tells of it. Shape: (n, k) -> (n, m)
+
+    >>> weight, bias = Tensor([[1.0], [1.0]], requires_grad=True), Tensor([0.5], requires_grad=True)
+    >>> layer = weight, bias, np.sqrt, (object(), "Dense")
+    >>> in_a_row(Tensor([[1.0, 2.5]]), [layer, layer])
+    (Tensor([[2.]], dtype=float32, requires_grad=True, made by sqrt), 1)
+    """
+    now = thread.now
+    if now.watched or not now.recording or type(x) not in _PLAIN:
+        return x, 0
+    a, found = x.value, []
+    for weight, bias, activation, about in layers:
+        layer = _called(a, weight, bias, activation, about)
+        if layer is None:
+            break
+        found.append(layer)
+        a = layer[0]
+    if not found:
+        return x, 0
+    token, label = found[-1][3]
+    return _joined(x, found, Scope(token, label, now.scope)), len(found)
+
+
+def _called(a: Any, weight: Any, bias: Any, activation: Any, about: tuple[object, str] | None = None) -> _Called | None:
+    """A layer called on an array, in the usual case; else None."""
+    if type(weight) not in _PLAIN or type(bias) not in _PLAIN:
         return None
-    a, w, b = x.value, weight.value, bias.value
+    w, b = weight.value, bias.value
     dtype = w.dtype
     if not weight.requires_grad or not bias.requires_grad or a.dtype is not dtype or b.dtype is not dtype:
         return None
-    if a.ndim != 2 or w.ndim != 2 or b.ndim != 1:
+    if a.ndim != 2 or w.ndim != 2 or b.ndim != 1 or type(b) is not ndarray:
         return None
-    if type(a) is not ndarray or type(w) is not ndarray or type(b) is not ndarray:
-        return None
-    rule = total = None
+    total: Any = None
+    fun: Any = np.add
     try:
         value = a.dot(w)
-        if b.size != value.shape[1]:
+        if b.size != value.shape[1] or type(value) is not ndarray:
             return None
         value += b
         if activation is not None:
             rule = RULES[activation]
+            fun = rule.fun
             if rule.over is not None:
                 value = rule.over(value)
             else:
@@ -66,64 +105,75 @@ def dense_at_once(
                     return None
     except Exception:  # the calls themselves say what is wrong
         return None
+    first, second = tick(), tick()
+    return value, tick(), fun, about, weight, bias, a, w, b, first, second, total
+
+
+def _joined(x: Tensor, layers: Sequence[_Called], scope: Scope | None) -> Tensor:
+    """The result of layers that were called one after the other, beginning with x, and one record for all of them."""
+    last = layers[-1]
     y = _new_tensor(Tensor)
-    y.value = value
+    y.value = last[0]
     y.grad = y.extra = None
     y.requires_grad = True
+    y.version = last[1]
     y.node = node = _new_node(_Dense)
-    node.fun = np.add if rule is None else rule.fun
+    node.fun = last[2]
     node.kwargs = NO_KWARGS
-    node.scope = now.scope
+    node.scope = scope
     node.line = node.kept = None
-    node.folded = (bias, x, weight), (a, w, b, tick(), total, tick())
-    y.version = tick()
+    node.folded = x, layers
     return y
 
 
 class _Dense(Joint):
-    """The record of a layer: of its activation, or of the addition where it has none.
-
-    What is known of the results between: the arrays that they are made from, when the product was made, the sum where
-    the activation's rule asks for it, and when that was made. The results would take two thirds of a layer's memory,
-    and hardly anybody looks; whoever does gets what these arrays give then.
-    """
+    """The record of layers in a row: of the last one's activation, or of its addition where it has none."""
 
     __slots__ = ()
 
-    def unfolded(self, ends: tuple[Any, ...], between: Any) -> tuple[Any, ...]:
+    def unfolded(self, x: Any, layers: Any) -> tuple[Any, ...]:
         """The arguments of the last call, with the records of the calls before it."""
-        bias, x, weight = ends
-        a, w, b, first, total, second = between
+        *before, (_, _, fun, _, weight, bias, a, w, b, first, second, total) = layers
+        if before:
+            token, label = before[-1][3]
+            x = _joined(x, before, Scope(token, label, None if self.scope is None else self.scope.parent))
         with np.errstate(all="ignore"):  # it was said when the layer was called
             product = a.dot(w)
             args = _recorded(np.matmul, (x, weight), product, first, self.scope), bias
-            if self.fun is np.add:
+            if fun is np.add:
                 return args
             return (_recorded(np.add, args, product + b if total is None else total, second, self.scope),)
 
     def back(self, gradient: Any, result: Any) -> list[tuple[Any, Any]] | None:
-        """The gradients of bias, input and weight, where nothing has been changed since, neither they nor the rules."""
-        folded, rule = self.folded, RULES[self.fun]
-        if folded is None or not (rule.fresh and _MATMUL.fresh and _ADD.fresh):
+        """The gradients of biases, weights and x, where nothing has been changed since, neither they nor the rules."""
+        folded = self.folded
+        if folded is None or not (_MATMUL.fresh and _ADD.fresh):
             return None
-        (bias, x, weight), (a, w, b, _, total, _) = folded
-        version = result.version
-        if bias.version > version or x.version > version or weight.version > version:
-            return None
-        vjp: Any = None if rule is _ADD else rule.vjps[0]
-        g = gradient if vjp is None else vjp(gradient, result.value, total)
-        dtype = w.dtype
-        if g.dtype is not dtype:
-            g = g.astype(dtype)
-        found = []
-        if bias.requires_grad:
-            place = bias.place
-            found.append((bias, ones(len(g), dtype).dot(g, None if place is None else place.free(b))))
-        if x.requires_grad:
-            found.append((x, _MATMUL.vjps[0](g, None, a, w)))
-        if weight.requires_grad:
-            place = weight.place
-            found.append((weight, a.T.dot(g, None if place is None else place.free(w))))
+        x, layers = folded
+        g, found, dtype, left = gradient, [], result.value.dtype, len(layers)
+        row = ones(len(g), dtype)
+        for value, _, fun, _, weight, bias, a, w, b, first, _, total in reversed(layers):
+            left -= 1
+            rule = RULES[fun]
+            if weight.version > first or bias.version > first or not rule.fresh:
+                return None
+            if not left and x.version > first:
+                return None
+            if rule is not _ADD:
+                vjp: Any = rule.vjps[0]
+                g = vjp(g, value, total)
+            if g.dtype is not dtype:
+                g = g.astype(dtype)
+            if bias.requires_grad:
+                place = bias.place
+                found.append((bias, row.dot(g, None if place is None else place.free(b))))
+            before = _times_transposed(g, w) if left or x.requires_grad else None
+            if not left and before is not None:
+                found.append((x, before))
+            if weight.requires_grad:
+                place = weight.place
+                found.append((weight, a.T.dot(g, None if place is None else place.free(w))))
+            g = before
         return found
 
 
@@ -140,4 +190,5 @@ def _recorded(fun: Callable[..., Any], args: tuple[Any, ...], value: Any, time: 
 
 _MATMUL: Any = RULES[np.matmul]
 _ADD: Any = RULES[np.add]
+_times_transposed: Any = products.times_transposed
 _PLAIN = frozenset({Tensor, Parameter, Buffer})  # whose operators are those of this package

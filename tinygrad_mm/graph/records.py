@@ -73,14 +73,13 @@ _unfolding = threading.Lock()
 class Joint(Node):
     """The record of the last of several calls made at once. Those before it have records once someone asks for `args`.
 
-    `folded` are the tensors that the calls began with, those of the last call first, and what is known of the results
-    between; None once there are records, or the graph was released. Until then nobody can hold a result between, and a
-    backward pass may take all calls at once.
+    `folded` is the tensor that the calls began with, and what is known of them; None once there are records, or the
+    graph was released. Until then nobody can hold a result between, and a backward pass may take all calls at once.
     """
 
     __slots__ = ("folded",)
 
-    folded: tuple[tuple[Any, ...], Any] | None
+    folded: tuple[Any, Any] | None
 
     @property
     def args(self) -> tuple[Any, ...] | None:
@@ -102,12 +101,12 @@ class Joint(Node):
         _args_of_node.__set__(self, args)
         self.folded = None
 
-    def unfolded(self, ends: tuple[Any, ...], between: Any) -> tuple[Any, ...]:
+    def unfolded(self, first: Any, calls: Any) -> tuple[Any, ...]:
         """The arguments of the last call, with the records of the calls before it."""
         raise NotImplementedError
 
     def back(self, gradient: Any, result: Any) -> list[tuple[Any, Any]] | None:
-        """Each end that requires a gradient with that gradient, an array that nobody else holds.
+        """Each tensor that was given to the calls and requires a gradient, with that: an array that nobody else holds.
 
         None where that is not what the rules of all calls would do, or where there are records.
         """

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tinygrad_mm.functional.dense import dense_at_once
+from tinygrad_mm.functional.dense import dense_at_once, in_a_row
 from tinygrad_mm.nn import init
 from tinygrad_mm.nn.activations import RECTIFIERS, Activation, activation_function
 from tinygrad_mm.nn.module import Module, as_tensor
 from tinygrad_mm.rules.indexing import checked
 from tinygrad_mm.tensor import Parameter, Tensor
 
-__all__ = ["Dense", "Embedding", "Linear", "positive_integers"]
+__all__ = ["Dense", "Embedding", "Linear", "dense_in_a_row", "positive_integers"]
 
 
 def positive_integers(owner: object, **sizes: Any) -> None:
@@ -112,6 +112,23 @@ class Linear(Dense):
         self, in_features: int, out_features: int, bias: bool = True, *, rng: init.Rng = None, dtype: Any = np.float32
     ) -> None:
         super().__init__(in_features, out_features, bias=bias, rng=rng, dtype=dtype)
+
+
+def dense_in_a_row(x: Any, layers: Sequence[Any]) -> tuple[Any, int]:
+    """What comes out of as many of the layers as are dense and can be called at once, and how many that are."""
+    return in_a_row(x, _dense(layers)) if layers and type(layers[0]) in _DENSE else (x, 0)
+
+
+def _dense(layers: Sequence[Any]) -> Iterator[tuple[Any, Any, Any, tuple[object, str]]]:
+    """What is to be known of the first layers that are dense, and of which each call would be the plain one."""
+    for layer in layers:
+        kind, own = type(layer), layer.__dict__
+        if kind not in _DENSE or "_before" in own or "_after" in own or "forward" in own:
+            return
+        yield own.get("weight"), own.get("bias"), own.get("activation"), (own["_token"], kind.__name__)
+
+
+_DENSE = (Dense, Linear)
 
 
 class Embedding(Module):

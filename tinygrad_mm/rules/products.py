@@ -51,10 +51,15 @@ def turning_pays(rows: int, columns: int, summed: int) -> bool:
     return few and rows >= 32 and summed >= 32 and rows * columns >= 1280
 
 
+def times_transposed(g, b):
+    """The product g @ b.T of two matrices."""
+    return g.dot(b.T.copy() if turning_pays(len(g), *b.shape) and b.flags.c_contiguous else b.T)
+
+
 def _matmul_left(g, a, b):
     """d(a @ b)/da: the gradient times the transpose of b."""
     if type(g) is ndarray and a.ndim == 2 and b.ndim == 2:  # see `product`
-        return g.dot(b.T.copy() if b.flags.c_contiguous and turning_pays(len(g), *b.shape) else b.T)
+        return times_transposed(g, b)
     if b.ndim == 1:
         return _column(g) * b
     if a.ndim == 1:
