@@ -10,6 +10,8 @@ import copy
 import gc
 import importlib.util
 import pickle
+import warnings
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -237,6 +239,66 @@ def test_of_another_dtype_meanwhile():
     x, y = batch(0, np.float64)
     functional.cross_entropy(model(x), y).backward()
     assert all(p.grad.dtype == np.float64 for p in model.parameters())
+
+
+def test_nobody_else_gets_a_place_before_the_step_is_over():
+    model, optimizer = model_and_optimizer()
+    step(model, optimizer)
+    (run,) = optimizer._flats[0][0].runs
+    update, free = run.program.update, []
+
+    def spy(*args):  # what a backward pass in another thread would find
+        free.extend(p.place.free(p.value) for p in model.parameters())
+        update(*args)
+
+    run.program = replace(run.program, update=spy)
+    held = [p.place.array for p in model.parameters()]
+    for kept in (held, None):
+        held = kept
+        for p in model.parameters():
+            p.grad = np.ones(p.shape, np.float32)
+        optimizer.step()
+    assert free == [None] * 16
+    assert all(p.place.free(p.value) is not None for p in model.parameters())
+
+
+def test_arrays_that_were_changed_themselves():
+    model, optimizer = model_and_optimizer()
+    for change in range(3):
+        for seed in range(2):
+            step(model, optimizer, seed)
+            optimizer.zero_grad()
+        step(model, optimizer)
+        if change == 0:
+            model[1].weight.grad.flags.writeable = model[2].bias.grad.flags.writeable = False
+        elif change == 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                model[1].weight.grad.shape = (16,)
+        optimizer.zero_grad()
+        x, y = batch(5)
+        expected = [g.data for g in tg.gradients(functional.cross_entropy(model(x), y), model.parameters())]
+        functional.cross_entropy(model(x), y).backward()
+        before = [p.data - np.float32(RATE) * g for p, g in zip(model.parameters(), expected, strict=True)]
+        optimizer.step()
+        for p, value in zip(model.parameters(), before, strict=True):
+            np.testing.assert_array_equal(p.data, value)
+        optimizer.zero_grad()
+    step(model, optimizer)
+    assert places_used(model) == 8
+
+
+def test_an_array_that_was_replaced_has_no_place():
+    model, optimizer = model_and_optimizer()
+    step(model, optimizer)
+    for p in model.parameters():
+        assert p.place is not None
+        p.data = p.data.astype(np.float64)
+        assert p.place is None
+    model, optimizer = model_and_optimizer()
+    step(model, optimizer)
+    optim.SGD(model.parameters(), RATE).step()  # it has no gradients' places yet, but the arrays are its own now
+    assert all(p.place is None or p.place.value is p.value for p in model.parameters())
 
 
 def test_a_weight_of_two_layers():

@@ -542,6 +542,18 @@ def test_a_step_that_cannot_be_taken_changes_nothing():
     assert (optimizer.steps, optimizer.state_of(p)["step"]) == (0, 0)
 
 
+def test_a_step_that_failed_while_it_was_planned(monkeypatch):
+    p = tg.Parameter([1.0])
+    optimizer = optim.SGD([p], 0.5)
+    p.grad = np.ones(1, np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_Run", None)
+        with pytest.raises(TypeError):
+            optimizer.step()
+    optimizer.step()
+    assert p.data.tolist() == [0.5]
+
+
 def test_backward_through_a_graph_from_before_a_step_is_refused():
     p = tg.Parameter([1.0, 2.0])
     optimizer = optim.SGD([p], 0.1)

@@ -105,6 +105,8 @@ class Tensor(ArrayMethods, Vertex):
             np.copyto(self.value, new)
         else:
             self.value = new
+            if isinstance(self, Parameter):
+                self.place = None  # it is one beside the array of before
         self.version = tick()
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tinygrad_mm.constants import ones
 from tinygrad_mm.graph import NO_KWARGS, RULES, Joint, Node, Scope, thread, tick
+from tinygrad_mm.memory import Place
 from tinygrad_mm.rules import products
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
@@ -84,29 +85,30 @@ def _called(a: Any, weight: Any, bias: Any, activation: Any, about: tuple[object
         return None
     if a.ndim != 2 or w.ndim != 2 or b.ndim != 1 or type(b) is not ndarray:
         return None
+    rule: Any = _ADD if activation is None else RULES.get(activation)
+    if rule is None or not rule.fresh:
+        return None
     total: Any = None
-    fun: Any = np.add
     try:
+        if activation is not None and rule.over is None and (rule.keeping is not None or len(rule.vjps) != 1):
+            return None
         value = a.dot(w)
         if b.size != value.shape[1] or type(value) is not ndarray:
             return None
         value += b
-        if activation is not None:
-            rule = RULES[activation]
-            fun = rule.fun
-            if rule.over is not None:
-                value = rule.over(value)
-            else:
-                if rule.keeping is not None or len(rule.vjps) != 1:
-                    return None
-                total = value
-                value = rule.forward(total)
-                if type(value) is not ndarray or value.shape != total.shape or value.dtype is not dtype:
-                    return None
+        if activation is None:
+            pass
+        elif rule.over is not None:
+            value = rule.over(value)
+        else:
+            total = value
+            value = rule.forward(total)
+            if type(value) is not ndarray or value.shape != total.shape or value.dtype is not dtype:
+                return None
     except Exception:  # the calls themselves say what is wrong
         return None
     first, second = tick(), tick()
-    return value, tick(), fun, about, weight, bias, a, w, b, first, second, total
+    return value, tick(), rule.fun, about, weight, bias, a, w, b, first, second, total
 
 
 def _joined(x: Tensor, layers: Sequence[_Called], scope: Scope | None) -> Tensor:
@@ -165,16 +167,22 @@ class _Dense(Joint):
             if g.dtype is not dtype:
                 g = g.astype(dtype)
             if bias.requires_grad:
-                place = bias.place
-                found.append((bias, row.dot(g, None if place is None else place.free(b))))
+                found.append((bias, _product(row, g, bias.place, b)))
             before = _times_transposed(g, w) if left or x.requires_grad else None
             if not left and before is not None:
                 found.append((x, before))
             if weight.requires_grad:
-                place = weight.place
-                found.append((weight, a.T.dot(g, None if place is None else place.free(w))))
+                found.append((weight, _product(a.T, g, weight.place, w)))
             g = before
         return found
+
+
+def _product(a: Any, b: Any, place: Place | None, value: Any) -> Any:
+    """The product a @ b, a gradient of a parameter with this value: where the optimizer wants it, if that is free."""
+    try:
+        return a.dot(b, None if place is None else place.free(value))
+    except ValueError:  # somebody made the array at that place read-only, or gave it another shape
+        return a.dot(b)
 
 
 def _recorded(fun: Callable[..., Any], args: tuple[Any, ...], value: Any, time: int, scope: Scope | None) -> Tensor:

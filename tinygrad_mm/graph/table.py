@@ -33,8 +33,7 @@ class Rule:
     `each(i, g, y, *args, **kwargs)`. `composite`: an expression in functions that have rules. `names`: the parameters
     a rule understands, in order; `more` where it takes any number. A rule with none of the three stops the gradient.
     `fresh`: the rule is one of this package, whose results nobody else holds. `keeping` and `from_kept`: the short way
-    through both passes that `defkept` gives. `over`: the same call over
-    its argument, which `defover` gives.
+    through both passes that `defkept` gives. `over`: the call written over its argument, which `defover` gives.
     """
 
     __slots__ = (

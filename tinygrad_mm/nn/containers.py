@@ -33,7 +33,7 @@ class Sequential(Module):
 
     def forward(self, x: Any) -> Any:
         """Each layer's output is the next one's input."""
-        layers = self.layers
+        layers = list(self.layers)
         while layers:
             x, passed = dense_in_a_row(x, layers)
             x = x if passed else layers[0](x)

@@ -121,14 +121,18 @@ def dense_in_a_row(x: Any, layers: Sequence[Any]) -> tuple[Any, int]:
 
 def _dense(layers: Sequence[Any]) -> Iterator[tuple[Any, Any, Any, tuple[object, str]]]:
     """What is to be known of the first layers that are dense, and of which each call would be the plain one."""
+    kinds = [kind for kind in _DENSE if kind.forward is _FORWARD and kind.__call__ is _CALL]  # nobody patched them
     for layer in layers:
         kind, own = type(layer), layer.__dict__
-        if kind not in _DENSE or "_before" in own or "_after" in own or "forward" in own:
+        if kind not in kinds:
+            return
+        if "_before" in own or "_after" in own or "forward" in own:
             return
         yield own.get("weight"), own.get("bias"), own.get("activation"), (own["_token"], kind.__name__)
 
 
 _DENSE = (Dense, Linear)
+_FORWARD, _CALL = Dense.forward, Dense.__call__
 
 
 class Embedding(Module):

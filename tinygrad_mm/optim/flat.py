@@ -112,6 +112,8 @@ class Flat:
             if p.value is not view:
                 view[...] = p.value
                 p.value = view
+                if isinstance(p, Parameter):
+                    p.place = None  # it is one beside another array
         return True
 
     def gradients(self) -> list[Any]:
@@ -133,14 +135,11 @@ class Flat:
         self.runs: list[_Run | _FusedRun] = []
         self.program: Program | None = None
 
-    def step(
-        self, gradients: Sequence[Any], program: Program, learning_rate: float, scheduled: Sequence[float]
-    ) -> None:
+    def step(self, gradients: list[Any], program: Program, learning_rate: float, scheduled: Sequence[float]) -> None:
         """Update the parameters that have a gradient, given those of all as `gradients()` lists them."""
         skipped = [i for i, g in enumerate(gradients) if g is None]
         if skipped != self.skipped or program is not self.program:
-            self.skipped, self.program = skipped, program
-            self.runs = self._plan(program)
+            self.runs, self.skipped, self.program = self._plan(program, skipped), skipped, program
         for run in self.runs:
             count = self.steps[run.members[0]] + 1
             run.execute(gradients, program.scalars(learning_rate, count, *scheduled))
@@ -149,11 +148,11 @@ class Flat:
                 self.steps[i] = count
                 self.parameters[i].version = now
 
-    def _plan(self, program: Program) -> list[_Run | _FusedRun]:
+    def _plan(self, program: Program, skipped: Sequence[int]) -> list[_Run | _FusedRun]:
         """Parameters that are updated and have the same number of steps behind them go together."""
         members: dict[int, list[int]] = {}
         for i, steps in enumerate(self.steps):
-            if i not in (self.skipped or ()):
+            if i not in skipped:
                 members.setdefault(steps, []).append(i)
         if self.fused and has_loop(program, self.dtype):
             return [_FusedRun(self, program, m) for m in members.values()]
@@ -207,7 +206,7 @@ class _Run:
                 blocks.extend((a, min(a + size, stop), [i]) for a in range(start, stop, size))
         return blocks
 
-    def execute(self, gradients: Sequence[Any], numbers: Sequence[float]) -> None:
+    def execute(self, gradients: list[Any], numbers: Sequence[float]) -> None:
         """One update of the members, by their gradients."""
         for place, number in zip(self.scalars, numbers, strict=True):
             place.fill(number)
@@ -235,34 +234,39 @@ class _Neighbours:
         self.flat, self.start, self.stop, self.inside = flat, start, stop, inside
         self.move()
 
-    def move(self) -> None:
-        """Take other memory. Whoever holds a gradient keeps it."""
+    def move(self) -> list[Any]:
+        """Take other memory, and return its parts. Whoever holds a gradient keeps it."""
         flat = self.flat
         memory = aligned(self.stop - self.start, flat.dtype)
         places = [(i, Place(flat.views[i], memory, flat.starts[i] - self.start)) for i in self.inside]
+        arrays = [place.array for _, place in places]
         self.now = memory, places
         for i, place in places:
             parameter = flat.parameters[i]
             if isinstance(parameter, Parameter):
                 parameter.place = place
+        return arrays
 
-    def laid_out(self, gradients: Sequence[Any]) -> Any:
-        """All of them in one array."""
+    def laid_out(self, gradients: list[Any]) -> Any:
+        """All of them in one array. `gradients` then lists its parts, which are not free until the step is over."""
         memory, places = self.now
         for i, place in places:
             if gradients[i] is not place.array:
                 return self._copied(gradients)
         return memory
 
-    def _copied(self, gradients: Sequence[Any]) -> Any:
-        elsewhere = [(i, place) for i, place in self.now[1] if gradients[i] is not place.array]
-        if any(place.free(place.value) is None for _, place in elsewhere):  # a gradient of before, which somebody keeps
-            self.move()
-        memory, places = self.now
-        for i, place in places:
-            if gradients[i] is not place.array:
-                place.array[...] = gradients[i]
-        return memory
+    def _copied(self, gradients: list[Any]) -> Any:
+        _, places = self.now
+        arrays = [place.array if gradients[i] is place.array else place.free(place.value) for i, place in places]
+        for (_, place), array in zip(places, arrays, strict=True):
+            if array is None or not array.flags.carray or array.shape != place.value.shape:
+                arrays = self.move()  # somebody keeps a gradient of before
+                break
+        for i, array in zip(self.inside, arrays, strict=True):
+            if gradients[i] is not array:
+                array[...] = gradients[i]
+                gradients[i] = array
+        return self.now[0]
 
 
 @functools.lru_cache(64)
@@ -317,7 +321,7 @@ class _FusedRun:
                 pieces.append((start, stop, [i]))
         return pieces
 
-    def execute(self, gradients: Sequence[Any], numbers: Sequence[float]) -> None:
+    def execute(self, gradients: list[Any], numbers: Sequence[float]) -> None:
         """One update of the members, by their gradients."""
         for place, number in zip(self.scalars, numbers, strict=True):
             place.fill(number)
