@@ -48,12 +48,16 @@ def turning_pays(rows: int, columns: int, summed: int) -> bool:
     small matrices that lie so.
     """
     few = columns * summed <= 8192 and rows * columns * summed <= 1_000_000
-    return few and rows >= 32 and summed >= 32 and rows * columns >= 1280
+    return few and rows >= 32 and summed >= 2 and rows * columns >= 1280
 
 
-def times_transposed(g, b):
-    """The product g @ b.T of two matrices."""
-    return g.dot(b.T.copy() if turning_pays(len(g), *b.shape) and b.flags.c_contiguous else b.T)
+def times_transposed(a, b):
+    """The product a @ b.T of two matrices, with a copy of the one that is quicker to turn, where that pays."""
+    rows, columns, summed = len(a), *b.shape
+    first = 32 <= rows < columns and summed >= 32 and rows * columns * summed <= 1_000_000
+    if (first or turning_pays(rows, columns, summed)) and a.flags.c_contiguous and b.flags.c_contiguous:
+        return a.T.copy().T.dot(b.T) if first else a.dot(b.T.copy())
+    return a.dot(b.T)
 
 
 def _matmul_left(g, a, b):
