@@ -53,7 +53,7 @@ def turning_pays(rows: int, columns: int, summed: int) -> bool:
 
 def times_transposed(a, b):
     """The product a @ b.T of two matrices, with a copy of the one that is quicker to turn, where that pays."""
-    rows, columns, summed = len(a), *b.shape
+    rows, (columns, summed) = len(a), b.shape
     first = 32 <= rows < columns and summed >= 32 and rows * columns * summed <= 1_000_000
     if (first or turning_pays(rows, columns, summed)) and a.flags.c_contiguous and b.flags.c_contiguous:
         return a.T.copy().T.dot(b.T) if first else a.dot(b.T.copy())
