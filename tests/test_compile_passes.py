@@ -344,6 +344,21 @@ def test_products_with_weights_are_kept_features_first():
     assert shapes == [(6, 5), (5, 5), (3, 5)]
 
 
+@pytest.mark.parametrize(("width", "large"), [(90, True), (60, False)])
+def test_a_large_input_is_turned_where_another_large_product_follows(width, large):
+    layers = [tg.nn.Dense(a, b, "tanh", rng=i) for i, (a, b) in enumerate([(100, width), (width, width), (width, 3)])]
+    model = tg.nn.Sequential(*layers)
+    x = np.random.default_rng(0).standard_normal((128, 100)).astype(np.float32)
+    program = traced(lambda x: np.mean(model(x) ** 2), x)
+    seeds = [np.ones((), np.float32)]
+    expected = interpreted(program, [x], seeds)
+    passes.optimize(program)
+    shapes = [op.result.shape for op in program.ops if op.fun in (np.dot, np.matmul) and not op.backward]
+    assert shapes[0] == ((width, 128) if large else (128, width))
+    for found, array in zip(interpreted(program, [x], seeds), expected, strict=True):
+        np.testing.assert_allclose(found, array, rtol=1e-4, atol=1e-6)
+
+
 def test_a_bias_becomes_a_column_of_its_weight():
     rng = np.random.default_rng(0)
     flat, store = rng.standard_normal((4 + 1) * 6).astype(np.float32), np.zeros((4 + 1) * 6, np.float32)

@@ -26,9 +26,12 @@ _new_tensor = Tensor.__new__
 
 # What is known of a layer that was called: the result, and when it was made; the last function; what a Scope tells of
 # the layer, where it stands in a row; weight and bias; the arrays of input, weight and bias; when product and sum were
-# made; the sum, where the rule of the activation asks for it. The product and the other sums would take two thirds of
-# the memory, and hardly anybody looks; whoever does gets what the arrays give then.
-_Called: TypeAlias = tuple[Any, int, Any, Any, Tensor, Tensor, Any, Any, Any, int, int, Any]
+# made; the sum, where the rule of the activation asks for it; whether the result is turned. The product and the other
+# sums would take two thirds of the memory, and hardly anybody looks; whoever does gets what the arrays give then.
+_Called: TypeAlias = tuple[Any, int, Any, Any, Tensor, Tensor, Any, Any, Any, int, int, Any, bool]
+
+# Between large layers, results are turned: the examples of a feature lie side by side in memory. Products of a layer
+# with its weight, above all the one on the way back, are quicker then: a tenth, with OpenBLAS 0.3.31.
 
 
 def dense_at_once(
@@ -62,9 +65,9 @@ def in_a_row(x: Any, layers: Iterable[tuple[Any, Any, Any, tuple[object, str]]])
     now = thread.now
     if now.watched or not now.recording or type(x) not in _PLAIN:
         return x, 0
-    a, found = x.value, []
-    for weight, bias, activation, about in layers:
-        layer = _called(a, weight, bias, activation, about)
+    a, found, row = x.value, [], list(layers)
+    for i, (weight, bias, activation, about) in enumerate(row, 1):
+        layer = _called(a, weight, bias, activation, about, i < len(row))
         if layer is None:
             break
         found.append(layer)
@@ -75,15 +78,24 @@ def in_a_row(x: Any, layers: Iterable[tuple[Any, Any, Any, tuple[object, str]]])
     return _joined(x, found, Scope(token, label, now.scope)), len(found)
 
 
-def _called(a: Any, weight: Any, bias: Any, activation: Any, about: tuple[object, str] | None = None) -> _Called | None:
-    """A layer called on an array, in the usual case; else None."""
+def _called(
+    a: Any,
+    weight: Any,
+    bias: Any,
+    activation: Any,
+    about: tuple[object, str] | None = None,
+    inside: bool = False,
+) -> _Called | None:
+    """A layer called on an array, in the usual case; else None. Inside a row, its result may be turned."""
     if type(weight) not in _PLAIN or type(bias) not in _PLAIN:
         return None
     w, b = weight.value, bias.value
     dtype = w.dtype
     if not weight.requires_grad or not bias.requires_grad or a.dtype is not dtype or b.dtype is not dtype:
         return None
-    if a.ndim != 2 or w.ndim != 2 or b.ndim != 1 or type(b) is not ndarray:
+    if a.ndim != 2 or w.ndim != 2 or b.shape != w.shape[1:]:
+        return None
+    if type(a) is not ndarray or type(w) is not ndarray or type(b) is not ndarray:
         return None
     rule: Any = _ADD if activation is None else RULES.get(activation)
     if rule is None or not rule.fresh:
@@ -92,10 +104,9 @@ def _called(a: Any, weight: Any, bias: Any, activation: Any, about: tuple[object
     try:
         if activation is not None and rule.over is None and (rule.keeping is not None or len(rule.vjps) != 1):
             return None
-        value = a.dot(w)
-        if b.size != value.shape[1] or type(value) is not ndarray:
-            return None
-        value += b
+        turned = inside and a.size * b.size > products.LARGE and (activation is None or rule.over is not None)
+        value = w.T.dot(a.T) if turned else a.dot(w)
+        value += b[:, None] if turned else b
         if activation is None:
             pass
         elif rule.over is not None:
@@ -108,7 +119,7 @@ def _called(a: Any, weight: Any, bias: Any, activation: Any, about: tuple[object
     except Exception:  # the calls themselves say what is wrong
         return None
     first, second = tick(), tick()
-    return value, tick(), rule.fun, about, weight, bias, a, w, b, first, second, total
+    return value.T if turned else value, tick(), rule.fun, about, weight, bias, a, w, b, first, second, total, turned
 
 
 def _joined(x: Tensor, layers: Sequence[_Called], scope: Scope | None) -> Tensor:
@@ -135,12 +146,12 @@ class _Dense(Joint):
 
     def unfolded(self, x: Any, layers: Any) -> tuple[Any, ...]:
         """The arguments of the last call, with the records of the calls before it."""
-        *before, (_, _, fun, _, weight, bias, a, w, b, first, second, total) = layers
+        *before, (_, _, fun, _, weight, bias, a, w, b, first, second, total, turned) = layers
         if before:
             token, label = before[-1][3]
             x = _joined(x, before, Scope(token, label, None if self.scope is None else self.scope.parent))
         with np.errstate(all="ignore"):  # it was said when the layer was called
-            product = a.dot(w)
+            product = w.T.dot(a.T).T if turned else a.dot(w)
             args = _recorded(np.matmul, (x, weight), product, first, self.scope), bias
             if fun is np.add:
                 return args
@@ -154,7 +165,7 @@ class _Dense(Joint):
         x, layers = folded
         g, found, dtype, left = gradient, [], result.value.dtype, len(layers)
         row = ones(len(g), dtype)
-        for value, _, fun, _, weight, bias, a, w, b, first, _, total in reversed(layers):
+        for value, _, fun, _, weight, bias, a, w, b, first, _, total, _ in reversed(layers):
             left -= 1
             rule = RULES[fun]
             if weight.version > first or bias.version > first or not rule.fresh:
@@ -168,7 +179,11 @@ class _Dense(Joint):
                 g = g.astype(dtype)
             if bias.requires_grad:
                 found.append((bias, _product(row, g, bias.place, b)))
-            before = _times_transposed(g, w) if left or x.requires_grad else None
+            before = None
+            if left and layers[left - 1][12]:
+                before = w.dot(g.T).T  # turned, as the result is
+            elif left or x.requires_grad:
+                before = _times_transposed(g, w)
             if not left and before is not None:
                 found.append((x, before))
             if weight.requires_grad:

@@ -116,7 +116,9 @@ class Linear(Dense):
 
 def dense_in_a_row(x: Any, layers: Sequence[Any]) -> tuple[Any, int]:
     """What comes out of as many of the layers as are dense and can be called at once, and how many that are."""
-    return in_a_row(x, _dense(layers)) if layers and type(layers[0]) in _DENSE else (x, 0)
+    if not layers or type(layers[0]) not in _DENSE:
+        return x, 0
+    return in_a_row(Tensor(x) if type(x) is np.ndarray else x, _dense(layers))
 
 
 def _dense(layers: Sequence[Any]) -> Iterator[tuple[Any, Any, Any, tuple[object, str]]]:

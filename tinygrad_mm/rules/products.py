@@ -41,20 +41,24 @@ def _row(x):
     return np.expand_dims(x, -2)
 
 
+# Multiply-adds of a product of matrices: for less, OpenBLAS has a way of its own.
+LARGE = 1_000_000
+
+
 def turning_pays(rows: int, columns: int, summed: int) -> bool:
     """Whether a product (rows, summed) @ (summed, columns) is quicker with a copy of the second factor.
 
     That is for factors that both have the summed axis innermost in memory: OpenBLAS 0.3.31 takes a fifth longer for
     small matrices that lie so.
     """
-    few = columns * summed <= 8192 and rows * columns * summed <= 1_000_000
+    few = columns * summed <= 8192 and rows * columns * summed <= LARGE
     return few and rows >= 32 and summed >= 2 and rows * columns >= 1280
 
 
 def times_transposed(a, b):
     """The product a @ b.T of two matrices, with a copy of the one that is quicker to turn, where that pays."""
     rows, (columns, summed) = len(a), b.shape
-    first = 32 <= rows < columns and summed >= 32 and rows * columns * summed <= 1_000_000
+    first = 32 <= rows < columns and summed >= 32 and rows * columns * summed <= LARGE
     if (first or turning_pays(rows, columns, summed)) and a.flags.c_contiguous and b.flags.c_contiguous:
         return a.T.copy().T.dot(b.T) if first else a.dot(b.T.copy())
     return a.dot(b.T)
