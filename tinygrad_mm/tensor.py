@@ -58,7 +58,7 @@ class Tensor(ArrayMethods, Vertex):
 
     __slots__ = ()
 
-    place: Place | None = None
+    place: Place | None = None  # parameters may have one
 
     def __init__(self, data: TensorLike, requires_grad: bool = False, dtype: Any = None) -> None:
         if isinstance(data, Tensor):

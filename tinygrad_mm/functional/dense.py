@@ -31,7 +31,7 @@ _new_tensor = Tensor.__new__
 _Called: TypeAlias = tuple[Any, int, Any, Any, Tensor, Tensor, Any, Any, Any, int, int, Any, bool]
 
 # Between large layers, results are turned: the examples of a feature lie side by side in memory. Products of a layer
-# with its weight, above all the one on the way back, are quicker then: a tenth, with OpenBLAS 0.3.31.
+# with its weight, above all the one on the way back, are quicker then (OpenBLAS 0.3.31).
 
 
 def dense_at_once(

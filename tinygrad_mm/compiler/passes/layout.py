@@ -97,7 +97,7 @@ class _Layout:
 
     def _feeds_a_large_product(self, op: Op) -> bool:
         """Whether a result soon is a factor of another large product with a weight. Both the product and the way back
-        to that factor are quicker if it lies transposed: a tenth, with OpenBLAS 0.3.31.
+        to that factor are quicker if it lies transposed (OpenBLAS 0.3.31).
         """
         reached = [op.result]
         for _ in range(5):
