@@ -233,7 +233,7 @@ def test_a_parameter_of_another_shape_meanwhile():
 
 
 def test_of_another_dtype_meanwhile():
-    model, optimizer = with_free_places()
+    model, _ = with_free_places()
     for p in model.parameters():
         p.data = p.data.astype(np.float64)
     x, y = batch(0, np.float64)
