@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.together import product_in_threads
 from tinygrad_mm.graph import Scope, Vertex, name_of
 
 __all__ = ["Effect", "Op", "Program", "Value", "now", "stand_in_for"]
@@ -67,7 +66,7 @@ class Op:
     @property
     def multiply_adds(self) -> int:
         """Those of a matrix product; 0 for another call."""
-        if self.fun not in (np.dot, np.matmul, product_in_threads) or len(self.args) != 2:
+        if self.fun not in (np.dot, np.matmul) or len(self.args) != 2:
             return 0
         a = self.args[0]
         inner = a.shape[-1] if isinstance(a, Value) and a.ndim else 1

@@ -59,7 +59,7 @@ class Emitted:
             addressed += [*update.addressed, update.rows]
         table = np.array([a.__array_interface__["data"][0] for a in addressed], np.uint64)
         functions = self._make(memory, table, copies, *arrays, *self.bound.values())
-        for function in functions if isinstance(functions, tuple) else (functions,):
+        for function in functions:
             function.keep = addressed  # the table holds addresses only
         return functions
 
@@ -132,7 +132,7 @@ def emit(
             *(f"    {name} = {text}" for name, text in writer.arrays),
             *functions,
             "",
-            f"    return {', '.join(names)}",
+            f"    return {_joined(names)}",
             "",
         ]
     )
