@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-
 from tinygrad_mm.cost import Memory, multiply_adds_of
 from tinygrad_mm.graph import Vertex, entered, state, topological
 from tinygrad_mm.nn.module import Module
