@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinygrad_mm.graph import Node, Vertex, name_of, topological
-from tinygrad_mm.recording import apply
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Tensor, apply
 
 __all__ = ["Emitter"]
 

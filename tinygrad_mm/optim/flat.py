@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.graph import tick
-from tinygrad_mm.memory import Place, aligned
+from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.formula import Program
-from tinygrad_mm.tensor import Parameter, Tensor
+from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Flat", "adopted_again", "block_size", "flats_of", "has_loop"]
 
 BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
 GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
-
-ndarray = np.ndarray  # found sooner than in its module
 
 log = logging.getLogger("tinygrad_mm.optim")
 
@@ -97,10 +95,7 @@ class Flat:
 
     def holds(self) -> bool:
         """Whether every parameter's array still is our view."""
-        for p, view in zip(self.parameters, self.views, strict=True):  # noqa: SIM110 (at every step: half of all()'s time)
-            if p.value is not view:
-                return False
-        return True
+        return all(p.value is view for p, view in zip(self.parameters, self.views, strict=True))
 
     def adopt(self) -> bool:
         """Copy the parameters' arrays in and make them views; False, and nothing done, where one no longer fits."""
@@ -112,8 +107,6 @@ class Flat:
             if p.value is not view:
                 view[...] = p.value
                 p.value = view
-                if isinstance(p, Parameter):
-                    p.place = None  # it is one beside another array
         return True
 
     def gradients(self) -> list[Any]:
@@ -124,7 +117,7 @@ class Flat:
         found = []
         for p, shape in zip(self.parameters, self.shapes, strict=True):
             g = p.grad
-            if g is not None and (type(g) is not ndarray or g.shape != shape):
+            if g is not None and (not isinstance(g, np.ndarray) or g.shape != shape):
                 _check_gradient(p, g)
             found.append(g if p.requires_grad else None)
         return found
@@ -181,16 +174,13 @@ class _Run:
         constants = [np.asarray(c, dtype) for c in program.constants]
         blocks = self._blocks()
         longest = max((stop - start for start, stop, _ in blocks), default=0)
-        alone = max((stop - start for start, stop, inside in blocks if len(inside) == 1), default=0)
-        scratch = [aligned(alone, dtype), *(aligned(longest, dtype) for _ in range(program.temporaries))]
+        scratch = [aligned(longest, dtype) for _ in range(1 + program.temporaries)]
         self.calls = []
         for start, stop, inside in blocks:
             gradient, *temporaries = (s[: stop - start] for s in scratch)
-            gather = _Neighbours(flat, start, stop, inside) if len(inside) > 1 else None
-            single = (inside[0], start - flat.starts[inside[0]], stop - flat.starts[inside[0]])
             states = [s[start:stop] for s in flat.states.values()]
             tail = (*states, *self.scalars, *constants, *temporaries)
-            self.calls.append((flat.values[start:stop], gradient, gather, single, tail))
+            self.calls.append((flat.values[start:stop], gradient, start, inside, tail))
 
     def _blocks(self) -> list[tuple[int, int, list[int]]]:
         """(start, stop, parameters inside): a large parameter in several blocks, small neighbours in one."""
@@ -210,63 +200,17 @@ class _Run:
         """One update of the members, by their gradients."""
         for place, number in zip(self.scalars, numbers, strict=True):
             place.fill(number)
-        update = self.program.update
-        dtype = self.flat.dtype
-        for value, gradient, gather, (i, start, stop), tail in self.calls:
-            if gather is not None:
-                gradient = gather.laid_out(gradients)
-            else:
-                g = gradients[i]
-                if g.dtype == dtype and g.flags.c_contiguous:
-                    gradient = g.reshape(-1)[start:stop]
-                else:
-                    gradient[...] = g.reshape(-1)[start:stop]
-            update(value, gradient, *tail)
+        for value, gradient, start, inside, tail in self.calls:
+            gather(self.flat, gradients, start, inside, gradient)
+            self.program.update(value, gradient, *tail)
 
 
-class _Neighbours:
-    """The gradients of small parameters that lie side by side, laid out as they do.
-
-    Each has its place, where a backward pass may leave it. Others are copied there.
-    """
-
-    def __init__(self, flat: Flat, start: int, stop: int, inside: list[int]) -> None:
-        self.flat, self.start, self.stop, self.inside = flat, start, stop, inside
-        self.move()
-
-    def move(self) -> list[Any]:
-        """Take other memory, and return its parts. Whoever holds a gradient keeps it."""
-        flat = self.flat
-        memory = aligned(self.stop - self.start, flat.dtype)
-        places = [(i, Place(flat.views[i], memory, flat.starts[i] - self.start)) for i in self.inside]
-        arrays = [place.array for _, place in places]
-        self.now = memory, places
-        for i, place in places:
-            parameter = flat.parameters[i]
-            if isinstance(parameter, Parameter):
-                parameter.place = place
-        return arrays
-
-    def laid_out(self, gradients: list[Any]) -> Any:
-        """All of them in one array. `gradients` then lists its parts, which are not free until the step is over."""
-        memory, places = self.now
-        for i, place in places:
-            if gradients[i] is not place.array:
-                return self._copied(gradients)
-        return memory
-
-    def _copied(self, gradients: list[Any]) -> Any:
-        _, places = self.now
-        arrays = [place.array if gradients[i] is place.array else place.free(place.value) for i, place in places]
-        for (_, place), array in zip(places, arrays, strict=True):
-            if array is None or not array.flags.carray or array.shape != place.value.shape:
-                arrays = self.move()  # somebody keeps a gradient of before
-                break
-        for i, array in zip(self.inside, arrays, strict=True):
-            if gradients[i] is not array:
-                array[...] = gradients[i]
-                gradients[i] = array
-        return self.now[0]
+def gather(flat: Flat, gradients: list[Any], start: int, inside: Sequence[int], out: Any) -> None:
+    """Copy the gradients of some parameters side by side, as these lie in the flat buffer from `start` on."""
+    for i in inside:
+        first = max(flat.starts[i], start)
+        last = min(flat.starts[i + 1], start + out.size)
+        out[first - start : last - start] = gradients[i].reshape(-1)[first - flat.starts[i] : last - flat.starts[i]]
 
 
 @functools.lru_cache(64)
@@ -288,9 +232,11 @@ class _FusedRun:
     def __init__(self, flat: Flat, program: Program, members: list[int]) -> None:
         from tinygrad_mm.compiler.loops import Update
 
-        self.program, self.members, self.dtype = program, members, flat.dtype
+        self.flat, self.program, self.members, self.dtype = flat, program, members, flat.dtype
         self.scalars = [np.empty((), flat.dtype) for _ in range(program.numbers)]
-        self.gathered: list[list[Any]] = []  # small parameters, the piece that they are, and where their gradients lie
+        self.gathered: list[
+            tuple[int, list[int], Any]
+        ] = []  # small parameters: start, which, a copy of their gradients
         self.direct: list[tuple[int, int]] = []  # parameter, and the piece that it is
         pieces: list[tuple[int, int]] = []
         gradients: list[Any] = []
@@ -299,9 +245,8 @@ class _FusedRun:
             if stop - start > GATHERED and len(inside) == 1:
                 self.direct.append((inside[0], len(pieces)))
             else:
-                neighbours = _Neighbours(flat, start, stop, inside)
-                gradient, _ = neighbours.now
-                self.gathered.append([neighbours, len(pieces), gradient])
+                gradient = aligned(stop - start, flat.dtype)
+                self.gathered.append((start, inside, gradient))
             pieces.append((start, stop))
             gradients.append(gradient)
         self.update = Update(program, [flat.values, *flat.states.values()], self.scalars, pieces, gradients)
@@ -326,12 +271,8 @@ class _FusedRun:
         for place, number in zip(self.scalars, numbers, strict=True):
             place.fill(number)
         rows, kept = self.update.rows, []
-        for known in self.gathered:
-            neighbours, row, before = known
-            gradient = neighbours.laid_out(gradients)
-            if gradient is not before:
-                rows[row, 0] = gradient.ctypes.data
-                known[2] = gradient
+        for start, inside, gradient in self.gathered:
+            gather(self.flat, gradients, start, inside, gradient)
         for i, row in self.direct:
             g = gradients[i]
             flags = g.flags

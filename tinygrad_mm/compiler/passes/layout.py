@@ -14,8 +14,8 @@ import numpy as np
 from tinygrad_mm.compiler.fused import one_hot_columns, one_hot_rows, pick_columns, pick_rows, where_positive
 from tinygrad_mm.compiler.kernels import View, kernel_of
 from tinygrad_mm.compiler.passes.biases import COPY_UP_TO
+from tinygrad_mm.compiler.passes.patterns import LARGE
 from tinygrad_mm.compiler.program import Op, Program, Value
-from tinygrad_mm.rules.products import LARGE
 
 __all__ = ["features_first"]
 

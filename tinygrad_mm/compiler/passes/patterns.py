@@ -8,7 +8,6 @@ import numpy as np
 
 from tinygrad_mm.compiler.fused import mean_loss, one_hot_columns, pick_columns, transposed_copy, where_positive
 from tinygrad_mm.compiler.program import Op, Program, Value
-from tinygrad_mm.rules.products import turning_pays
 
 __all__ = ["flatten_products", "fuse", "fuse_losses", "turn_factors"]
 
@@ -93,6 +92,20 @@ def turn_factors(program: Program) -> None:
             op.args = [op.args[0], copies[id(b)]]
         ops.append(op)
     program.ops = ops
+
+
+# Multiply-adds of a product of matrices: for less, OpenBLAS has a way of its own.
+LARGE = 1_000_000
+
+
+def turning_pays(rows: int, columns: int, summed: int) -> bool:
+    """Whether a product (rows, summed) @ (summed, columns) is quicker with a copy of the second factor.
+
+    That is for factors that both have the summed axis innermost in memory: OpenBLAS 0.3.31 takes a fifth longer for
+    small matrices that lie so.
+    """
+    few = columns * summed <= 8192 and rows * columns * summed <= LARGE
+    return few and rows >= 32 and summed >= 2 and rows * columns >= 1280
 
 
 def _pays(op: Op, makers: dict[int, Op]) -> bool:
