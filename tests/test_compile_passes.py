@@ -22,7 +22,7 @@ from tinygrad_mm.compiler.passes.cleaning import remove_dead, remove_identities,
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.passes.layout import features_first
 from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse
-from tinygrad_mm.compiler.program import Op, Program, Value
+from tinygrad_mm.compiler.program import Op, Place, Program, Value
 from tinygrad_mm.compiler.storage import Storage
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.graph import RULES, select
@@ -293,37 +293,28 @@ def test_a_bias_becomes_a_column_of_its_weight():
     layer = tg.nn.Dense(4, 6, rng=rng)
     layer.weight.value, layer.bias.value = flat[:24].reshape(4, 6), flat[24:]
     x = rng.standard_normal((5, 4)).astype(np.float32)
-    program = traced(lambda x: np.mean(np.tanh(layer(x))), x)
-    seeds = [np.ones((), np.float32)]
-    loss, *gradients = interpreted(program, [x], seeds)
+    trace = Trace(lambda x: np.mean(np.tanh(layer(x))), Captured(layer), [x], lambda t: (tuple(t), {}), ["x"], True)
+    program = trace.program
+    loss, *gradients = interpreted(program, [x], [np.ones((), np.float32)])
     expected = np.concatenate([g.reshape(-1) for g in sorted(gradients, key=np.size, reverse=True)])
-    passes.optimize(program)
-    given: dict[int, str] = {}
-    arrays: list[Any] = []
-    for value in program.gradients:
-        given[id(value)] = f"gradient_{len(arrays)}"
-        arrays.append(np.empty(value.shape, np.float32))
-    program.gradients = []
-    pair = flat.reshape(5, 6), store.reshape(5, 6)
-    fold_biases(program, {(id(layer.weight), id(layer.bias)): pair}, given, arrays)
-    assert np.add not in functions(program)
-    assert functions(program).count(np.dot) + functions(program).count(np.matmul) == 2
-    code = emit(program, given, joint=True)
-    (step,) = code.make([v.leaf.value for v in program.leaves], arrays)
-    program_seed = {id(v) for v in program.seeds}
-    assert len(program_seed) == 1
-    ((found,), _) = step(x) if not program.seeds else _with_seed(program, given, arrays, pair, x)
-    assert_close(np.asarray(found), np.asarray(loss))
-    assert_close(store, expected)
-
-
-def _with_seed(program: Program, given: dict[int, str], arrays: list[Any], pair: Any, x: Any) -> Any:
-    """The step with the seed of the backward pass as a constant."""
     one = Value(np.ones((), np.float32), "constant")
     program.substitute({id(seed): one for seed in program.seeds})
     program.seeds = []
-    (step,) = emit(program, given, joint=True).make([v.leaf.value for v in program.leaves], arrays)
-    return step(x)
+    passes.optimize(program)
+    for target, value in zip(trace.targets, program.gradients, strict=True):
+        is_weight = target is layer.weight
+        place = store[:24].reshape(4, 6) if is_weight else store[24:]
+        program.places[id(value)] = Place("gradient_of_weight" if is_weight else "gradient_of_bias", place)
+        program.gradient_of[id(target)] = value
+    program.gradients = []
+    fold_biases(program)
+    assert np.add not in functions(program)
+    assert functions(program).count(np.dot) + functions(program).count(np.matmul) == 2
+    arrays = [place.array for place in program.places.values()]
+    (step,) = emit(program, joint=True).make([v.leaf.value for v in program.leaves], arrays)
+    ((found,), _) = step(x)
+    assert_close(np.asarray(found), np.asarray(loss))
+    assert_close(store, expected)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -333,7 +324,7 @@ def _with_seed(program: Program, given: dict[int, str], arrays: list[Any], pair:
 
 def test_a_chain_of_elementwise_calls_stays_in_one_buffer():
     program = passes.optimize(traced(lambda x: np.sum(np.exp(np.sin(np.cos(x * 2)))), np.ones((4, 4))))
-    storage = Storage(program, {})
+    storage = Storage(program)
     assert len(storage.buffers) == 1
     assert sum(buffer.nbytes for buffer in storage.buffers) == 128
     assert storage.without_reuse > 4 * 128
@@ -354,13 +345,13 @@ def test_what_is_read_later_is_not_written_over():
 def test_a_reshape_that_has_to_copy_is_no_view():
     x = np.arange(6.0).reshape(2, 3)
     program = passes.optimize(traced(lambda x: np.sin(np.exp(x).T.reshape(6)), x))
-    storage = Storage(program, {})
+    storage = Storage(program)
     kinds = [type(storage.kernels[id(op)]) for op in program.ops if op.fun is np.reshape]
     assert kinds == [Kernel]
     (found,) = emitted(program, [x], [])
     np.testing.assert_allclose(found, np.sin(np.exp(x).T.reshape(6)))
     program = passes.optimize(traced(lambda x: np.sin(np.exp(x).reshape(6)), x))
-    storage = Storage(program, {})
+    storage = Storage(program)
     assert [type(storage.kernels[id(op)]) for op in program.ops if op.fun is np.reshape] == [View]
 
 

@@ -15,7 +15,7 @@ from tinygrad_mm.compiler.guards import Guards
 from tinygrad_mm.compiler.kernel import free_name
 from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of
 from tinygrad_mm.compiler.passes.biases import fold_biases
-from tinygrad_mm.compiler.program import Op, Program, Value
+from tinygrad_mm.compiler.program import Op, Place, Program, Value
 from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.graph import tick
@@ -94,8 +94,6 @@ class Plan:
         self.leaves = [v.leaf for v in program.leaves]
         self.flags = [leaf.requires_grad for leaf in self.leaves if leaf is not None]
         self.updates: list[Update] = []
-        given: dict[int, str] = {}
-        arrays: list[Any] = []
         flats_used: list[tuple[Flat, Any, set[int]]] = []
         stores: list[list[Any]] = []
         for group, flats in zip(optimizer.groups, laid_out, strict=True):
@@ -109,10 +107,11 @@ class Plan:
                 called: dict[int, str] = {}
                 for i in active:
                     p = flat.parameters[i]
-                    value = self._pinned(program, gradients[id(p)], given)
-                    path = self.captured.names.get(id(p), str(len(arrays)))
-                    given[id(value)] = called[i] = free_name(f"gradient_of_{path}", given.values())  # of a.b and a_b
-                    arrays.append(flat.view(store, i))
+                    value = self._pinned(program, gradients[id(p)])
+                    program.gradient_of[id(p)] = value
+                    path = self.captured.names.get(id(p), str(len(program.places)))
+                    called[i] = free_name(f"gradient_of_{path}", {place.name for place in program.places.values()})
+                    program.places[id(value)] = Place(called[i], flat.view(store, i))
                 for count in sorted({flat.steps[i] for i in active}):  # one step number for all members
                     members = [i for i in active if flat.steps[i] == count]
                     number = len(self.updates)
@@ -122,15 +121,14 @@ class Plan:
         program.gradients = []
         self._keep_what_is_updated(program, [flat.values for flat, _, _ in flats_used])
         loss_value = program.outputs[0]
-        if loss_value.kind == "result" and id(loss_value) not in given:
-            given[id(loss_value)] = "loss"
-            arrays.append(np.empty(loss_value.shape, loss_value.dtype))
+        if loss_value.kind == "result" and id(loss_value) not in program.places:
+            program.places[id(loss_value)] = Place("loss", np.empty(loss_value.shape, loss_value.dtype))
         self.threads = parts
         added: list[Any] = []
         apart: dict[str, Any] = {}
         title = "one training step"
         if backend is NUMPY:
-            fold_biases(program, self._pairs(flats_used), given, arrays)
+            fold_biases(program)
             for update in self.updates:
                 added.extend(update.insertions())
             apart["apart"] = parts > 1
@@ -138,9 +136,9 @@ class Plan:
             added.extend(update.as_loop() for update in self.updates)
         if parts > 1:
             title += f", for each of {parts} threads that share a batch"
-        self.emitted: Any = backend.emit(program, given, title, self.captured.path_of(), added, joint=True, **apart)
+        self.emitted: Any = backend.emit(program, title, self.captured.path_of(), added, joint=True, **apart)
         self.arrays = [leaf.value for leaf in self.leaves if leaf is not None]
-        self.places = arrays
+        self.places = arrays = [place.array for place in program.places.values()]
         self.shares: Shares | None = None
         self.function: Any
         if parts > 1:
@@ -169,10 +167,10 @@ class Plan:
         fits = alone and short is not None and short.factor is None and divides(known[0].learning_rate)
         return short if fits else None
 
-    def _pinned(self, program: Program, value: Value, given: dict[int, str]) -> Value:
+    def _pinned(self, program: Program, value: Value) -> Value:
         """A gradient as the result of a call of its own, which can be told where to write."""
         maker = program.makers().get(id(value))
-        if maker is None or id(value) in given or not isinstance(kernel_of(maker), Kernel):
+        if maker is None or id(value) in program.places or not isinstance(kernel_of(maker), Kernel):
             copy = Value(np.empty(value.shape, value.dtype))
             program.ops.append(Op(np.positive, [value], {}, copy, None, True))
             return copy
@@ -196,18 +194,6 @@ class Plan:
         program.outputs = [copied(v) for v in program.outputs]
         for effect in program.effects:
             effect.value = copied(effect.value)
-
-    def _pairs(self, used: list[tuple[Flat, Any, set[int]]]) -> dict[tuple[int, int], tuple[Any, Any]]:
-        """Weights (k, m) that are followed by a bias (m,) in memory: both as one array, and their gradients."""
-        found = {}
-        for flat, store, active in used:
-            for i in active:
-                if i + 1 in active and len(flat.shapes[i]) == 2 and flat.shapes[i + 1] == flat.shapes[i][1:]:
-                    k, m = flat.shapes[i]
-                    both = slice(flat.starts[i], flat.starts[i + 2])
-                    ids = id(flat.parameters[i]), id(flat.parameters[i + 1])
-                    found[ids] = flat.values[both].reshape(k + 1, m), store[both].reshape(k + 1, m)
-        return found
 
     def accepts(self, batch: tuple[Any, ...]) -> bool:
         """The same as `check`, where that has failed: other numbers may be the same ones, other dtypes equal ones."""
