@@ -574,28 +574,6 @@ threading.Thread(target=work).start()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == "True 2\n", done.stderr
 
-    @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are placed on Linux only")
-    def test_workers_keep_off_the_callers_cpu(self, monkeypatch):
-        allowed = sorted(os.sched_getaffinity(0))
-        if len(allowed) < 2:
-            pytest.skip("one CPU")
-        for here in (allowed[0], allowed[-1], allowed[-1]):
-            monkeypatch.setattr(together, "_cpu", lambda here=here: here)
-            _, other = together.at_once([lambda: None, lambda: os.sched_getaffinity(0)])
-            assert other == set(allowed) - {here}
-        assert os.sched_getaffinity(0) == set(allowed)
-
-    @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are placed on Linux only")
-    def test_where_threads_may_not_be_placed(self, monkeypatch):
-        def refuse(*_):
-            raise PermissionError
-
-        for name in ("sched_setaffinity", "sched_getaffinity"):
-            monkeypatch.setattr(os, name, refuse)
-            for here in (0, 1, None):
-                monkeypatch.setattr(together, "_cpu", lambda here=here: here)
-                assert together.at_once([lambda: 1, lambda: 2]) == [1, 2]
-
     def test_an_interrupt_waits_for_the_others(self):
         begun, ended = threading.Event(), []
 

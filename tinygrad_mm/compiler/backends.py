@@ -11,7 +11,7 @@ __all__ = ["NUMPY", "Backend", "backend_of"]
 
 
 class Backend(NamedTuple):
-    """`optimize(program, fixed)` rewrites a program for `emit`, which writes it out."""
+    """`optimize(program)` rewrites a program for `emit`, which writes it out."""
 
     name: str
     optimize: Callable[..., Any]

@@ -73,7 +73,7 @@ class Plan:
         program.gradients = [program.gradients[k] for k in kept]
         self.needs = _dependence(trace)
         self.how = self._how([leaves[i] for i in self.arrays])
-        backend.optimize(program, frozenset(self.captured.arrays))
+        backend.optimize(program)
         self.leaves: list[Any] = [v.leaf for v in program.leaves]
         self.leaf_kinds = [(v.shape, v.dtype) for v in program.leaves]
         self.flags = [leaf.requires_grad for leaf in self.leaves]

@@ -201,7 +201,12 @@ class _Run:
         for place, number in zip(self.scalars, numbers, strict=True):
             place.fill(number)
         for value, gradient, start, inside, tail in self.calls:
-            gather(self.flat, gradients, start, inside, gradient)
+            alone = gradients[inside[0]] if len(inside) == 1 else None
+            if alone is not None and alone.dtype == self.flat.dtype and alone.flags.c_contiguous:
+                first = start - self.flat.starts[inside[0]]
+                gradient = alone.reshape(-1)[first : first + value.size]
+            else:
+                gather(self.flat, gradients, start, inside, gradient)
             self.program.update(value, gradient, *tail)
 
 

@@ -15,25 +15,19 @@ from tinygrad_mm.compiler.guards import Guards
 from tinygrad_mm.compiler.kernel import free_name
 from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of
 from tinygrad_mm.compiler.passes.biases import fold_biases
-from tinygrad_mm.compiler.passes.halves import share_products
-from tinygrad_mm.compiler.passes.softmax import scale_losses
-from tinygrad_mm.compiler.program import Op, Program, Value
+from tinygrad_mm.compiler.program import Op, Place, Program, Value
 from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.tracing import Trace
-from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.flat import Flat
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.optim.prescaled import Prescaled, prescaled
-from tinygrad_mm.step.halves import Halves
 from tinygrad_mm.step.shares import Shares, of_calls, of_loops, shared
 from tinygrad_mm.step.update import Update, divides
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Plan"]
-
-_DRAWS = frozenset({uniform_like})
 
 _value = attrgetter("value")
 _requires_grad = attrgetter("requires_grad")
@@ -83,10 +77,8 @@ class Plan:
         in_calls = backend is NUMPY and not optimizer.fused
         short = self._prescaled(program, laid_out) if in_calls else None
         seed = Value(np.full(program.outputs[0].shape, weight, program.outputs[0].dtype), "constant")
-        if short is not None and short.factor is not None:
-            seed.example *= short.factor
         self.rate: Any = None
-        if short is not None and short.factor is None:
+        if short is not None:
             rate = optimizer._looked_at(optimizer.groups[0]).learning_rate
             self.rate = np.full_like(seed.example, rate * weight)
             seed = Value(self.rate, "leaf", "learning_rate", leaf=Tensor(self.rate))
@@ -96,14 +88,12 @@ class Plan:
         own = {id(p) for p in optimizer.parameters}
         # What is not the optimizer's is not needed.
         program.gradients = [g if id(t) in own else None for t, g in zip(trace.targets, program.gradients, strict=True)]
-        backend.optimize(program, frozenset(self.captured.arrays))
+        backend.optimize(program)
         gradients = {id(t): g for t, g in zip(trace.targets, program.gradients, strict=True) if g is not None}
 
         self.leaves = [v.leaf for v in program.leaves]
         self.flags = [leaf.requires_grad for leaf in self.leaves if leaf is not None]
         self.updates: list[Update] = []
-        given: dict[int, str] = {}
-        arrays: list[Any] = []
         flats_used: list[tuple[Flat, Any, set[int]]] = []
         stores: list[list[Any]] = []
         for group, flats in zip(optimizer.groups, laid_out, strict=True):
@@ -117,10 +107,11 @@ class Plan:
                 called: dict[int, str] = {}
                 for i in active:
                     p = flat.parameters[i]
-                    value = self._pinned(program, gradients[id(p)], given)
-                    path = self.captured.names.get(id(p), str(len(arrays)))
-                    given[id(value)] = called[i] = free_name(f"gradient_of_{path}", given.values())  # of a.b and a_b
-                    arrays.append(flat.view(store, i))
+                    value = self._pinned(program, gradients[id(p)])
+                    program.gradient_of[id(p)] = value
+                    path = self.captured.names.get(id(p), str(len(program.places)))
+                    called[i] = free_name(f"gradient_of_{path}", {place.name for place in program.places.values()})
+                    program.places[id(value)] = Place(called[i], flat.view(store, i))
                 for count in sorted({flat.steps[i] for i in active}):  # one step number for all members
                     members = [i for i in active if flat.steps[i] == count]
                     number = len(self.updates)
@@ -130,34 +121,25 @@ class Plan:
         program.gradients = []
         self._keep_what_is_updated(program, [flat.values for flat, _, _ in flats_used])
         loss_value = program.outputs[0]
-        if loss_value.kind == "result" and id(loss_value) not in given:
-            given[id(loss_value)] = "loss"
-            arrays.append(np.empty(loss_value.shape, loss_value.dtype))
+        if loss_value.kind == "result" and id(loss_value) not in program.places:
+            program.places[id(loss_value)] = Place("loss", np.empty(loss_value.shape, loss_value.dtype))
         self.threads = parts
         added: list[Any] = []
-        first: dict[str, Any] = {}
+        apart: dict[str, Any] = {}
         title = "one training step"
         if backend is NUMPY:
-            scale_losses(program, {id(seed), *(id(op.result) for op in _steady_first(program, seed))})
-            first["first"] = self._placed(_steady_first(program, seed), given, arrays)
-            fold_biases(program, self._pairs(flats_used), given, arrays)
-            if parts == 1 and in_calls and not alone:
-                self.threads = share_products(program, [update.cost() for update in self.updates])
+            fold_biases(program)
             for update in self.updates:
-                update.parts = self.threads
                 added.extend(update.insertions())
-            first["apart"] = self.threads > 1
+            apart["apart"] = parts > 1
         elif parts == 1:
             added.extend(update.as_loop() for update in self.updates)
         if parts > 1:
             title += f", for each of {parts} threads that share a batch"
-        elif self.threads > 1:
-            title += f", with products and the update by {self.threads} threads"
-        self.emitted: Any = backend.emit(program, given, title, self.captured.path_of(), added, joint=True, **first)
+        self.emitted: Any = backend.emit(program, title, self.captured.path_of(), added, joint=True, **apart)
         self.arrays = [leaf.value for leaf in self.leaves if leaf is not None]
-        self.places = arrays
+        self.places = arrays = [place.array for place in program.places.values()]
         self.shares: Shares | None = None
-        self.refresh: Any = None
         self.function: Any
         if parts > 1:
             if backend is NUMPY:
@@ -167,16 +149,8 @@ class Plan:
                     self.emitted, self.arrays, arrays, stores, [update.as_function() for update in self.updates]
                 )
             self.function = self.shares = Shares(functions, weight)
-            self.refresh = self.shares.refresh
-        elif self.threads > 1:
-            self.function = Halves(self.emitted, self.arrays, arrays, added)
-            self.refresh = self.function.refresh
-        elif backend is NUMPY:
-            self.function, self.refresh = self.emitted.make(self.arrays, arrays)
         else:
-            self.function = self.emitted.make(self.arrays, arrays)
-        if self.refresh is not None:
-            self.refresh()  # what depends on constants alone is there from now on
+            (self.function,) = self.emitted.make(self.arrays, arrays)
         self.effects = [e.buffer for e in program.effects]
         self.check = self._guards()
         for value in [*program.inputs, *program.leaves]:
@@ -189,28 +163,14 @@ class Plan:
         """
         known = [self.optimizer._looked_at(group) for group in self.optimizer.groups]
         short = prescaled(known[0].program)
-        if short is None or any(k.program is not known[0].program for k in known):
-            return None
-        if short.factor is None:  # the learning rate
-            alone = len(laid_out) == len(laid_out[0]) == 1 and laid_out[0][0].dtype == program.outputs[0].dtype
-            return short if alone and divides(known[0].learning_rate) else None
-        return short
+        alone = len(laid_out) == len(laid_out[0]) == 1 and laid_out[0][0].dtype == program.outputs[0].dtype
+        fits = alone and short is not None and short.factor is None and divides(known[0].learning_rate)
+        return short if fits else None
 
-    def _placed(self, steady: list[Op], given: dict[int, str], arrays: list[Any]) -> frozenset[int]:
-        """Give a place that is kept to what is computed only when the learning rate changes."""
-        found: set[int] = set()
-        for op in steady:
-            if id(op.result) not in given:
-                name = op.result.name or "scale"
-                given[id(op.result)] = f"{name}_{len(found) + 1}" if name in given.values() else name
-                arrays.append(np.empty(op.result.shape, op.result.dtype))
-                found.add(id(op))
-        return frozenset(found)
-
-    def _pinned(self, program: Program, value: Value, given: dict[int, str]) -> Value:
+    def _pinned(self, program: Program, value: Value) -> Value:
         """A gradient as the result of a call of its own, which can be told where to write."""
         maker = program.makers().get(id(value))
-        if maker is None or id(value) in given or not isinstance(kernel_of(maker), Kernel):
+        if maker is None or id(value) in program.places or not isinstance(kernel_of(maker), Kernel):
             copy = Value(np.empty(value.shape, value.dtype))
             program.ops.append(Op(np.positive, [value], {}, copy, None, True))
             return copy
@@ -234,18 +194,6 @@ class Plan:
         program.outputs = [copied(v) for v in program.outputs]
         for effect in program.effects:
             effect.value = copied(effect.value)
-
-    def _pairs(self, used: list[tuple[Flat, Any, set[int]]]) -> dict[tuple[int, int], tuple[Any, Any]]:
-        """Weights (k, m) that are followed by a bias (m,) in memory: both as one array, and their gradients."""
-        found = {}
-        for flat, store, active in used:
-            for i in active:
-                if i + 1 in active and len(flat.shapes[i]) == 2 and flat.shapes[i + 1] == flat.shapes[i][1:]:
-                    k, m = flat.shapes[i]
-                    both = slice(flat.starts[i], flat.starts[i + 2])
-                    ids = id(flat.parameters[i]), id(flat.parameters[i + 1])
-                    found[ids] = flat.values[both].reshape(k + 1, m), store[both].reshape(k + 1, m)
-        return found
 
     def accepts(self, batch: tuple[Any, ...]) -> bool:
         """The same as `check`, where that has failed: other numbers may be the same ones, other dtypes equal ones."""
@@ -290,17 +238,15 @@ class Plan:
             batch = tuple(a[: len(a) // self.shares.parts] for a in batch)
 
         def run(made: Any) -> None:
-            made[0](*batch)
-            if self.threads > 1:
-                made[1]()
+            for function, arguments in zip(made, (batch, ()), strict=False):
+                function(*arguments)
 
         return report(self.emitted, run, [*self.arrays, *self.places])
 
     def prepare(self) -> None:
         """Work out the numbers of the next step."""
         for update in self.updates:
-            if update.prepare() and update.is_descent:
-                self.refresh()
+            update.prepare()
 
     def run(self, batch: tuple[Any, ...]) -> float:
         """Make the step."""
@@ -319,18 +265,3 @@ class Plan:
             update.done()
         self.optimizer.steps += 1
         return loss.item()
-
-
-def _steady_first(program: Program, seed: Value) -> list[Op]:
-    """Put those ops in front that depend on the seed and on constants alone, and so give the same at every step."""
-    known, found = {id(seed)}, []
-    for op in program.ops:
-        if type(op.result.example) is tuple or op.fun in _DRAWS or not isinstance(kernel_of(op), Kernel):
-            continue
-        if all(id(a) in known or a.kind == "constant" for a in op.operands()):
-            known.add(id(op.result))
-            found.append(op)
-            op.backward = False
-    ours = {id(op) for op in found}
-    program.ops = [*found, *(op for op in program.ops if id(op) not in ours)]
-    return found

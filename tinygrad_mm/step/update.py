@@ -114,10 +114,6 @@ class Update:
         for p in self.members:
             p.version = now
 
-    def cost(self) -> tuple[int, int]:
-        """(elements, passes over them)."""
-        return sum(p.value.size for p in self.members), len(self._body())
-
     def _body(self) -> list[str]:
         """The statements of the formula."""
         if self.short is not None:

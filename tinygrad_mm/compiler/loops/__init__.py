@@ -24,14 +24,14 @@ from tinygrad_mm.compiler.program import Op, Program, Value
 __all__ = ["Emitted", "Update", "emit", "optimize", "require_numba"]
 
 
-def optimize(program: Program, fixed: frozenset[int] = frozenset()) -> Program:
+def optimize(program: Program) -> Program:
     """The passes that pay for loops too; combinations that spare NumPy calls are none of them."""
     program.let_go()
     remove_dead(program)
     inline(program, WHOLE | WHOLE_HERE)
-    clean(program, fixed)
+    clean(program)
     examples_last_in(program)
-    clean(program, fixed)
+    clean(program)
     for op in program.ops:
         if is_outer(op):
             op.fun = np.multiply

@@ -54,10 +54,9 @@ class _Binder:
 class Writer:
     """Collects the functions of one program."""
 
-    def __init__(
-        self, program: Program, given: dict[int, str], path_of: Callable[[Scope | None], str], joint: bool
-    ) -> None:
+    def __init__(self, program: Program, path_of: Callable[[Scope | None], str], joint: bool) -> None:
         self.program, self.path_of, self.joint = program, path_of, joint
+        given = {key: place.name for key, place in program.places.items()}
         self.schedule = Schedule(program, joint, given)
         self.given = self.schedule.given
         self.accesses = self.schedule.accesses
