@@ -109,11 +109,11 @@ defvjp(np.nextafter,     lambda g, y, a, b: g, None)
 defvjp(np.where,         None,
                          lambda g, y, condition, a, b: np.where(condition, g, 0),
                          lambda g, y, condition, a, b: np.where(condition, 0, g), law="(...), (...), (...) -> (...) broadcast")
-defvjp(np.clip,          lambda g, y, a, a_min=None, a_max=None: g * (y == a),
-                         lambda g, y, a, a_min=None, a_max=None: g * ((y == a_min) & (y != a)),
-                         lambda g, y, a, a_min=None, a_max=None: g * ((y == a_max) & (y != a)), law="(...), (...), (...) -> (...) broadcast")
+defvjp(np.clip,          lambda g, y, a, a_min=None, a_max=None: np.where(y == a, g, 0),
+                         lambda g, y, a, a_min=None, a_max=None: np.where((y == a_min) & (y != a), g, 0),
+                         lambda g, y, a, a_min=None, a_max=None: np.where((y == a_max) & (y != a), g, 0), law="(...), (...), (...) -> (...) broadcast")
 defvjp(np.copy,          lambda g, y, a, order="K", subok=False: g)
-defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf=None: g * np.isfinite(x))
+defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf=None: np.where(np.isfinite(x), g, 0))
 # fmt: on
 
 RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways

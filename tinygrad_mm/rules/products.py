@@ -6,7 +6,6 @@ names the sum that its function leaves out, and hands it to the same few functio
 
 from __future__ import annotations
 
-import math
 import string
 
 import numpy as np

@@ -19,6 +19,7 @@ from tinygrad_mm.compiler.passes import clean
 from tinygrad_mm.compiler.passes.cleaning import remove_dead
 from tinygrad_mm.compiler.passes.images import examples_last_in
 from tinygrad_mm.compiler.passes.inlining import inline
+from tinygrad_mm.compiler.passes.patterns import fuse_errors, read_results
 from tinygrad_mm.compiler.program import Op, Program, Value
 
 __all__ = ["Emitted", "Update", "emit", "optimize", "require_numba"]
@@ -28,8 +29,10 @@ def optimize(program: Program) -> Program:
     """The passes that pay for loops too; combinations that spare NumPy calls are none of them."""
     program.let_go()
     remove_dead(program)
+    fuse_errors(program)
     inline(program, WHOLE | WHOLE_HERE)
     clean(program)
+    read_results(program)
     examples_last_in(program)
     clean(program)
     for op in program.ops:
