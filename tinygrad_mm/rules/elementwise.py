@@ -31,6 +31,12 @@ def _power_minus_one(a, b):
     return b * a ** np.where(b == 0, 1, b - 1)
 
 
+def quotient(a, b):
+    """The quotient a / b, and 0 where b is 0."""
+    zero = b == 0
+    return np.where(zero, 0, a / np.where(zero, 1, b))
+
+
 # fmt: off
 # arithmetic
 defvjp(np.add,           lambda g, y, a, b: g,
@@ -88,8 +94,8 @@ defvjp(np.arccosh,       lambda g, y, x: g / np.sqrt(x * x - 1))
 defvjp(np.arctanh,       lambda g, y, x: g / (1 - x * x))
 defvjp(np.arctan2,       lambda g, y, a, b: g * (b / (a * a + b * b)),
                          lambda g, y, a, b: -g * (a / (a * a + b * b)))
-defvjp(np.hypot,         lambda g, y, a, b: g * _ratio(a, y),
-                         lambda g, y, a, b: g * _ratio(b, y))
+defvjp(np.hypot,         lambda g, y, a, b: g * quotient(a, y),
+                         lambda g, y, a, b: g * quotient(b, y))
 defvjp(np.degrees,       lambda g, y, x: g * (180 / math.pi))
 defvjp(np.rad2deg,       lambda g, y, x: g * (180 / math.pi))
 defvjp(np.radians,       lambda g, y, x: g * (math.pi / 180))
@@ -118,12 +124,6 @@ defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf
 
 RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways
 RULES[np.clip].forward = lambda a, *bounds: np.clip(as_arrays([a, *(b for b in bounds if b is not None)])[0], *bounds)
-
-
-def _ratio(a, y):
-    """The quotient a / y, and 0 where y is 0: the gradient of a length at the origin."""
-    zero = y == 0
-    return np.where(zero, 0, a / np.where(zero, 1, y))
 
 
 @primitive

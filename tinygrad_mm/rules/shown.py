@@ -382,17 +382,22 @@ def _put(tree: Function, found: Mapping[str, ast.expr]) -> Function:
     """A helper with arguments in the places of its parameters, and other names for variables that mean another thing."""
     tree = copy.deepcopy(tree)
     statements = _statements(tree)
-    own = {name for statement in statements for name in _variables(statement)} | _repeated(tree, found)
-    given = {n.id for argument in found.values() for n in ast.walk(argument) if isinstance(n, ast.Name)}
-    kept = {name: value for name, value in found.items() if name in own}  # parameters that the helper writes to
-    same = {name for name, value in kept.items() if isinstance(value, ast.Name) and value.id == name}
-    renamed = {}
-    for name in own - same:
-        if name in given:
-            renamed[name] = next(n for k in range(1, 100) if (n := f"{name}_{k}") not in own | given)
+    written = {name for statement in statements for name in _variables(statement)}
+    own = written | _repeated(tree, found)
+    names = {name: {n.id for n in ast.walk(value) if isinstance(n, ast.Name)} for name, value in found.items()}
+    kept = {name: value for name, value in found.items() if name in own}  # written first, then read
+    renamed: dict[str, str] = {}
+    for name in own:
+        elsewhere = set().union(*(used for other, used in names.items() if other != name and other not in kept))
+        value = kept.get(name)
+        if isinstance(value, ast.Name) and value.id not in elsewhere | (own - {name}):
+            renamed[name] = value.id  # the variable goes by the name of what it was given
+        elif name in elsewhere or (value is None and name in names.get(name, ())):
+            renamed[name] = next(n for k in range(1, 100) if (n := f"{name}_{k}") not in elsewhere | own)
+    kept = {n: v for n, v in kept.items() if not (isinstance(v, ast.Name) and v.id == renamed.get(n, n))}
     replace = _Replace({n: v for n, v in found.items() if n not in own}, renamed)
     body = [replace.visit(statement) for statement in statements]
-    before = {renamed.get(name, name): value for name, value in kept.items() if name not in same}
+    before = {renamed.get(name, name): value for name, value in kept.items()}
     if before:
         names, values = (", ".join(part) for part in (before, map(ast.unparse, before.values())))
         body = [*ast.parse(f"{names} = {values}").body, *body]
@@ -448,7 +453,7 @@ class _Replace(ast.NodeTransformer):
 
 def _names_in(body: list[ast.stmt], tree: Function, values: Mapping[str, Any]) -> dict[str, Any]:
     """What the names in some statements stand for, other than parameters, variables, and Python's own."""
-    used = {n.id: None for statement in body for n in ast.walk(statement) if isinstance(n, ast.Name)}
+    used = {n.id: None for part in [*body, tree.args] for n in ast.walk(part) if isinstance(n, ast.Name)}
     own = {name for statement in body for name in _variables(statement)} | {
         a.arg for a in ast.walk(tree.args) if isinstance(a, ast.arg)
     }
