@@ -15,7 +15,7 @@ from tinygrad_mm.compiler.loops.emitter import Emitted, emit
 from tinygrad_mm.compiler.loops.entropy import WHOLE_HERE
 from tinygrad_mm.compiler.loops.native import require_numba
 from tinygrad_mm.compiler.loops.updates import Update
-from tinygrad_mm.compiler.passes import CLEAN, EXAMPLES_LAST, Pass
+from tinygrad_mm.compiler.passes import CLEAN, EXAMPLES_LAST, JOIN_PRODUCTS, Pass
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.program import Op, Program, Value
 
@@ -35,6 +35,7 @@ PASSES = (
     CLEAN,
     EXAMPLES_LAST,
     CLEAN,
+    JOIN_PRODUCTS,
     Pass("multiply_outer_products", multiply_outer_products),
 )
 
