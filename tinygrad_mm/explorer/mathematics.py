@@ -1,4 +1,4 @@
-"""What a step of the backward pass means: its rule as mathematics, with the numbers put in, and by its shapes."""
+"""What a rule says: as mathematics, with the numbers put in, and by its shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tinygrad_mm.rules.products import einsum
 from tinygrad_mm.rules.shape import join
 
 if TYPE_CHECKING:
-    from tinygrad_mm.explorer.story import Argument, Contribution, Value
+    from tinygrad_mm.explorer.tape import Argument, Contribution, Value
 
 __all__ = ["Telling", "array_text", "body_of", "expression", "help_of", "number_text", "operation_name", "tell"]
 
