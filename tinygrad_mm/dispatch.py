@@ -77,9 +77,10 @@ def rule_of(fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
     return rule
 
 
-def stands_as_it_is(rule: Rule, args: Sequence[Any]) -> bool:
+def stands_as_it_is(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
     """Whether positional arguments are in normal form already, as those of most calls are: Tensors, arrays, numbers."""
-    if len(args) > len(rule.vjps) or (rule.when is not None and rule.when(*args)):
+    rule = RULES.get(fun)
+    if rule is None or len(args) > len(rule.vjps) or (rule.when is not None and rule.when(*args)):
         return False
     for a in args:  # noqa: SIM110 (half the time of all() with a generator, in every call)
         if not isinstance(a, Vertex) and type(a) not in _AS_THEY_ARE:

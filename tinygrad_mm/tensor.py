@@ -78,9 +78,9 @@ def _as_assigned(args: Sequence[Any]) -> tuple[Any, ...]:
 
 def _call(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS) -> Any:
     """A call as NumPy hands it over: recorded, or made by the expression of functions that are."""
-    rule = rule_of(fun, args, kwargs)
-    if not kwargs and stands_as_it_is(rule, args):
+    if not kwargs and stands_as_it_is(fun, args):
         return apply(fun, args)
+    rule = rule_of(fun, args, kwargs)
     if rule.metadata:
         if fun in _LOOK_AT_VALUES:
             refuse_while_tracing(qualified(fun))

@@ -75,7 +75,7 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
-defvjp(elu, lambda g, y, x, alpha=1.0: np.where(x > 0, g, g * (y + alpha)))
+defvjp(elu, lambda g, y, x, alpha=1.0: np.where(x <= 0, g * (y + alpha), g))
 
 
 @primitive

@@ -52,7 +52,7 @@ def catalogue(names: Iterable[str] = ()) -> str:
     >>> print(catalogue(["exp"]).splitlines()[-1])
     exp                 x             g * y                      (...) -> (...)
     """
-    rules = [rule for rule in RULES.values() if not names] or list(_chosen(names))
+    rules = [rule for rule in RULES.values() if not names] or list({rule.fun: rule for rule in _chosen(names)}.values())
     sections: dict[str, list[str]] = {}
     for rule in rules:
         if rule.differentiable:
@@ -98,6 +98,16 @@ def _chosen(names: Iterable[str]) -> Iterator[Rule]:
             close = difflib.get_close_matches(pattern, labels.values())
             raise KeyError(f"no rule for {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
         yield from (RULES[fun] for fun in found)
+        for fun in found:
+            yield from _behind(RULES[fun])
+
+
+def _behind(rule: Rule) -> Iterator[Rule]:
+    """The rules of the package's own operations that a composite without a rule calls: of `join` for `concatenate`."""
+    if rule.composite is not None and not rule.vjps:
+        for value in shown(rule.composite).names.values():
+            if hasattr(value, "forward") and value in RULES:
+                yield RULES[value]
 
 
 def _home(rule: Rule) -> str:

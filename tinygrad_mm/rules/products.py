@@ -29,13 +29,13 @@ def _row(x):
 
 def _has_vector(a, b):
     """Whether a product is one with a vector, and the sizes fit."""
-    n, m = np.ndim(a), np.ndim(b)
-    return min(n, m) > 0 and 1 in (n, m) and np.shape(a)[-1] == np.shape(b)[-2 if m > 1 else 0]
+    n, m = getattr(a, "ndim", 0), getattr(b, "ndim", 0)
+    return min(n, m) > 0 and 1 in (n, m) and a.shape[-1] == b.shape[-2 if m > 1 else 0]
 
 
 def _with_vectors(a, b):
     """`np.matmul` with vectors as one of matrices: a vector on the left is a row, one on the right a column."""
-    if np.ndim(b) == 1:
+    if b.ndim == 1:
         return np.squeeze(np.matmul(a, np.expand_dims(b, 1)), -1)
     return np.squeeze(np.matmul(np.expand_dims(a, 0), b), -2)
 
