@@ -18,15 +18,16 @@ from tinygrad_mm.rules.operands import as_arrays
 # float32 gradient into one. So rules apply functions to g, y and arrays, and only arithmetic to numbers.
 
 
-def _log_of_base(a):
+def _log(a):
+    """The logarithm of a, and 0 where a is 0: what `a ** b` takes of its base for the gradient of b."""
     if isinstance(a, (int, float)):
         return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
     return np.log(np.where(a == 0, 1, a))
 
 
-def _power_minus_one(a, b):
-    """`b * a ** (b - 1)`, and 0 where b is 0, also at a = 0."""
-    if isinstance(b, (int, float)):
+def _power_slope(a, b):
+    """d(a ** b)/da = b * a ** (b - 1), and 0 where b is 0, also at a = 0."""
+    if isinstance(b, (int, float)):  # 0.0 * a + b is b, in the shape of a
         return b * a if b == 2 else b * a ** (b - 1) if b not in (0, 1) else 0.0 * a + b
     return b * a ** np.where(b == 0, 1, b - 1)
 
@@ -47,10 +48,10 @@ defvjp(np.multiply,      lambda g, y, a, b: g * b,
                          lambda g, y, a, b: g * a)
 defvjp(np.divide,        lambda g, y, a, b: g / b,
                          lambda g, y, a, b: -g * y / b)
-defvjp(np.power,         lambda g, y, a, b: g * _power_minus_one(a, b),
-                         lambda g, y, a, b: g * y * _log_of_base(a))
-defvjp(np.float_power,   lambda g, y, a, b: g * _power_minus_one(a, b),
-                         lambda g, y, a, b: g * y * _log_of_base(a))
+defvjp(np.power,         lambda g, y, a, b: g * _power_slope(a, b),
+                         lambda g, y, a, b: g * y * _log(a))
+defvjp(np.float_power,   lambda g, y, a, b: g * _power_slope(a, b),
+                         lambda g, y, a, b: g * y * _log(a))
 defvjp(np.remainder,     lambda g, y, a, b: g,
                          lambda g, y, a, b: g * ((y - a) / b))
 defvjp(np.fmod,          lambda g, y, a, b: g,
