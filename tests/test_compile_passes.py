@@ -16,6 +16,7 @@ from tinygrad_mm.compiler import passes
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.emitter import emit
 from tinygrad_mm.compiler.fused import one_hot_columns, where_positive
+from tinygrad_mm.compiler.interpreter import interpret
 from tinygrad_mm.compiler.kernels import WHOLE, Kernel, View
 from tinygrad_mm.compiler.passes.biases import fold_biases
 from tinygrad_mm.compiler.passes.cleaning import remove_dead, remove_identities, share_common
@@ -25,7 +26,7 @@ from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse
 from tinygrad_mm.compiler.program import Op, Place, Program, Value
 from tinygrad_mm.compiler.storage import Storage
 from tinygrad_mm.compiler.tracing import Trace
-from tinygrad_mm.graph import RULES, select
+from tinygrad_mm.graph import select
 
 ALL = [
     ("remove_dead", remove_dead),
@@ -43,24 +44,6 @@ def traced(function: Any, *arrays: Any) -> Program:
     names = [f"x{i}" for i in range(len(arrays))]
     trace = Trace(function, Captured(function), arrays, lambda tensors: (tuple(tensors), {}), names, True)
     return trace.program
-
-
-def interpreted(program: Program, inputs: list[Any], seeds: list[Any]) -> list[Any]:
-    """The outputs and gradients of a program, one call after the other, on new arrays."""
-    known = {id(v): a for v, a in zip(program.inputs, inputs, strict=True)}
-    known |= {id(v): a for v, a in zip(program.seeds, seeds, strict=True)}
-    known |= {id(v): v.leaf.value for v in program.leaves}
-
-    def value(a: Any) -> Any:
-        if not isinstance(a, Value):
-            return a
-        return a.example if a.kind == "constant" else known[id(a)]
-
-    for op in program.ops:
-        rule = RULES.get(op.fun)
-        call = rule.forward if rule is not None else op.fun
-        known[id(op.result)] = call(*map(value, op.args), **op.kwargs)
-    return [value(v) for v in [*program.outputs, *(g for g in program.gradients if g is not None)]]
 
 
 def emitted(program: Program, inputs: list[Any], seeds: list[Any]) -> list[Any]:
@@ -111,10 +94,10 @@ def test_each_pass_computes_the_same(network):
     function, inputs = NETWORKS[network]()
     program = traced(function, *inputs)
     seeds = [np.ones(v.shape, v.dtype) for v in program.seeds]
-    expected = interpreted(program, inputs, seeds)
+    expected = interpret(program, inputs, seeds)
     for _, run in ALL:
         run(program)
-        for ours, theirs in zip(interpreted(program, inputs, seeds), expected, strict=True):
+        for ours, theirs in zip(interpret(program, inputs, seeds), expected, strict=True):
             assert_close(np.asarray(ours), np.asarray(theirs))
         for ours, theirs in zip(emitted(program, inputs, seeds), expected, strict=True):
             assert_close(np.asarray(ours), np.asarray(theirs))
@@ -151,9 +134,9 @@ def test_random_expressions_survive_all_passes_and_poisoned_memory(data):
     inputs = [rng.standard_normal((3, 3)), rng.standard_normal((3, 3))]
     program = traced(function, *inputs)
     seeds = [np.ones(v.shape, v.dtype) for v in program.seeds]
-    expected = interpreted(program, inputs, seeds)
+    expected = interpret(program, inputs, seeds)
     passes.optimize(program)
-    for found in (interpreted(program, inputs, seeds), emitted(program, inputs, seeds)):
+    for found in (interpret(program, inputs, seeds), emitted(program, inputs, seeds)):
         for ours, theirs in zip(found, expected, strict=True):
             assert_close(np.asarray(ours), np.asarray(theirs), length=1024)
 
@@ -295,7 +278,7 @@ def test_a_bias_becomes_a_column_of_its_weight():
     x = rng.standard_normal((5, 4)).astype(np.float32)
     trace = Trace(lambda x: np.mean(np.tanh(layer(x))), Captured(layer), [x], lambda t: (tuple(t), {}), ["x"], True)
     program = trace.program
-    loss, *gradients = interpreted(program, [x], [np.ones((), np.float32)])
+    loss, *gradients = interpret(program, [x], [np.ones((), np.float32)])
     expected = np.concatenate([g.reshape(-1) for g in sorted(gradients, key=np.size, reverse=True)])
     one = Value(np.ones((), np.float32), "constant")
     program.substitute({id(seed): one for seed in program.seeds})
