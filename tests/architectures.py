@@ -437,9 +437,13 @@ class Builder:
             return
         options: list[Callable[[int, Shape], int | None]] = [self.elementwise, self.of_two, self.of_three]
         if len(shape) == 3:
-            options = [self.convolution] * 5 + [self.of_image] * 4 + [self.shared_convolution, self.pooled] * 2 + options
+            options = (
+                [self.convolution] * 5 + [self.of_image] * 4 + [self.shared_convolution, self.pooled] * 2 + options
+            )
         else:
-            options = [self.plain_dense] * 4 + [self.cell, self.of_parameter, self.block] * 3 + [self.normalized] + options
+            options = (
+                [self.plain_dense] * 4 + [self.cell, self.of_parameter, self.block] * 3 + [self.normalized] + options
+            )
             options += [self.tied] * 2
             if len(shape) == 2:
                 options += [self.of_sequence] * 6

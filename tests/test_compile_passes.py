@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from agreement import assert_close
-from hypothesis import given
+from hypothesis import given, settings
 from interpreted import interpreted as interpreted_loops
 
 import tinygrad_mm as tg
@@ -298,6 +298,64 @@ def test_a_bias_becomes_a_column_of_its_weight():
     ((found,), _) = step(x)
     assert_close(np.asarray(found), np.asarray(loss))
     assert_close(store, expected)
+
+
+@given(
+    uses=st.integers(1, 5),
+    biased=st.integers(0, 5),
+    kind=st.sampled_from(["chain", "beside", "transposed too", "read elsewhere", "another dtype"]),
+    batch=st.sampled_from([1, 2, 7]),
+)
+def test_a_weight_used_several_times_has_one_product_for_its_gradient(uses, biased, kind, batch):
+    rng = np.random.default_rng(0)
+    w, b = (tg.Tensor(rng.standard_normal(s), requires_grad=True) for s in [(4, 4), (4,)])
+
+    def function(x: Any) -> Any:
+        h, total = x, 0
+        for i in range(uses):
+            y = (x * (i + 1) if kind == "beside" else h) @ w
+            h = np.tanh(y + b if i < biased else y)
+            total = total + np.sum(h * (i + 1))
+        if kind == "transposed too":
+            total = total + np.sum(np.tanh(h @ w.T))
+        if kind == "another dtype":
+            total = total + np.sum(np.tanh(x.astype(np.float32) @ w.astype(np.float32))).astype(np.float64)
+        if kind == "read elsewhere":
+            total = total + np.sum((x.T @ h) * w)
+        return total
+
+    x = rng.standard_normal((batch, 4))
+    program = traced(function, x)
+    seeds = [np.ones(v.shape, v.dtype) for v in program.seeds]
+    expected = interpret(program, [x], seeds)
+    passes.optimize(program, (passes.INLINE, passes.CLEAN))
+    before = functions(program)
+    passes.optimize(program, (passes.JOIN_PRODUCTS,))
+    for found in (interpret(program, [x], seeds), emitted(program, [x], seeds)):
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_close(np.asarray(ours), np.asarray(theirs), coarsest=np.float32 if "dtype" in kind else np.float64)
+    assert (functions(program).count(np.matmul) < before.count(np.matmul)) == (uses >= 3)
+
+
+@given(uses=st.integers(1, 5), width=st.sampled_from([3, 40]), dtype=st.sampled_from([np.float32, np.float64]))
+@settings(max_examples=20)
+def test_a_recurrent_step_is_an_eager_step(uses, width, dtype):
+    rng = np.random.default_rng(uses)
+    models = [tg.nn.GRU(3, width, layers=1 + uses % 2, rng=0, dtype=dtype) for _ in range(2)]
+    optimizers = [tg.optim.SGD(m.parameters(), 0.5, momentum=0.5) for m in models]
+
+    def loss(output: Any, target: Any) -> Any:
+        return np.mean((output[0] - target) ** 2) + np.mean(output[1])
+
+    step = tg.compile_step(models[0], loss, optimizers[0])
+    for _ in range(3):
+        x, y = (rng.standard_normal((4, uses, n)).astype(dtype) for n in (3, width))
+        step(x, y)
+        loss(models[1](x), y).backward()
+        optimizers[1].step()
+        optimizers[1].zero_grad()
+    for ours, theirs in zip(*(m.parameters() for m in models), strict=True):
+        assert_close(ours.data, theirs.data, length=256)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
