@@ -163,7 +163,6 @@ class Insertion:
 
 def emit(
     program: Program,
-    given: dict[int, str] | None = None,
     title: str = "",
     path_of: Callable[[Scope | None], str] = lambda scope: "",
     insertions: Sequence[Insertion] = (),
@@ -172,11 +171,11 @@ def emit(
 ) -> Emitted:
     """Write a program out: as the functions `forward` and `backward`, or, `joint`, as one function `step`.
 
-    The insertions stand at the end of it, or, `apart`, in a function `update` that follows it. `given` names arrays,
-    bound like the leaves, that certain results are to be written to.
+    The insertions stand at the end of it, or, `apart`, in a function `update` that follows it. The arrays of
+    `program.places` are bound like the leaves.
     """
     reserved = [name for insertion in insertions for name in insertion.bound]
-    storage = Storage(program, given or {}, [*_WORDS, *reserved])
+    storage = Storage(program, [*_WORDS, *reserved])
     writer = _Writer(storage)
     halves: tuple[list[str], list[str]] = ([], [])
     where = None
@@ -224,7 +223,7 @@ def emit(
     source = "\n".join(
         [
             *([f"# {title}"] if title else []),
-            f"def make({', '.join(['memory', *leaves, *(given or {}).values(), *bound])}):",
+            f"def make({', '.join(['memory', *leaves, *storage.given.values(), *bound])}):",
             *(f"    {name} = {text}" for name, text in storage.arrays),
             *functions,
             "",

@@ -33,7 +33,7 @@ class Trace(Monitor):
         self.into: dict[int, list[Step]] = {}  # what a vertex received, by its id
         with entered(monitor=self, recording=False, lines=False):
             seed = np.ones_like(loss.value)
-            backpropagate([loss], [seed], lambda vertex, g, owned: None, targets=[tensor], release=False)
+            backpropagate([loss], [seed], targets=[tensor], release=False)
 
     # -- what the backward pass reports
 

@@ -62,7 +62,7 @@ def record(loss: Tensor, model: Any = None, variables: Mapping[str, Any] | None 
         _without_hooks(reader.computed + reader.leaves) as hooked,
         entered(monitor=watch, recording=False, lines=False),
     ):
-        backpropagate([loss], [np.ones_like(loss.value)], lambda vertex, g, owned: None, release=False)
+        backpropagate([loss], [np.ones_like(loss.value)], release=False)
     story = Story(reader.values, reader.forward, watch.steps(), reader.ids[id(loss)], calls=reader.calls)
     if hooked:
         story.notes.append(
