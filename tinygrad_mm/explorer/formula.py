@@ -35,6 +35,7 @@ __all__ = ["Formula", "Term", "Words", "constant", "formula_of", "is_array", "wr
 OR, AND, NOT, COMPARISON, SUM, PRODUCT, SIGN, POWER, ATOM = range(9)
 
 DEEPEST = 8  # helpers inside each other
+MOST_PLACES = 50  # in an array of indices that is written out
 MOST_TURNS = 16  # of a loop that is written out
 
 
@@ -563,12 +564,12 @@ def _with_index(args: Sequence[Term], names: Sequence[str]) -> Sequence[Term]:
     place = names.index("key")
     parts = args[place].value if isinstance(args[place].value, tuple) else (args[place].value,)
     inside = [write(args[place + 1 + one.number]) if isinstance(one, Slot) else _part_text(one) for one in parts]
-    return [*args[:place], Term("constant", args[place].value, text=f"[{', '.join(inside)}]")]
+    return [*args[:place], Term("constant", args[place].value, text=f"[{', '.join(inside) or '()'}]")]
 
 
 def _part_text(part: Any) -> str:
     """A part of an index: a small array written out."""
-    small = isinstance(part, np.ndarray) and part.size <= MOST_TURNS
+    small = isinstance(part, np.ndarray) and part.size <= MOST_PLACES
     return str(part.tolist()) if small else value_text(part)
 
 
@@ -648,7 +649,8 @@ def _written_call(term: Term, words: Words) -> tuple[str, int]:
         return f"√{text}" if level >= ATOM and text.isalnum() else f"√({text})", ATOM
     inside = [_written(part, words)[0] for part in term.parts]
     inside += [f"{name}={_written(option, words)[0]}" for name, option in term.options]
-    return f"{WRITTEN.get(term.fun) or name_of(term.fun)}({', '.join(inside)})", ATOM
+    name = WRITTEN.get(term.fun) or name_of(term.fun)
+    return f"{name if name.isidentifier() or name in WRITTEN.values() else 'rule'}({', '.join(inside)})", ATOM
 
 
 def _operand(term: Term, words: Words, around: str) -> tuple[str, int]:

@@ -22,6 +22,7 @@ SMALL = 6  # elements of an array whose numbers are written out in a formula
 LONGEST = 160  # characters of a formula with numbers
 MOST_PLACES = 80  # elements of a contribution of which each has its numbers written out
 MOST_PRODUCTS = 4  # of a sum of products
+RESHAPED = (np.reshape, np.expand_dims, np.squeeze, np.broadcast_to)  # the same numbers in another shape
 # fmt: off
 INFIX: dict[Callable[..., Any], str] = {
     np.add: "+", np.subtract: "-", np.multiply: "*", np.divide: "/", np.power: "**", np.matmul: "@",
@@ -132,7 +133,8 @@ def _afterwards(entry: Contribution) -> str:
 
 def _is_result(term: Term) -> bool:
     """Whether a part of a formula is best shown by its value: a call that is more than a function of elements."""
-    return term.kind in ("call", "index") and not term.pointwise and isinstance(term.value, np.ndarray)
+    computed = term.kind in ("call", "index") and not term.pointwise and isinstance(term.value, np.ndarray)
+    return computed and term.fun not in RESHAPED
 
 
 def _operands(term: Term) -> Iterator[Operand]:

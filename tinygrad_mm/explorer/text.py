@@ -213,7 +213,8 @@ class _Writer:
         for line in entry.where:
             yield from self.wrapped(f"{indent}where    {line}", f"{indent}{' ' * 9}")
         for i, line in enumerate(entry.source.splitlines()):
-            yield f"{indent}{'' if i else 'rule':<9}{line}"
+            deeper = " " * (len(line) - len(line.lstrip()) + 4)
+            yield from self.wrapped(f"{indent}{'' if i else 'rule':<9}{line}", f"{indent}{' ' * 9}{deeper}")
         details = {
             "numbers": entry.numbers,
             "shapes": entry.shapes if target.shape != () or entry.summed else "",
@@ -246,7 +247,8 @@ class _Writer:
         story, wrong = self.story, self.story.wrong_order()
         if not wrong.late:
             yield from self.wrapped(
-                "Every value is used once, so there is one path to each and depth first is a right order too."
+                "Every value is used once, so there is one path to each and depth first is a right order too. A graph with "
+                "a fork: b = a * a; explain(np.tanh(b) + b)"
             )
             return
         if not wrong.wrong:
