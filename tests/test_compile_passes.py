@@ -283,15 +283,6 @@ def test_loops_go_back_through_relu_by_its_result():
     assert [makers[id(op.args[0])].fun for op in masks] == [np.maximum] * 2
 
 
-def test_calls_inside_calls_that_are_taken_apart_keep_their_arguments():
-    """A Value that was replaced must stay alive: another one with its id would be replaced as well."""
-    function, inputs = classifier()
-    for _ in range(20):
-        program = passes.optimize(traced(function, *inputs))
-        (hot,) = (op for op in program.ops if op.fun is one_hot_columns)
-        assert hot.args[0] is program.inputs[1]
-
-
 def test_products_with_weights_are_kept_features_first():
     function, inputs = classifier()
     program = traced(function, *inputs)
