@@ -62,7 +62,10 @@ class Shown:
         return last.value if isinstance(last, ast.Return) else None
 
     def lines(self) -> list[str]:
-        """The body as lines of code; of one expression only that."""
+        """The body as lines of code; of one expression only that, a condition on a line of its own."""
+        if isinstance(self.expression, ast.IfExp):
+            test, other = ast.unparse(self.expression.test), ast.unparse(self.expression.orelse)
+            return [ast.unparse(self.expression.body), f"  if {test} else {other}"]
         if self.expression is not None:
             return [ast.unparse(self.expression)]
         return [line for statement in self.body for line in ast.unparse(statement).splitlines()]
