@@ -280,6 +280,13 @@ class Captured:
         self._check = None
         return True
 
+    def what_changed(self) -> str | None:
+        """The same as `changed`; also where something is no longer there."""
+        try:
+            return self.changed()
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            return f"something that is gone ({error!r})"
+
     def guard(self, guards: Guards) -> None:
         """Add the conditions that everything stands where it stood."""
         for holder, key, value in zip(self._holders, self._keys, self._values, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter, is_
 from typing import Any
 
@@ -44,6 +44,7 @@ class Plan:
         batch: tuple[Any, ...],
         backend: Backend = NUMPY,
         alone: bool = False,
+        without: Collection[str] = (),
     ) -> None:
         self.optimizer = optimizer
         self.kinds = [(a.shape, a.dtype) for a in batch]
@@ -88,7 +89,7 @@ class Plan:
         own = {id(p) for p in optimizer.parameters}
         # What is not the optimizer's is not needed.
         program.gradients = [g if id(t) in own else None for t, g in zip(trace.targets, program.gradients, strict=True)]
-        backend.optimize(program)
+        backend.optimize(program, **({"without": without} if without else {}))
         gradients = {id(t): g for t, g in zip(trace.targets, program.gradients, strict=True) if g is not None}
 
         self.leaves = [v.leaf for v in program.leaves]
@@ -128,7 +129,8 @@ class Plan:
         apart: dict[str, Any] = {}
         title = "one training step"
         if backend is NUMPY:
-            fold_biases(program)
+            if "fold_biases" not in without:
+                fold_biases(program)
             for update in self.updates:
                 added.extend(update.insertions())
             apart["apart"] = parts > 1
