@@ -468,7 +468,7 @@ class TestTroubles:
         for place in (0, 11):
             wrong = y.copy()
             wrong[place] = 3
-            with pytest.raises(ValueError, match="label is out of range|labels lie in"):
+            with pytest.raises(ValueError, match="label is out of range"):
                 step(x, wrong)
         assert all(np.array_equal(a, p.data) for a, p in zip(before, model.parameters(), strict=True))
         assert optimizer.steps == 1

@@ -45,10 +45,15 @@ class Proof:
         self.targets = [(self._name(t), t) for t in plan.targets] if plan.graph else []
         for name, _ in self.targets:
             progress.seen.setdefault(name, False)
-        with self.before.as_before():
-            self.expected, self.made, self.there = self._eager()
-            self.states = self.before.now()[1]
         self.noise = Noise(self._again)
+        try:
+            with self.before.as_before():
+                self.expected, self.made, self.there = self._eager()
+                self.states = self.before.now()[1]
+        except Exception:
+            plan.run(list(given))  # where it raises too, that is what is raised
+            self.before.put_back()
+            raise
 
     def _name(self, target: Any) -> str:
         if isinstance(target, int):

@@ -211,13 +211,32 @@ class Proof:
         self.eager = EagerStep(function, optimizer, batch, plan)
         self.before = self.eager.before
         self.state = _State(optimizer)
+        self.noise = Noise(self._again)
+        self.difference: Difference | None = None
+
+    def run(self) -> float:
+        """Let the program make the step, and compare.
+
+        Where the eager engine raises, the program's error, if it raises one too, is what is raised.
+        """
+        try:
+            self._look()
+        except Exception:
+            self.plan.run(self.batch)
+            self.undo()
+            raise
+        loss = self.plan.run(self.batch)
+        self.difference = self._differs(self.plan, loss)
+        self.progress.saw(self.expected)
+        return loss
+
+    def _look(self) -> None:
+        """Let the eager engine compute."""
         with self.before.as_before():
             self.loss, self.gradients = self.eager.run()
             self.expected = self._arrays(self.loss, self.gradients)
             self.after = self.before.again()
             self.states = self.before.now()[1]
-        self.noise = Noise(self._again)
-        self.difference: Difference | None = None
 
     def _name(self, key: int) -> str:
         return f"the gradient of {self.names.get(key) or 'a parameter'}"
@@ -236,13 +255,6 @@ class Proof:
                 return self._arrays(*self.eager.run(recorded=True))
         finally:
             after.put_back()
-
-    def run(self) -> float:
-        """Let the program make the step, and compare."""
-        loss = self.plan.run(self.batch)
-        self.difference = self._differs(self.plan, loss)
-        self.progress.saw(self.expected)
-        return loss
 
     def _differs(self, plan: Plan, loss: float) -> Difference | None:
         """What is wrong with the step that a program has just made."""
