@@ -287,6 +287,8 @@ def operand(a: Any, sequences: Any = list) -> Any:
     """An operand in normal form: NumPy scalars become Python scalars (weak), sequences become arrays."""
     if isinstance(a, sequences):
         return as_array(a)
+    if isinstance(a, float):  # of a class of its own, which NumPy would not take for a number of Python's
+        return float(a)
     return a.item() if isinstance(a, np.generic) else a
 
 

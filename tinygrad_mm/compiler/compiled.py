@@ -187,13 +187,16 @@ class Compiled:
         Raises TypeError for a function that changes what it reads, so that every call would be the first.
         """
         before = self.plans[0] if self.plans else None
-        changed = before.captured.what_changed() if before in self._unproved and self._unproved[before].runs == 1 else None
+        changed = (
+            before.captured.what_changed() if before in self._unproved and self._unproved[before].runs == 1 else None
+        )
         for _ in range(2):  # the first call may have set up something
             plan = Plan(self.function, args, kwargs, self.backend)
             given = plan.accepts(args, kwargs)
             if given is not None:
                 log.info("compile: traced %s for %s", name_of(self.function), plan.signature)
-                self._in_a_row = self._in_a_row + 1 if changed and before.signature == plan.signature else 0
+                again = before is not None and changed is not None and before.signature == plan.signature
+                self._in_a_row = self._in_a_row + 1 if again else 0
                 retraced(f"compile: {name_of(self.function)}", self._in_a_row, changed)
                 self._unproved[plan] = Progress(self.verifies)
                 self._first(plan)
@@ -203,6 +206,9 @@ class Compiled:
             "which a program would not do again; return the new value instead (running statistics can be written by "
             "Buffer.assign)"
         )
+
+    def _served_once(self, plan: Plan) -> bool:
+        return plan in self._unproved and self._unproved[plan].runs == 1
 
     def _first(self, plan: Plan) -> None:
         """Keep a program in the first place, and forget the one used longest ago if there are too many."""
@@ -272,7 +278,11 @@ class Compiled:
         for name in getattr(self, "__qualname__", "").split("."):
             found = getattr(found, name, None)
         name = getattr(found, "__qualname__", "")
-        return name if found is self else (Compiled, (self.function, self.max_signatures, self.backend.name, self.verifies))
+        return (
+            name
+            if found is self
+            else (Compiled, (self.function, self.max_signatures, self.backend.name, self.verifies))
+        )
 
     def __repr__(self) -> str:
         return f"<compiled {name_of(self.function)}, {len(self.plans)} programs>"
@@ -280,5 +290,5 @@ class Compiled:
 
 @functools.cache
 def _turn(process: int) -> threading.RLock:
-    """Whose turn it is to trace; each process has its own, for a forked one may have none of the threads that had it."""
+    """Whose turn it is to trace. A forked process has its own, for the thread that had it may not be there."""
     return threading.RLock()

@@ -63,6 +63,10 @@ class Op:
         self.fun, self.args, self.kwargs, self.result = fun, list(args), dict(kwargs), result
         self.scope, self.backward = scope, backward
 
+    def copy(self) -> Op:
+        """The same call, which may be rewritten by itself."""
+        return Op(self.fun, self.args, self.kwargs, self.result, self.scope, self.backward)
+
     @property
     def multiply_adds(self) -> int:
         """Those of a matrix product; 0 for another call."""

@@ -71,7 +71,9 @@ class Proof:
 
     def _arrays(self, returned: dict[str, Any]) -> dict[str, Any]:
         """What a call returned and wrote, by name."""
-        outputs = {name: np.asarray(leaf.value if isinstance(leaf, Tensor) else leaf) for name, leaf in returned.items()}
+        outputs = {
+            name: np.asarray(leaf.value if isinstance(leaf, Tensor) else leaf) for name, leaf in returned.items()
+        }
         return {**outputs, **self.before.now()[0]}
 
     def _again(self) -> dict[str, Any]:
@@ -144,7 +146,7 @@ class Proof:
                 found = computed(plan, self.given, self.seeds)
             return first_difference(self._named(found), gradients, self.noise) is None
 
-        return culprit(self.plan.backend.name, cured)
+        return culprit([one.name for one in self.plan.backend.passes], cured)
 
 
 def computed(plan: Plan, given: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:

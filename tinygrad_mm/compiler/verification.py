@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_mm.compiler import passes
 from tinygrad_mm.errors import caller
 from tinygrad_mm.graph import NO_KWARGS, RULES, Monitor, Vertex, entered, select
 
@@ -83,10 +82,10 @@ class Difference(NamedTuple):
     name: str
     found: Any
     expected: Any
-    index: tuple[int, ...] = ()
+    place: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        where = f" at {list(self.index)}" if self.index else ""
+        where = f" at {list(self.place)}" if self.place else ""
         return f"{self.name} is {self.found}{where}, and {self.expected} in the eager engine"
 
 
@@ -248,10 +247,9 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b))
 
 
-def culprit(backend: str, cured: Callable[[str], bool]) -> str:
+def culprit(passes: Iterable[str], cured: Callable[[str], bool]) -> str:
     """Which pass did it: leaving that one out cures the program."""
-    names = dict.fromkeys(one.name for one in (passes.FOR_CALLS if backend == "numpy" else passes.FOR_LOOPS))
-    for name in names:
+    for name in dict.fromkeys(passes):
         try:
             if cured(name):
                 return f"Without the pass {name!r} it is right."

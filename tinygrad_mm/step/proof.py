@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.compiler.passes import FOR_PLACED_CALLS
 from tinygrad_mm.compiler.verification import (
     Difference,
     Noise,
@@ -19,10 +20,9 @@ from tinygrad_mm.compiler.verification import (
 )
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import entered, tick
-from tinygrad_mm.optim.flat import Flat
-from tinygrad_mm.optim.formula import replaced, schedules_in
+from tinygrad_mm.optim.flat import Flat, Update
+from tinygrad_mm.optim.formula import new_values
 from tinygrad_mm.optim.optimizer import Optimizer
-from tinygrad_mm.optim.prescaled import prescaled
 from tinygrad_mm.step.plan import Plan
 from tinygrad_mm.tensor import Buffer, Tensor
 
@@ -69,8 +69,14 @@ class _State:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self.steps = optimizer, optimizer.steps
-        self.flats: list[tuple[Any, Flat, Any, dict[str, Any], list[int]]] = [
-            (group, flat, flat.values.copy(), {name: s.copy() for name, s in flat.states.items()}, list(flat.steps))
+        self.flats: list[tuple[Update, Flat, Any, dict[str, Any], list[int]]] = [
+            (
+                optimizer._looked_at(group).update,
+                flat,
+                flat.values.copy(),
+                {name: s.copy() for name, s in flat.states.items()},
+                list(flat.steps),
+            )
             for group, flats in zip(optimizer.groups, optimizer._laid_out(), strict=True)
             for flat in flats
         ]
@@ -87,23 +93,33 @@ class _State:
                 p.version = tick()
         self.optimizer.steps = self.steps
 
-    def update(self, gradients: Mapping[int, Any], names: Mapping[int, str]) -> Difference | None:
-        """The first parameter or state that is not what the formula makes of these gradients."""
+    def values(self) -> dict[int, Any]:
+        """The parameters by id."""
+        return {id(p): flat.view(v, i) for _, flat, v, _, _ in self.flats for i, p in enumerate(flat.parameters)}
+
+    def update(
+        self, gradients: Mapping[int, Any], active: Collection[int], names: Mapping[int, str]
+    ) -> Difference | None:
+        """The first parameter or state that is not what the formula makes of these gradients.
+
+        `active` are those that have a gradient, which may be one that nobody knows.
+        """
         optimizer = self.optimizer
         if optimizer.steps != self.steps + 1:
             return Difference("the optimizer's number of steps", optimizer.steps, self.steps + 1)
-        for group, flat, values, states, steps in self.flats:
-            options = _options(optimizer, self.steps, group)
+        for known, flat, values, states, steps in self.flats:
             for i, p in enumerate(flat.parameters):
                 name = names.get(id(p)) or f"a parameter of shape {p.shape}"
-                active = id(p) in gradients
-                if flat.steps[i] != steps[i] + active:
-                    return Difference(f"the number of steps of {name}", flat.steps[i], steps[i] + active)
+                count = steps[i] + (id(p) in active)
+                if flat.steps[i] != count:
+                    return Difference(f"the number of steps of {name}", flat.steps[i], count)
+                if id(p) in active and id(p) not in gradients:
+                    continue
                 before = [flat.view(values, i), *(flat.view(a, i) for a in states.values())]
                 after = [flat.view(flat.values, i), *(flat.view(a, i) for a in flat.states.values())]
                 expected, close = before, [np.zeros(()) for _ in before]
-                if active:
-                    expected, close = _formula(type(optimizer), before, gradients[id(p)], steps[i] + 1, options)
+                if id(p) in active:
+                    expected, close = _formula(known, before, gradients[id(p)], count)
                 for what, a, b, c in zip(
                     [f"{name} after the update", *(f"the state {s!r} of {name}" for s in states)],
                     after,
@@ -116,54 +132,22 @@ class _State:
         return None
 
 
-def _gradients_of(plan: Plan, backend: str, state: _State) -> tuple[dict[int, Any], dict[int, float]]:
-    """The gradients of the last run by the ids of parameters, and what their errors may be by how they were kept."""
-    found: dict[int, Any] = {}
-    floors: dict[int, float] = {}
-    for update in plan.updates:
-        flat, rate = update.flat, update.known.learning_rate
-        values = next(values for _, one, values, _, _ in state.flats if one is flat)
-        descends = (short := prescaled(update.program)) is not None and short.factor is None
-        for i in update.active:
-            p = flat.parameters[i]
-            g = flat.view(update.stores[0], i)
-            if backend == "numba" and descends and plan.threads == 1:
-                before = flat.view(values, i)
-                g = (before - p.value) / p.dtype.type(rate)
-                floors[id(p)] = 4 * float(np.finfo(p.dtype).eps * np.max(np.abs(before), initial=0)) / rate
-            elif update.is_descent:
-                g = g / p.dtype.type(rate)
-            found[id(p)] = g.copy()
-    return found, floors
+def _formula(update: Update, before: Sequence[Any], gradient: Any, count: int) -> tuple[list[Any], list[Any]]:
+    """What the formula makes of a parameter, its states and its gradient; how far off each element may be.
 
-
-class _Scheduled(float):
-    """A number that a schedule gives; a formula that asks whether there is such an option is told yes."""
-
-    def __bool__(self) -> bool:
-        return True
-
-
-def _options(optimizer: Optimizer, steps: int, group: Mapping[str, Any]) -> dict[str, Any]:
-    now, scheduled = optimizer.options_at(steps, group)
-    options = {name: value for name, value in group.items() if name != "parameters"}
-    numbers = {name: _Scheduled(value) for name, value in scheduled.items()}
-    return {k: replaced(k, options[k], numbers) if schedules_in({k: options[k]}) else now[k] for k in now}
-
-
-def _formula(
-    kind: type[Optimizer], before: Sequence[Any], gradient: Any, step: int, options: Mapping[str, Any]
-) -> tuple[list[Any], list[Any]]:
-    """What the formula makes of a parameter, its states and its gradient; how far off each element may be."""
+    The formula itself says how much a unit in the last place of each argument counts, element by element.
+    """
     parameter, *states = before
     dtype = parameter.dtype
-    eps = float(np.finfo(dtype).eps)
-    others = {name: value for name, value in options.items() if name != "learning_rate"}
+    kind = np.finfo(dtype)
+    eps = float(kind.eps)
 
     def run(arguments: Sequence[Any]) -> list[Any]:
-        with np.errstate(all="ignore"):
-            made = kind.formula(*arguments, options["learning_rate"], step, **others)
-        return [np.asarray(a).astype(dtype) for a in (made if isinstance(made, tuple) else (made,))]
+        with entered(recording=False), np.errstate(all="ignore"):
+            parameter, gradient, *states = map(Tensor, arguments)
+            made = update.rule(parameter, gradient, *states, update.learning_rate, count, **update.options)
+            new = new_values(update.rule, made, update.states)
+        return [np.asarray(a.value if isinstance(a, Tensor) else a).astype(dtype) for a in new]
 
     arguments = [parameter, gradient, *states]
     expected = run(arguments)
@@ -174,7 +158,7 @@ def _formula(
             for c, one, other in zip(close, moved, expected, strict=True):
                 c += np.abs(one.astype(np.float64) - other) / NUDGE
         close[0] += np.abs(parameter.astype(np.float64)) * eps
-    return expected, [ULPS * (c + float(np.finfo(dtype).tiny)) for c in close]
+    return expected, [ULPS * c + float(kind.tiny) * 1e8 for c in close]  # states are flushed before they are denormal
 
 
 def _apart(name: str, a: Any, b: Any, close: Any) -> Difference | None:
@@ -201,10 +185,8 @@ class Proof:
         optimizer: Optimizer,
         batch: Sequence[Any],
         progress: Progress,
-        backend: str,
         without: Callable[[str], Plan],
     ) -> None:
-        self.backend = backend
         self.plan, self.optimizer, self.batch = plan, optimizer, tuple(batch)
         self.progress, self.without = progress, without
         self.names = plan.captured.names
@@ -258,18 +240,34 @@ class Proof:
 
     def _differs(self, plan: Plan, loss: float) -> Difference | None:
         """What is wrong with the step that a program has just made."""
-        ours, floors = _gradients_of(plan, self.backend, self.state)
+        before = self.state.values()
+        ours = plan.gradients(before)
+        active = {id(update.flat.parameters[i]) for update in plan.updates for i in update.active}
+        for key in dict.fromkeys([*self.gradients, *active]):
+            if (key in active) != (key in self.gradients):
+                where = ("there", "missing") if key in active else ("missing", "there")
+                return Difference(self._name(key), *where)
         loss_there = np.asarray(loss, self.loss.dtype).reshape(self.loss.shape)
-        missing = [key for key in self.gradients if key not in ours]
-        found = self._arrays(loss_there, {key: ours[key] for key in self.gradients if key in ours})
-        floors = {self._name(key): floor for key, floor in floors.items()}
-        for key in missing:
-            return Difference(self._name(key), "missing", "there")
-        for key in ours:
-            if key not in self.gradients:
-                return Difference(self._name(key), "there", "missing")
+        found = self._arrays(loss_there, ours)
+        expected = {name: a for name, a in self.expected.items() if name in found}
         drawn = difference_of_generators(self.before.now()[1], self.states)
-        return first_difference(found, self.expected, self.noise, floors) or drawn or self.state.update(ours, self.names)
+        return (
+            first_difference(found, expected, self.noise, self._floors(plan, before))
+            or drawn
+            or self.state.update(ours, active, self.names)
+        )
+
+    def _floors(self, plan: Plan, before: Mapping[int, Any]) -> dict[str, float]:
+        """How far off gradients may be that are known from what they changed only."""
+        floors = {}
+        for update in plan.updates:
+            flat, rate = update.flat, update.known.update.learning_rate
+            for i in update.active:
+                if update.loop is not None and not update.loop.covers(flat.starts[i]):
+                    key = id(flat.parameters[i])
+                    largest = float(np.max(np.abs(before[key]), initial=0))
+                    floors[self._name(key)] = 4 * float(np.finfo(flat.dtype).eps) * largest / rate
+        return floors
 
     def commit(self) -> float:
         """Undo what the program has done, and make eager's step instead; returns its loss."""
@@ -286,6 +284,7 @@ class Proof:
     def culprit(self) -> str:
         """Which pass did it."""
         after = _State(self.optimizer)
+        names = [one.name for one in (*self.plan.backend.passes, *FOR_PLACED_CALLS)]
 
         def cured(name: str) -> bool:
             with self.before.as_before():
@@ -294,6 +293,6 @@ class Proof:
                 return self._differs(plan, plan.run(self.batch)) is None
 
         try:
-            return culprit(self.backend, cured)
+            return culprit([*names, "scale_seed"], cured)
         finally:
             after.put_back()

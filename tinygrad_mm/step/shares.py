@@ -96,7 +96,7 @@ def of_loops(
             run()
 
     return [
-        Functions(*emitted.make(leaves, [here(a) for a in places]), _nothing if k else update)
+        Functions(emitted.make(leaves, [here(a) for a in places])[0], _nothing if k else update)
         for k, here in enumerate(_memories(places, stores))
     ]
 

@@ -94,7 +94,11 @@ class Step:
                 return plan
         before = plans[0] if plans else None
         changed = None
-        if before in self._unproved and self._unproved[before].runs == 1 and before.kinds == [(a.shape, a.dtype) for a in batch]:
+        if (
+            before in self._unproved
+            and self._unproved[before].runs == 1
+            and before.kinds == [(a.shape, a.dtype) for a in batch]
+        ):
             changed = before.captured.what_changed() or "a parameter's array or an option of the optimizer"
         plan = self._traced(batch)
         self._in_a_row = self._in_a_row + 1 if changed else 0
@@ -139,7 +143,7 @@ class Step:
         def without(name: str) -> Plan:
             return self._traced(batch, [name])
 
-        return Proof(plan, self._function, self.optimizer, batch, progress, self.backend.name, without)
+        return Proof(plan, self._function, self.optimizer, batch, progress, without)
 
     def verify(self, *batch: Any) -> None:
         """Compare a step on a batch with the eager one, and leave everything as it was.

@@ -390,7 +390,7 @@ class Writer:
         kind, driver = update.driver(self.function_of("update_elements", elements, "loop"), threads())
         name = self.function_of("update_parameters", driver, kind)
         rows = f"table[{first + len(update.addressed)}]"
-        constants = ", ".join(f"c{i} = {c!r}" for i, c in enumerate(update.formula.constants))
+        constants = ", ".join(f"{name} = {c!r}" for name, c in update.formula.code.constants.items())
         title = f"# update{': ' * bool(constants)}{constants}"
         return [title, f"{name}(table, {first}, {rows}, {len(update.rows)})"]
 

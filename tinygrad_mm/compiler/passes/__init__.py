@@ -10,14 +10,16 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from tinygrad_mm.compiler.kernels import WHOLE
+from tinygrad_mm.compiler.passes.biases import fold_biases
 from tinygrad_mm.compiler.passes.cleaning import remove_dead, remove_identities, share_common
 from tinygrad_mm.compiler.passes.images import examples_last_in
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.passes.layout import features_first
 from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse
+from tinygrad_mm.compiler.passes.shared_weights import join_in_place, join_products
 from tinygrad_mm.compiler.program import Program
 
-__all__ = ["FOR_CALLS", "FOR_LOOPS", "Pass", "clean", "optimize"]
+__all__ = ["CLEAN", "EXAMPLES_LAST", "JOIN_PRODUCTS", "FOR_CALLS", "FOR_PLACED_CALLS", "Pass", "optimize", "run"]
 
 
 class Pass(NamedTuple):
@@ -39,19 +41,26 @@ INLINE = Pass("inline", lambda program: inline(program, WHOLE))
 CLEAN = Pass("clean", clean)
 FUSE = Pass("fuse", fuse)
 EXAMPLES_LAST = Pass("examples_last", examples_last_in)
+JOIN_PRODUCTS = Pass("join_products", join_products)
 FEATURES_FIRST = Pass("features_first", features_first)
 FLATTEN_PRODUCTS = Pass("flatten_products", flatten_products)
 
-# For NumPy calls, where each call costs, and for compiled loops, where what lies between products is fused anyway.
-FOR_CALLS = (INLINE, CLEAN, FUSE, CLEAN, EXAMPLES_LAST, CLEAN, FEATURES_FIRST, FLATTEN_PRODUCTS, CLEAN)
-FOR_LOOPS = (INLINE, CLEAN, EXAMPLES_LAST, CLEAN)
+# For NumPy calls, where each call costs.
+FOR_CALLS = (INLINE, CLEAN, FUSE, CLEAN, EXAMPLES_LAST, CLEAN, JOIN_PRODUCTS, FEATURES_FIRST, FLATTEN_PRODUCTS, CLEAN)
+# Where the gradients of a training step have their places.
+FOR_PLACED_CALLS = (Pass("join_in_place", join_in_place), Pass("fold_biases", fold_biases))
 
 
 def optimize(program: Program, passes: tuple[Pass, ...] = FOR_CALLS, without: Collection[str] = ()) -> Program:
     """Run passes in order, except those named in `without`."""
     program.let_go()
     remove_dead(program)
+    run(program, passes, without)
+    return program
+
+
+def run(program: Program, passes: tuple[Pass, ...], without: Collection[str] = ()) -> None:
+    """Run passes in order, except those named in `without`."""
     for one in passes:
         if one.name not in without:
             one.run(program)
-    return program
