@@ -145,25 +145,32 @@ class Noise:
 
 
 class _Rounding(Monitor):
-    """Makes each call once more, on operands that are off by some units in the last place, and keeps that result."""
+    """Makes each call once more, on operands that are off by some units in the last place, and keeps that result.
+
+    Whole numbers that nobody computed are exact, and so are those of functions without a gradient: labels, masks,
+    counts. (A softmax that is 1 is a rounded number.)
+    """
 
     def __init__(self, number: int) -> None:
         self.units = ROUNDINGS[number]
         self.rng = np.random.default_rng(number)
+        self.rounded: dict[int, Vertex] = {}  # held, so that no id is used twice
 
     def result(self, vertex: Vertex, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        rule = RULES[fun]
+        if rule.differentiable:
+            self.rounded[id(vertex)] = vertex
         if fun is select or any(isinstance(a, np.random.Generator) for a in args):
             return
-        values = [self._off(a.value if isinstance(a, Vertex) else a) for a in args]
-        value = RULES[fun].forward(*values, **(kwargs or NO_KWARGS))
+        values = [self._off(a.value, id(a) in self.rounded) if isinstance(a, Vertex) else self._off(a) for a in args]
+        value = rule.forward(*values, **(kwargs or NO_KWARGS))
         vertex.value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
 
-    def _off(self, a: Any) -> Any:
-        """Whole numbers are exact, and so are zeros: labels, masks, counts."""
+    def _off(self, a: Any, rounded: bool = False) -> Any:
         if not isinstance(a, np.ndarray) or a.dtype.kind != "f" or not a.size:
             return a
         eps = float(np.finfo(a.dtype).eps)
-        if np.array_equal(a, np.rint(a)) and np.max(np.abs(a)) < 1 / eps:
+        if not rounded and np.array_equal(a, np.rint(a)) and np.max(np.abs(a)) < 1 / eps:
             return a
         off = np.asarray(a * (1 + self.units * eps * (2 * self.rng.random(a.shape) - 1))).astype(a.dtype)
         return np.where(np.isfinite(off), off, a)
