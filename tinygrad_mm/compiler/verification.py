@@ -41,6 +41,7 @@ MOST = 8  # batches, while something that is compared has been all zero or not f
 SURE = 256  # units in the last place of an array's largest element: so little is no reason to look closer
 COARSEST = 1e-2  # of the largest element, whatever the precision
 SPREAD = 16  # how far correct results may be apart, in what random rounding has moved them
+NOTHING = 0.25  # what moves by this much of itself holds nothing else
 ROUNDINGS = (2, 2, 4, 2, 4, 8, 2, 4, 8, 4, 8, 8)  # units in the last place, in each run that is made for a doubt
 
 
@@ -186,7 +187,16 @@ def first_difference(
 
     `floors`: what errors an array has by the way in which it was found out.
     """
-    doubts = {name: 0.0 for name in expected if _differs(name, found[name], expected[name], 0.0, floors) is not None}
+    sizes = {name: _size(a) for name, a in expected.items()}
+    overall = max(sizes.values(), default=0.0)
+
+    def differs(name: str, spread: float) -> Difference | None:
+        floor = (floors or {}).get(name, 0.0)
+        if spread > NOTHING * sizes[name]:  # nothing but noise: as much as rounding the terms that it is made of may be
+            floor = max(floor, SPREAD * _eps(expected[name]) * overall)
+        return _differs(name, found[name], expected[name], spread, floor)
+
+    doubts = {name: 0.0 for name in expected if differs(name, 0.0) is not None}
     for number in range(len(ROUNDINGS) if noise is not None else 0):
         if not doubts:
             return None
@@ -194,14 +204,23 @@ def first_difference(
         run = noise.run(number)
         for name in list(doubts):
             doubts[name] = max(doubts[name], _moved(run[name], expected[name]) if name in run else 0.0)
-            if _differs(name, found[name], expected[name], doubts[name], floors) is None:
+            if differs(name, doubts[name]) is None:
                 del doubts[name]
     for name, spread in doubts.items():
-        return _differs(name, found[name], expected[name], spread, floors)
+        return differs(name, spread)
     return None
 
 
-def _differs(name: str, a: Any, b: Any, spread: float, floors: Mapping[str, float] | None) -> Difference | None:
+def _eps(a: Any) -> float:
+    return float(np.finfo(a.dtype).eps) if a.dtype.kind == "f" else 0.0
+
+
+def _size(a: Any) -> float:
+    """The largest element that is finite."""
+    return float(np.max(np.abs(a), where=np.isfinite(a), initial=0)) if a.dtype.kind == "f" else 0.0
+
+
+def _differs(name: str, a: Any, b: Any, spread: float, floor: float) -> Difference | None:
     """What stands in the way of taking `a` for `b`. An infinite spread says that other elements may be not finite."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return Difference(name, f"{a.dtype}{a.shape}", f"{b.dtype}{b.shape}")
@@ -217,8 +236,11 @@ def _differs(name: str, a: Any, b: Any, spread: float, floors: Mapping[str, floa
     left, right = a.astype(np.float64), b.astype(np.float64)
     error = np.abs(np.subtract(left, right, where=finite, out=np.zeros(a.shape)))
     largest = float(np.max(np.abs(right), where=finite, initial=0))
-    close = max(min(SURE * float(kind.eps), COARSEST) * largest, SPREAD * spread, (floors or {}).get(name, 0.0))
-    return _at(name, a, b, error) if error.max() > close + SURE * float(kind.tiny) else None
+    underflow = (
+        SURE * float(kind.tiny) / float(kind.eps) ** 2
+    )  # what factors may make that have lost digits, being so small
+    close = max(min(SURE * float(kind.eps), COARSEST) * largest, SPREAD * spread, floor, underflow)
+    return _at(name, a, b, error) if error.max() > close else None
 
 
 def _at(name: str, a: Any, b: Any, error: Any) -> Difference:
