@@ -967,3 +967,25 @@ def test_centered_rmsprop_where_rounding_makes_the_variance_negative():
     for _ in range(60):
         optimizer.step()
     assert np.all(np.isfinite(p.data))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["Adam", "RMSprop", "SGD"])
+def test_states_do_not_become_denormal(name, fused, dtype):
+    """A parameter whose gradient has become zero: its running means fall by a factor at each step."""
+    if fused:
+        pytest.importorskip("numba")
+    p = tg.Parameter(np.ones(3, dtype))
+    options = {"Adam": {}, "RMSprop": {"smoothing": 0.9, "momentum": 0.9}, "SGD": {"momentum": 0.9}}[name]
+    optimizer = getattr(optim, name)([p], 1e-3, fused=fused, **options)
+    tiny, seen = np.finfo(dtype).tiny, []
+    for step in range(1200 if dtype == np.float32 else 8000):
+        p.grad = np.full(3, 1e-6 if step == 0 else 0, dtype)
+        optimizer.step()
+        for state, values in optimizer.state_of(p).items():
+            if state != "step":
+                seen.append(np.any((values != 0) & (np.abs(values) < tiny)))
+    assert not any(seen)
+    decayed = optimizer.state_of(p)[{"Adam": "mean"}.get(name, "velocity")]
+    assert not decayed.any()

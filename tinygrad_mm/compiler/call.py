@@ -13,7 +13,7 @@ from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import Vertex, defvjp_each, entered, name_of, primitive, state, tick
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["Call", "Instance", "Runnable", "as_tensor", "run_compiled"]
+__all__ = ["Call", "Instance", "Planned", "as_tensor", "run_compiled"]
 
 
 class Instance:
@@ -26,7 +26,7 @@ class Instance:
         self.forward, self.backward = emitted.make(arrays)
 
 
-class Runnable(Protocol):
+class Planned(Protocol):
     """What a call wants to know of its program.
 
     `needs` lists for each target the outputs that depend on it (None: all), `number` gives the number of the target by
@@ -59,7 +59,7 @@ class Call:
 
     __slots__ = ("check", "crossing", "drawn", "found", "instance", "plan", "seeds", "spent", "values")
 
-    def __init__(self, plan: Runnable, check: Callable[[list[Any], list[Any]], list[Any]] | None = None) -> None:
+    def __init__(self, plan: Planned, check: Callable[[list[Any], list[Any]], list[Any]] | None = None) -> None:
         self.plan, self.check = plan, check
         self.instance: Instance | None = plan.instance()
         self.found: dict[int, Any] = {}  # gradients that were computed but not asked for yet, by number of the target

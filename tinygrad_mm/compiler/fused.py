@@ -30,11 +30,11 @@ __all__ = [
 
 
 def where_positive(g: Any, y: Any) -> Any:
-    """G where y > 0, else 0, for y >= 0: the way back through relu.
+    """0 where y <= 0, else g, for y that is not negative: the backward pass of relu.
 
     Shape: (...), (...) -> (...)
     """
-    return g * np.sign(y)
+    return np.where(y <= 0, 0, g)
 
 
 def clear_error(error: ValueError) -> ValueError:

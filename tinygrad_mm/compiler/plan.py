@@ -18,8 +18,7 @@ from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.tracing import Output, Trace, drawn_again, filled
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import Vertex, entered, name_of, select, state
-from tinygrad_mm.recording import apply, result
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Tensor, apply, result
 
 __all__ = ["Plan"]
 

@@ -13,8 +13,7 @@ import numpy as np
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.formula import Formula, new_values
-from tinygrad_mm.recording import result
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Tensor, result
 
 __all__ = ["Flat", "adopted_again", "block_size", "flats_of", "has_loop"]
 

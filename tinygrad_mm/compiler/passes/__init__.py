@@ -19,7 +19,17 @@ from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse
 from tinygrad_mm.compiler.passes.shared_weights import join_in_place, join_products
 from tinygrad_mm.compiler.program import Program
 
-__all__ = ["CLEAN", "EXAMPLES_LAST", "JOIN_PRODUCTS", "FOR_CALLS", "FOR_PLACED_CALLS", "Pass", "optimize", "run"]
+__all__ = [
+    "CLEAN",
+    "EXAMPLES_LAST",
+    "INLINE",
+    "JOIN_PRODUCTS",
+    "FOR_CALLS",
+    "FOR_PLACED_CALLS",
+    "Pass",
+    "optimize",
+    "run",
+]
 
 
 class Pass(NamedTuple):

@@ -13,20 +13,33 @@ __all__ = ["flatten_products", "fuse"]
 
 
 def fuse(program: Program) -> None:
-    """Replace known combinations of calls by operations of the compiler's own."""
+    """The backward pass of relu from its result.
+
+    Looks for: `where(x <= 0, 0, g)`, where the program has computed `y = maximum(x, 0)` from this very x before.
+    Puts there: `where_positive(g, y)`, which reads y instead of x, and needs no array of booleans.
+    Precondition: g has the shape and the dtype of y.
+    The same, because y <= 0 just where x <= 0: y is x where that is positive or NaN, else 0.
+    """
     makers = program.makers()
+    relus: dict[int, Value] = {}
     for op in program.ops:
-        if op.fun is np.multiply and len(op.args) == 2:
-            for g, mask in (op.args, op.args[::-1]):
-                y = _positive_where(mask, makers)
-                if (
-                    y is not None
-                    and isinstance(g, Value)
-                    and g.shape == y.shape == op.result.shape
-                    and g.dtype == y.dtype
-                ):
-                    op.fun, op.args = where_positive, [g, y]
-                    break
+        if (x := _rectified(op)) is not None:
+            relus.setdefault(id(x), op.result)
+        if op.fun is np.where and len(op.args) == 3 and _is_zero(op.args[1]):
+            mask = makers.get(id(op.args[0]))
+            if mask is None or mask.fun is not np.less_equal or not _is_zero(mask.args[1]):
+                continue
+            y, g = relus.get(id(mask.args[0])), op.args[2]
+            if y is not None and isinstance(g, Value) and g.shape == y.shape == op.result.shape and g.dtype == y.dtype:
+                op.fun, op.args = where_positive, [g, y]
+
+
+def _rectified(op: Op) -> Value | None:
+    """The x of `maximum(x, 0)`."""
+    if op.fun is not np.maximum or len(op.args) != 2 or op.kwargs:
+        return None
+    x, zero = op.args if _is_zero(op.args[1]) else op.args[::-1]
+    return x if _is_zero(zero) and isinstance(x, Value) and x.shape == op.result.shape else None
 
 
 def flatten_products(program: Program) -> None:
@@ -44,18 +57,6 @@ def flatten_products(program: Program) -> None:
                 continue
         ops.append(op)
     program.ops = ops
-
-
-def _positive_where(mask: Any, makers: dict[int, Op]) -> Value | None:
-    """Y where a mask is `y > 0` or `sign(y)`, for a y that is max(x, 0)."""
-    op = makers.get(id(mask)) if isinstance(mask, Value) else None
-    if op is None or not (op.fun is np.sign or (op.fun is np.greater and _is_zero(op.args[1]))):
-        return None
-    y = op.args[0]
-    maker = makers.get(id(y)) if isinstance(y, Value) else None
-    if maker is None or maker.fun is not np.maximum or not any(map(_is_zero, maker.args)):
-        return None
-    return y
 
 
 def _is_zero(a: Any) -> bool:
