@@ -146,7 +146,12 @@ class Compiled:
         def without(name: str) -> Plan:
             return Plan(self.function, args, kwargs, self.backend, [name])
 
-        return Proof(plan, given, progress, without)
+        def wrong() -> None:
+            progress.eager = True
+            if plan in self.plans:
+                self._unproved[plan] = progress
+
+        return Proof(plan, given, progress, without, wrong)
 
     def verify(self, *args: Any, **kwargs: Any) -> None:
         """Compare the program for these arguments with the function itself, and leave everything as it was.
@@ -173,8 +178,7 @@ class Compiled:
                 found = computed(plan, given, seeds)
             difference, gradients = proof.gradients_differ(found, seeds)
         if difference is not None:
-            progress.eager = True
-            self._unproved[plan] = progress
+            proof.wrong()
             raise difference_error(f"verify: {name_of(self.function)}", difference, proof.culprit(gradients))
 
     def retrace(self) -> None:

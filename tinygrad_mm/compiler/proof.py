@@ -32,11 +32,18 @@ __all__ = ["Proof"]
 class Proof:
     """A call that the eager engine has made, too, from the same parameters, buffers and generators.
 
-    `without(name)` is the program for the same arguments without one pass.
+    `without(name)` is the program for the same arguments without one pass; `wrong` is called for one that is.
     """
 
-    def __init__(self, plan: Plan, given: Sequence[Any], progress: Progress, without: Callable[[str], Plan]) -> None:
-        self.plan, self.given, self.progress, self.without = plan, list(given), progress, without
+    def __init__(
+        self,
+        plan: Plan,
+        given: Sequence[Any],
+        progress: Progress,
+        without: Callable[[str], Plan],
+        wrong: Callable[[], None],
+    ) -> None:
+        self.plan, self.given, self.progress, self.without, self.wrong = plan, list(given), progress, without, wrong
         self.seeds: Sequence[Any] | None = None
         self.before = Surroundings(
             named(plan.captured, [*plan.buffers, *plan.effects], Buffer),
@@ -131,7 +138,7 @@ class Proof:
 
     def blame(self, difference: Difference, gradients: dict[str, Any] | None = None) -> None:
         """Warn of a difference, and compute eagerly from now on."""
-        self.progress.eager = True
+        self.wrong()
         report("compile", difference, self.culprit(gradients), f"{name_of(self.plan.function)}: {self.plan.signature}")
 
     def culprit(self, gradients: dict[str, Any] | None = None) -> str:

@@ -13,8 +13,8 @@ from tinygrad_mm.compiler.backends import NUMPY, backend_of
 from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
 from tinygrad_mm.compiler.verification import Progress, difference_error, report, retraced
-from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.dispatch import as_array
+from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.step.plan import Plan
 from tinygrad_mm.step.proof import EagerStep, Proof
 from tinygrad_mm.tensor import Tensor
