@@ -144,7 +144,7 @@ def _formula(update: Update, before: Sequence[Any], gradient: Any, count: int) -
 
     def run(arguments: Sequence[Any]) -> list[Any]:
         with entered(recording=False), np.errstate(all="ignore"):
-            parameter, gradient, *states = map(Tensor, arguments)
+            parameter, gradient, *states = (Tensor(np.asarray(a)) for a in arguments)
             made = update.rule(parameter, gradient, *states, update.learning_rate, count, **update.options)
             new = new_values(update.rule, made, update.states)
         return [np.asarray(a.value if isinstance(a, Tensor) else a).astype(dtype) for a in new]
