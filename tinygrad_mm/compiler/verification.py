@@ -192,7 +192,7 @@ def first_difference(
 
     def differs(name: str, spread: float) -> Difference | None:
         floor = (floors or {}).get(name, 0.0)
-        if spread > NOTHING * sizes[name]:  # nothing but noise: as much as rounding the terms that it is made of may be
+        if spread >= NOTHING * sizes[name]:  # noise, or zero: as much as rounding what it is made of may have left
             floor = max(floor, SPREAD * _eps(expected[name]) * overall)
         return _differs(name, found[name], expected[name], spread, floor)
 
