@@ -285,8 +285,9 @@ def _shown(function: Callable[..., Any], around: tuple[Any, ...], whole: bool = 
     """A function with the helpers put in; `around` are those that it is shown inside of."""
     tree = _tree_of(function)
     if tree is None:
-        call = ast.parse(f"return {name_of(function)}(*args, **kwargs)").body
-        return Shown("*args, **kwargs", call, {name_of(function): function})
+        name = name_of(function) if name_of(function).isidentifier() else "rule"  # a lambda has no name
+        call = ast.parse(f"return {name}(*args, **kwargs)").body
+        return Shown("*args, **kwargs", call, {name: function})
     putting = _Putting(function, around)
     body = putting.body_of(function, tree, whole)
     return Shown(ast.unparse(tree.args), body, _names_in(body, tree, putting.names), putting.helpers)
