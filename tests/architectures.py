@@ -437,9 +437,13 @@ class Builder:
             return
         options: list[Callable[[int, Shape], int | None]] = [self.elementwise, self.of_two, self.of_three]
         if len(shape) == 3:
-            options = [self.convolution] * 5 + [self.of_image] * 4 + [self.shared_convolution, self.pooled] * 2 + options
+            options = (
+                [self.convolution] * 5 + [self.of_image] * 4 + [self.shared_convolution, self.pooled] * 2 + options
+            )
         else:
-            options = [self.plain_dense] * 4 + [self.cell, self.of_parameter, self.block] * 3 + [self.normalized] + options
+            options = (
+                [self.plain_dense] * 4 + [self.cell, self.of_parameter, self.block] * 3 + [self.normalized] + options
+            )
             options += [self.tied] * 2
             if len(shape) == 2:
                 options += [self.of_sequence] * 6
@@ -704,15 +708,15 @@ def make_loss(terms: Sequence[tuple[Callable[..., Any], tuple[int, ...], float]]
 BATCHES = (2, 1, 3, 4, 8, 15, 16, 17)
 
 
-def architecture(choices: Choices, largest: int = 17) -> Architecture:
-    """An architecture that follows from decisions; batches have at most `largest` examples."""
+def architecture(choices: Choices, largest: int = 17, deepest: int = 9) -> Architecture:
+    """An architecture that follows from decisions: batches of at most `largest` examples, `deepest` times a layer."""
     sizes = [n for n in BATCHES if n <= largest]
     batch = choices.among(sizes)
     batches = [batch] * 3
     if choices.maybe():  # the last batch of an epoch
         batches[choices.between(1, 2)] = choices.among(sizes)
     width = choices.among([2, 3, 1, 4, 6])
-    layers = choices.between(1, 9)
+    layers = choices.between(1, deepest)
     dtype = choices.among([np.float32, np.float32, np.float64])
     data = np.random.default_rng(choices.below(1000))
 
@@ -777,7 +781,7 @@ def architecture(choices: Choices, largest: int = 17) -> Architecture:
     for p in model.parameters():  # biases of 0 and scales of 1 hide what goes wrong with them
         if p.ndim <= 1:
             p.data = p.data + data.uniform(-0.4, 0.4, p.shape).astype(np.float32)
-    if choices.rarely() and min(batches) >= 1:
+    if choices.rarely():
         for module in model.layers:
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout)) and choices.maybe():
                 module.eval()
@@ -897,6 +901,6 @@ def _optimization(choices: Choices, groups: list[list[int]]) -> Optimization:
 
 
 @st.composite
-def architectures(draw: st.DrawFn, largest: int = 17) -> Architecture:
+def architectures(draw: st.DrawFn, largest: int = 17, deepest: int = 9) -> Architecture:
     """Architectures that hypothesis draws, and shrinks where one fails."""
-    return architecture(Drawn(draw), largest)
+    return architecture(Drawn(draw), largest, deepest)
