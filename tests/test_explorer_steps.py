@@ -494,7 +494,7 @@ def test_a_network_tells_names_kinds_and_modules():
     (entry,) = story.step(matmul.id).sent
     assert entry.formula == f"∂L/∂layers.0.weight = imagesᵀ · ∂L/∂{matmul.label}"
     assert entry.shapes == "(5, 6)ᵀ @ (5, 4) = (6, 5) @ (5, 4) → (6, 4)"
-    assert entry.source.endswith("_matmul_right(g, a, b)")
+    assert entry.source.endswith("a.mT @ g")
     assert story.step(matmul.id).stopped == [(0, "requires no gradient")]
     bias = story.step(story.named("layers.0.bias").id).ledger[0]
     assert bias.summed == (0,)
@@ -666,9 +666,7 @@ def test_formulas_of_powers_with_a_plain_exponent(exponent):
     np.testing.assert_allclose(computed(formula, {"a": a.data, "y": y.data, "g": step.gradient}), entry.before)
 
 
-@pytest.mark.parametrize(
-    ("a", "b"), [((2, 3), (3, 4)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (3,)), ((5, 2, 3), (5, 3, 4))]
-)
+@pytest.mark.parametrize(("a", "b"), [((2, 3), (3, 4)), ((1, 3), (3, 4)), ((5, 2, 3), (5, 3, 4))])
 def test_formulas_of_products(a, b):
     rng = np.random.default_rng(0)
     a, b = (tg.Tensor(rng.normal(size=shape), requires_grad=True) for shape in (a, b))
@@ -678,15 +676,8 @@ def test_formulas_of_products(a, b):
     for entry, name in zip(step.sent, "ab", strict=True):
         left, right = entry.formula.split(" = ")
         assert left == f"∂L/∂{name}"
-        text = right.replace("∂L/∂y", "g").replace(" ⊗ ", "%")
-        text = re.sub(r"(\w+)ᵀ", lambda m: f"swap({m[1]})", text)
-        left, right = re.split(r" · |%", text)
-        known = {"a": a.data, "b": b.data, "g": step.gradient, "swap": lambda m: np.swapaxes(m, -1, -2)}
-        left, right = eval(left, known), eval(right, known)
-        product = (
-            np.outer(left, right) if "%" in text else left * right if np.ndim(step.gradient) == 0 else left @ right
-        )
-        np.testing.assert_allclose(product, entry.before)
+        text = right.replace("∂L/∂y", "g").replace("ᵀ", ".mT").replace(" · ", " @ ")
+        np.testing.assert_allclose(eval(text, {"a": a.data, "b": b.data, "g": step.gradient}), entry.before)
 
 
 def test_a_formula_of_einsum():
@@ -790,9 +781,9 @@ def test_arguments_without_names_have_none():
 
 def test_what_rules_call_is_explained():
     x, w = (tg.Tensor(np.ones((2, 2)), requires_grad=True) for _ in range(2))
-    first, second = record(np.sum(x @ w)).backward[1].sent
-    assert first.help == "d(a @ b)/da: the gradient times the transpose of b."
-    assert second.help == "d(a @ b)/db: the transpose of a times the gradient."
+    first, second = record(np.sum(np.outer(x, w))).backward[1].sent
+    assert first.help == "`outer`: all elements of a times all elements of b."
+    assert second.help == ""
     assert record(x[0, 0] * 2).backward[0].sent[0].help == ""
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tinygrad_mm.compiler.fused import clear_error
 from tinygrad_mm.compiler.tracing import drawn_again, without_hooks
@@ -12,9 +12,6 @@ from tinygrad_mm.frontier import as_leaves
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import Vertex, defvjp_each, entered, name_of, primitive, state, tick
 from tinygrad_mm.tensor import Tensor
-
-if TYPE_CHECKING:
-    from tinygrad_mm.compiler.plan import Plan
 
 __all__ = ["Call", "Instance", "as_tensor", "run_compiled"]
 
@@ -29,6 +26,26 @@ class Instance:
         self.forward, self.backward = emitted.make(arrays)
 
 
+class Planned(Protocol):
+    """What a call asks of its plan, the program for arguments of its kind."""
+
+    function: Callable[..., Any]
+    trace: Any
+    inputs: list[Any]
+    targets: list[Any]
+    needs: Any
+    effects: Any
+    generators: list[Any]
+    number: dict[int, int]
+    idle: list[Instance]
+
+    def instance(self) -> Instance:
+        """A set of buffers that no other call uses."""
+
+    def replay(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs for these inputs, call by call on Tensors."""
+
+
 class Call:
     """One call of a compiled function, from its forward half to the last gradient taken from it.
 
@@ -37,7 +54,7 @@ class Call:
 
     __slots__ = ("crossing", "drawn", "found", "instance", "plan", "seeds", "spent", "values")
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Planned) -> None:
         self.plan = plan
         self.instance: Instance | None = plan.instance()
         self.found: dict[int, Any] = {}  # gradients that were computed but not asked for yet, by number of the target

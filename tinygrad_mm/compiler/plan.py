@@ -12,13 +12,13 @@ from tinygrad_mm.compiler.arguments import is_like, is_of_kind, kind_of, marked,
 from tinygrad_mm.compiler.backends import NUMPY, Backend
 from tinygrad_mm.compiler.call import Call, Instance, as_tensor, run_compiled
 from tinygrad_mm.compiler.capture import Captured
+from tinygrad_mm.compiler.passes import optimize
 from tinygrad_mm.compiler.program import Value
 from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.tracing import Output, Trace, drawn_again, filled
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import Vertex, entered, name_of, select, state
-from tinygrad_mm.recording import apply, result
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Tensor, apply, result
 
 __all__ = ["Plan"]
 
@@ -74,7 +74,7 @@ class Plan:
         program.gradients = [program.gradients[k] for k in kept]
         self.needs = _dependence(trace)
         self.how = self._how([leaves[i] for i in self.arrays])
-        backend.optimize(program, frozenset(self.captured.arrays))
+        optimize(program, backend.passes)
         self.leaves: list[Any] = [v.leaf for v in program.leaves]
         self.leaf_kinds = [(v.shape, v.dtype) for v in program.leaves]
         self.flags = [leaf.requires_grad for leaf in self.leaves]

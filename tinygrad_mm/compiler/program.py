@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_mm.compiler.together import product_in_threads
 from tinygrad_mm.graph import Scope, Vertex, name_of
 
-__all__ = ["Effect", "Op", "Program", "Value", "now", "stand_in_for"]
+__all__ = ["Effect", "Op", "Place", "Program", "Value", "now", "stand_in_for"]
 
 
 class Value:
@@ -64,10 +63,14 @@ class Op:
         self.fun, self.args, self.kwargs, self.result = fun, list(args), dict(kwargs), result
         self.scope, self.backward = scope, backward
 
+    def copy(self) -> Op:
+        """The same call, which may be rewritten by itself."""
+        return Op(self.fun, self.args, self.kwargs, self.result, self.scope, self.backward)
+
     @property
     def multiply_adds(self) -> int:
         """Those of a matrix product; 0 for another call."""
-        if self.fun not in (np.dot, np.matmul, product_in_threads) or len(self.args) != 2:
+        if self.fun not in (np.dot, np.matmul) or len(self.args) != 2:
             return 0
         a = self.args[0]
         inner = a.shape[-1] if isinstance(a, Value) and a.ndim else 1
@@ -90,12 +93,21 @@ class Effect:
         self.buffer, self.value = buffer, value
 
 
+class Place(NamedTuple):
+    """Where a result is to be written: an array that is there always, by the name it has in emitted code."""
+
+    name: str
+    array: Any
+
+
 class Program:
     """A straight line of calls.
 
     `inputs` are given at each call; `leaves` are Tensors that the function uses without being given them; `outputs`
     are what it returns, `seeds` the gradients that the backward half is given, `gradients` what that returns (None
-    where nothing depends on it); `effects` are the writes to buffers. Ops marked `backward` come after all others.
+    where nothing depends on it); `effects` are the writes to buffers. In a training step, `gradient_of` are the
+    gradients by the id of the parameter. `places` says by the id of a Value where a result is to be written. Ops marked
+    `backward` come after all others.
     """
 
     def __init__(self) -> None:
@@ -106,6 +118,8 @@ class Program:
         self.seeds: list[Value] = []
         self.gradients: list[Value | None] = []
         self.effects: list[Effect] = []
+        self.places: dict[int, Place] = {}
+        self.gradient_of: dict[int, Value] = {}
 
     def wanted(self) -> list[Value]:
         """What must be there at the end."""

@@ -1,4 +1,4 @@
-"""What a step of the backward pass means: its rule as mathematics, with the numbers put in, and by its shapes."""
+"""What a rule says: as mathematics, with the numbers put in, and by its shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tinygrad_mm.rules.products import einsum
 from tinygrad_mm.rules.shape import join
 
 if TYPE_CHECKING:
-    from tinygrad_mm.explorer.story import Argument, Contribution, Value
+    from tinygrad_mm.explorer.tape import Argument, Contribution, Value
 
 __all__ = ["Telling", "array_text", "body_of", "expression", "help_of", "number_text", "operation_name", "tell"]
 
@@ -101,8 +101,8 @@ def help_of(rule: Callable[..., Any] | None, source: str) -> str:
     """Where a rule only calls a helper, what the helper's docstring says first; else "".
 
     >>> from tinygrad_mm.graph import RULES
-    >>> help_of(RULES[np.matmul].vjps[0], "lambda g, y, a, b: _matmul_left(g, a, b)")
-    'd(a @ b)/da: the gradient times the transpose of b.'
+    >>> help_of(RULES[np.outer].vjps[0], "lambda g, y, a, b: _outer_left(g, a, b)")
+    '`outer`: all elements of a times all elements of b.'
     """
     called = re.match(r"\w+(?=\(|$)", body_of(source))
     helper = getattr(rule, "__globals__", {}).get(called[0]) if called else None
@@ -122,8 +122,8 @@ def _template(telling: Telling) -> str | None:
         return None
     if fun is select or (fun in (np.sum, np.mean) and _counts(telling).get("count") == "1"):
         return "{g}"
-    if fun in (np.matmul, np.dot):
-        return _product(i, *(np.ndim(a) for a in telling.arrays[:2]))
+    if fun is np.matmul:
+        return ("{g} · {b}ᵀ", "{a}ᵀ · {g}")[i]
     if fun is np.transpose:
         return "{g}ᵀ" if np.ndim(telling.arrays[0]) == 2 else "{g} with the axes put back"
     if name_of(fun) == "cross_entropy" and fun.__module__ == "tinygrad_mm.functional.losses":
@@ -141,19 +141,6 @@ def _template(telling: Telling) -> str | None:
     if RULES[fun].each is not None:
         return templates[0] if templates else None
     return templates[i] if i < len(templates) else None
-
-
-def _product(i: int, a: int, b: int) -> str | None:
-    """The rule of a product of matrices and vectors, by the number of axes."""
-    if not a or not b:
-        return "{g} · {b}" if i == 0 else "{g} · {a}"
-    if a == 1 and b == 1:
-        return "{g} · {b}" if i == 0 else "{g} · {a}"
-    if b == 1:
-        return "{g} ⊗ {b}" if i == 0 else "{a}ᵀ · {g}"
-    if a == 1:
-        return "{b} · {g}" if i == 0 else "{a} ⊗ {g}"
-    return "{g} · {b}ᵀ" if i == 0 else "{a}ᵀ · {g}"
 
 
 def _cross_entropy(telling: Telling) -> str:

@@ -1,4 +1,4 @@
-"""What the page shows, as plain data for JSON: the story's texts, and its arrays in one bounded store.
+"""The data of the page, for JSON: texts, and arrays in one store of bounded size.
 
 Every array is stored once, however many steps show it, in base64, so that the page's numbers are the engine's, bit for
 bit. What is too large for a page is sampled at even distances; its least, largest and mean elements and its norm are
@@ -16,7 +16,8 @@ import numpy as np
 
 from tinygrad_mm.explorer.calls import Call
 from tinygrad_mm.explorer.checks import TOLERANCES, Check
-from tinygrad_mm.explorer.story import Contribution, Story, Value
+from tinygrad_mm.explorer.story import Story
+from tinygrad_mm.explorer.tape import Contribution, Value
 
 __all__ = ["payload"]
 

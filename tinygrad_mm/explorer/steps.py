@@ -1,4 +1,4 @@
-"""Recording a story: one reading of the graph, and one backward pass of the engine with a monitor beside it."""
+"""`record`: reads the graph, then runs a backward pass with a monitor that notes every step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.backprop import backpropagate, unbroadcast
-from tinygrad_mm.drawing.names import Names, names_in
 from tinygrad_mm.drawing.text import index_text, value_text
 from tinygrad_mm.explorer.calls import Call, Ref
 from tinygrad_mm.explorer.mathematics import Telling, expression, help_of, operation_name, tell
-from tinygrad_mm.explorer.names import variables_of_caller
-from tinygrad_mm.explorer.story import Argument, Contribution, Kind, Step, Story, Value
+from tinygrad_mm.explorer.story import Story
+from tinygrad_mm.explorer.tape import Argument, Contribution, Kind, Step, Value
 from tinygrad_mm.graph import RULES, Monitor, Node, Scope, Vertex, entered, select, topological
+from tinygrad_mm.names import Names, names_in, variables_of_caller
 from tinygrad_mm.rules.catalogue import rule_source
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
@@ -62,7 +62,7 @@ def record(loss: Tensor, model: Any = None, variables: Mapping[str, Any] | None 
         _without_hooks(reader.computed + reader.leaves) as hooked,
         entered(monitor=watch, recording=False, lines=False),
     ):
-        backpropagate([loss], [np.ones_like(loss.value)], lambda vertex, g, owned: None, release=False)
+        backpropagate([loss], [np.ones_like(loss.value)], release=False)
     story = Story(reader.values, reader.forward, watch.steps(), reader.ids[id(loss)], calls=reader.calls)
     if hooked:
         story.notes.append(

@@ -11,9 +11,10 @@ import numpy as np
 from tinygrad_mm.drawing.text import shortened
 from tinygrad_mm.explorer.checks import Check
 from tinygrad_mm.explorer.mathematics import array_text, body_of, number_text
-from tinygrad_mm.explorer.names import variables_of_caller
 from tinygrad_mm.explorer.steps import record
-from tinygrad_mm.explorer.story import Contribution, Step, Story, Value
+from tinygrad_mm.explorer.story import Story
+from tinygrad_mm.explorer.tape import Contribution, Step, Value
+from tinygrad_mm.names import variables_of_caller
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Explanation", "explain"]

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.constants import ones, row_starts
-from tinygrad_mm.functional.activations import log_softmax, one_hot, softmax, softmax_back, softplus
-from tinygrad_mm.graph import Vertex, defkept, defvjp, primitive
-from tinygrad_mm.recording import as_array
+from tinygrad_mm.dispatch import as_array
+from tinygrad_mm.functional.activations import log_softmax, logsumexp, one_hot, softmax, softmax_back, softplus
+from tinygrad_mm.graph import Vertex, defvjp, primitive
 from tinygrad_mm.rules.indexing import at_places, checked
 
 __all__ = [
@@ -36,46 +35,28 @@ __all__ = [
 def _cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
     """logsumexp(logits) - logits[label] of each example, reduced.
 
-    Raises ValueError for a label out of range.
+    Raises ValueError for labels whose shape does not fit, IndexError for a label out of range.
     """
-    return _cross_entropy_keeping(logits, labels, reduction)[0]
-
-
-def _cross_entropy_keeping(logits: Any, labels: Any, reduction: str = "mean") -> tuple[Any, Any]:
-    """The loss, and what its gradient is made of: see `_errors`."""
-    z, e, total, places = _exponentials(logits, labels)
-    lost = np.log(total) - z.take(places)
-    if reduction == "none":
-        return lost.reshape(labels.shape), (e, total, places)
-    loss = ones(len(lost), lost.dtype).dot(lost)
-    return loss / len(lost) if reduction == "mean" else loss, (e, total, places)
+    lost = logsumexp(logits, axis=-1) - np.take_along_axis(logits, _places(logits, labels), axis=-1)[..., 0]
+    return lost if reduction == "none" else np.sum(lost) / lost.size if reduction == "mean" else np.sum(lost)
 
 
 @primitive
 def _prediction_error(logits: Any, labels: Any) -> Any:
     """softmax(logits) - one_hot(labels): what is too much, or too little, in each predicted probability."""
-    _, e, total, places = _exponentials(logits, labels)
-    return _errors(e, total, places).reshape(logits.shape)
-
-
-def _errors(e: Any, total: Any, places: Any) -> Any:
-    """The prediction errors, from exponentials, their sums, and the places of the labels."""
-    errors = e / total[:, None]
-    errors.put(places, errors.take(places) - 1)
+    errors = softmax(logits)
+    places = _places(logits, labels)
+    np.put_along_axis(errors, places, np.take_along_axis(errors, places, -1) - 1, -1)
     return errors
 
 
-def _exponentials(logits: Any, labels: Any) -> tuple[Any, Any, Any, Any]:
-    """Logits less the largest of their row, their exponentials, the sums of these; the labels' places among all."""
+def _places(logits: Any, labels: Any) -> Any:
+    """The labels as places on the last axis of the logits."""
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}")
-    rows = logits.reshape(-1, logits.shape[-1])
-    count, classes = rows.shape
-    places = np.ravel_multi_index((row_starts(count, 1), labels.reshape(-1)), rows.shape)  # refuses what is outside
-    top = rows.take(rows.argmax(axis=1) + row_starts(count, classes))  # np.max along short rows takes twice as long
-    z = rows - top[:, None]
-    e = np.exp(z)
-    return z, e, e.dot(ones(classes, e.dtype)), places
+    if labels.size and not 0 <= labels.min() <= labels.max() < logits.shape[-1]:
+        raise ValueError(f"labels lie in {labels.min()}..{labels.max()}, but there are {logits.shape[-1]} classes")
+    return labels[..., None]
 
 
 def _per_example(g: Any, labels: Any, reduction: str) -> Any:
@@ -90,14 +71,6 @@ defvjp(
     ),
     None,
     law="(..., classes), (...) -> () or (...)",
-)
-defkept(
-    _cross_entropy,
-    _cross_entropy_keeping,
-    lambda g, kept, logits, labels, reduction="mean": (
-        _per_example(g, labels, reduction) * _errors(*kept).reshape(logits.shape)
-    ),
-    None,
 )
 defvjp(
     _prediction_error,

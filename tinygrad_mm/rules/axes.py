@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 
@@ -28,3 +30,8 @@ def at_least_one(a):
 def along(a, axis, part):
     """`a[..., part, ...]`, with `part` at a place of the index counted from the front."""
     return a[(slice(None),) * axis + (part,)]
+
+
+def rows(a):
+    """All rows of a stack of matrices, one below the other in one matrix."""
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])

@@ -6,15 +6,13 @@ names the sum that its function leaves out, and hands it to the same few functio
 
 from __future__ import annotations
 
-import math
 import string
 
 import numpy as np
 
 from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defvjp, defvjp_each, primitive
+from tinygrad_mm.rules.axes import rows
 from tinygrad_mm.rules.operands import as_arrays
-
-ndarray = np.ndarray  # found sooner than in its module
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrices and vectors
@@ -26,13 +24,6 @@ def swap(x):
     return np.swapaxes(x, -1, -2)
 
 
-def product(a, b):
-    """`np.matmul(a, b)`; for two matrices `dot` is the same call of BLAS, with half the way to it."""
-    if type(a) is ndarray and type(b) is ndarray and a.ndim == 2 and b.ndim == 2:
-        return a.dot(b)
-    return np.matmul(a, b)
-
-
 def _column(x):
     return np.expand_dims(x, -1)
 
@@ -41,55 +32,17 @@ def _row(x):
     return np.expand_dims(x, -2)
 
 
-# Multiply-adds of a product of matrices: for less, OpenBLAS has a way of its own.
-LARGE = 1_000_000
+def _has_vector(a, b):
+    """Whether a product is one with a vector, and the sizes fit."""
+    n, m = np.ndim(a), np.ndim(b)
+    return min(n, m) > 0 and 1 in (n, m) and np.shape(a)[-1] == np.shape(b)[-2 if m > 1 else 0]
 
 
-def turning_pays(rows: int, columns: int, summed: int) -> bool:
-    """Whether a product (rows, summed) @ (summed, columns) is quicker with a copy of the second factor.
-
-    That is for factors that both have the summed axis innermost in memory: OpenBLAS 0.3.31 takes a fifth longer for
-    small matrices that lie so.
-    """
-    few = columns * summed <= 8192 and rows * columns * summed <= LARGE
-    return few and rows >= 32 and summed >= 2 and rows * columns >= 1280
-
-
-def times_transposed(a, b):
-    """The product a @ b.T of two matrices, with a copy of the one that is quicker to turn, where that pays."""
-    rows, (columns, summed) = len(a), b.shape
-    first = 32 <= rows < columns and summed >= 32 and rows * columns * summed <= LARGE
-    if (first or turning_pays(rows, columns, summed)) and a.flags.c_contiguous and b.flags.c_contiguous:
-        return a.T.copy().T.dot(b.T) if first else a.dot(b.T.copy())
-    return a.dot(b.T)
-
-
-def _matmul_left(g, a, b):
-    """d(a @ b)/da: the gradient times the transpose of b."""
-    if type(g) is ndarray and a.ndim == 2 and b.ndim == 2:  # see `product`
-        return times_transposed(g, b)
-    if b.ndim == 1:
-        return _column(g) * b
-    if a.ndim == 1:
-        return np.matmul(b, _column(g))[..., 0]
-    if a.ndim == 2 and b.ndim > 2:  # one matrix for a whole stack, as below
-        inside = (*range(b.ndim - 2), b.ndim - 1)
-        return np.tensordot(g, b, axes=(inside, inside))
-    return np.matmul(g, swap(b))
-
-
-def _matmul_right(g, a, b):
-    """d(a @ b)/db: the transpose of a times the gradient."""
-    if type(g) is ndarray and a.ndim == 2 and b.ndim == 2:
-        return a.T.dot(g)
-    if a.ndim == 1:
-        return g * a if b.ndim == 1 else _column(a) * _row(g)
-    if b.ndim == 1:
-        return np.matmul(swap(a), _column(g))[..., 0]
-    if b.ndim == 2 and a.ndim > 2:  # one matrix for a whole stack: the sum over the stack is inside the product
-        rows = math.prod(a.shape[:-1])
-        return product(a.reshape(rows, a.shape[-1]).T, g.reshape(rows, g.shape[-1]))
-    return np.matmul(swap(a), g)
+def _with_vectors(a, b):
+    """`np.matmul` with vectors as one of matrices: a vector on the left is a row, one on the right a column."""
+    if np.ndim(b) == 1:
+        return np.squeeze(np.matmul(a, np.expand_dims(b, 1)), -1)
+    return np.squeeze(np.matmul(np.expand_dims(a, 0), b), -2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -148,16 +101,20 @@ def _pairs(a, axes):
 
 
 def _dot_left(g, a, b):
-    """`dot`: a number scales; vectors and matrices are `matmul`; others sum the last axis of a, the last but one of b."""
+    """`dot`: a number scales; matrices are `matmul`; others sum the last axis of a, the last but one of b."""
     if not np.ndim(a) or not np.ndim(b):
         return g * b
-    return _matmul_left(g, a, b) if a.ndim < 3 and b.ndim < 3 else _sum_left(g, a, b, (-1, max(b.ndim - 2, 0)))
+    if a.ndim == b.ndim == 2:
+        return g @ b.mT
+    return _sum_left(g, a, b, (-1, max(b.ndim - 2, 0)))
 
 
 def _dot_right(g, a, b):
     if not np.ndim(a) or not np.ndim(b):
         return g * a
-    return _matmul_right(g, a, b) if a.ndim < 3 and b.ndim < 3 else _sum_right(g, a, b, (-1, max(b.ndim - 2, 0)))
+    if a.ndim == b.ndim == 2:
+        return a.mT @ g
+    return _sum_right(g, a, b, (-1, max(b.ndim - 2, 0)))
 
 
 def _inner_left(g, a, b):
@@ -221,8 +178,11 @@ def _cross_right(g, a, b, axisa, axisb, axisc, axis):
 
 
 # fmt: off
-defvjp(np.matmul,     lambda g, y, a, b: _matmul_left(g, a, b),
-                      lambda g, y, a, b: _matmul_right(g, a, b),                       law="(..., n, k), (..., k, m) -> (..., n, m)")
+# One matrix beside a stack of them: the sum over the stack is inside the product.
+defvjp(np.matmul,     lambda g, y, a, b: g @ b.mT if a.ndim > 2 or b.ndim == 2 else rows(g.mT).mT @ rows(b.mT),
+                      lambda g, y, a, b: a.mT @ g if b.ndim > 2 or a.ndim == 2 else rows(a).mT @ rows(g),
+                      law="(..., n, k), (..., k, m) -> (..., n, m)")
+defcomposite(np.matmul, _with_vectors, when=_has_vector)
 defvjp(np.dot,        lambda g, y, a, b: _dot_left(g, a, b),
                       lambda g, y, a, b: _dot_right(g, a, b),                          law="(..., k), (..., k, m) -> (..., ..., m)")
 defvjp(np.inner,      lambda g, y, a, b: _inner_left(g, a, b),
@@ -248,7 +208,6 @@ if hasattr(np, "matvec"):  # NumPy 2.2
                       lambda g, y, a, b: _column(a) * _row(g),                         law="(..., k), (..., k, m) -> (..., m)")
 # fmt: on
 
-RULES[np.matmul].forward = product
 for _product in (np.dot, np.inner, np.vdot, np.outer, np.tensordot):
     RULES[_product].forward = _keeping_dtype(_product)
 

@@ -15,8 +15,8 @@ from tinygrad_mm.compiler.fused import EXPANSIONS
 from tinygrad_mm.compiler.program import Op, Program, Value, now, stand_in_for
 from tinygrad_mm.compiler.tracing import ops_of
 from tinygrad_mm.graph import Node, Vertex, entered, select, state, tick
-from tinygrad_mm.recording import result as as_result
 from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import result as as_result
 
 __all__ = ["inline"]
 
