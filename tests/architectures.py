@@ -382,6 +382,11 @@ class Architecture:
         lines += [f"{o.kind.__name__}: {o.options}, parameters {o.groups}" for o in self.optimizations]
         return "\n".join(["", *lines, f"choices = {self.choices}"])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # how hypothesis shows an example
+        for line in repr(self).split("\n"):
+            printer.text(line)
+            printer.break_()
+
 
 def _kept(shape: Shape) -> str:
     return {1: "features", 2: "sequence", 3: "image"}[len(shape)]
@@ -423,6 +428,18 @@ class Builder:
         """A layer that is there already, to be used once more; None where there is none."""
         found = [layer for layer in self.layers if type(layer) is kind and fits(layer)]
         return self.choices.among(found[::-1]) if found else None
+
+    def unread(self) -> list[int]:
+        """Values that no layer was given, without the last one."""
+        read = {i for places in self.places for i in places}
+        return [i for i in range(self.inputs, len(self.shapes) - 1) if i not in read and self.shapes[i]]
+
+    def join(self) -> None:
+        """Bring values that nobody reads, and that fit, together with the last one."""
+        for i in self.unread():
+            if self.shapes[i] == self.shapes[-1] and self.choices.below(4):
+                name = self.choices.among(list(BINARY))
+                self.add(Apply(name, BINARY[name]), [len(self.shapes) - 1, i], self.shapes[-1])
 
     # -- one more value
 
@@ -738,6 +755,7 @@ def architecture(choices: Choices, largest: int = 17, deepest: int = 9) -> Archi
         builder.add(table, [0], shape)
     for _ in range(layers):
         builder.grow()
+    builder.join()
 
     # Heads, on the value made last or on some late ones.
     labelled = choices.among(["labels", "numbers", "probabilities", "shares"])
@@ -745,7 +763,10 @@ def architecture(choices: Choices, largest: int = 17, deepest: int = 9) -> Archi
     classes = choices.among([2, 3, width])
     along = len(builder.shapes[-1]) == 2 and choices.maybe()  # a prediction for each step of a sequence
     for k in range(choices.among([1, 1, 2, 3])):
-        source = len(builder.shapes) - 1 if k == 0 else choices.among(range(len(builder.shapes))[::-1])
+        source = len(builder.shapes) - 1
+        if k:
+            found = [i for i in builder.unread() if i not in outputs] if choices.maybe() else []
+            source = choices.among(found[::-1] or range(len(builder.shapes))[::-1])
         if k and choices.maybe():
             source = builder.places[outputs[0] - builder.inputs][0]
         if not builder.shapes[source] or builder.shapes[source][0] < 0:
