@@ -454,16 +454,11 @@ class Builder:
             return
         options: list[Callable[[int, Shape], int | None]] = [self.elementwise, self.of_two, self.of_three]
         if len(shape) == 3:
-            options = (
-                [self.convolution] * 5 + [self.of_image] * 4 + [self.shared_convolution, self.pooled] * 2 + options
-            )
+            often = [self.convolution] * 5 + [self.of_image] * 4 + [self.shared_convolution, self.pooled] * 2
+            options = often + options
         else:
-            options = (
-                [self.plain_dense] * 4 + [self.cell, self.of_parameter, self.block] * 3 + [self.normalized] + options
-            )
-            options += [self.tied] * 2
-            if len(shape) == 2:
-                options += [self.of_sequence] * 6
+            often = [self.plain_dense, self.cell, self.of_parameter, self.block] * 3 + [self.normalized, self.tied] * 2
+            options = often + options * 2 + [self.of_sequence] * 8 * (len(shape) == 2)
         choices.among(options)(i, shape)
 
     def elementwise(self, i: int, shape: Shape) -> int:
