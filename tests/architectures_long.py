@@ -22,7 +22,7 @@ from compared_steps import compare
 LARGEST = {"numpy": 17, "numba": 17, "interpreted": 3}  # examples in a batch
 
 
-def problems(made: Architecture, backend: str, threads: int) -> list[str]:
+def problems(made: Architecture, backend: str, threads: int, verify: bool = False) -> list[str]:
     """What is wrong with an architecture, exceptions included."""
     with contextlib.ExitStack() as stack:
         if backend == "interpreted":
@@ -30,7 +30,7 @@ def problems(made: Architecture, backend: str, threads: int) -> list[str]:
 
             stack.enter_context(interpreted())
         try:
-            return compare(made, "numpy" if backend == "numpy" else "numba", threads)
+            return compare(made, "numpy" if backend == "numpy" else "numba", threads, verify)
         except Exception as error:
             return [f"raised {type(error).__name__}: {error}"]
 
@@ -40,7 +40,7 @@ def kind(found: list[str]) -> str:
     return found[0].split(":")[0] if found[0].startswith("raised") else found[0].split(": ")[1].split(" ")[0]
 
 
-def smallest(choices: Choices, found: list[str], backend: str, threads: int, most: int) -> Architecture:
+def smallest(choices: Choices, found: list[str], backend: str, threads: int, verify: bool, most: int) -> Architecture:
     """The smallest architecture that fails in the same way."""
     largest = LARGEST[backend]
 
@@ -49,7 +49,7 @@ def smallest(choices: Choices, found: list[str], backend: str, threads: int, mos
             made = architecture(Replayed(numbers), largest)
         except Exception:
             return False
-        again = problems(made, backend, threads)
+        again = problems(made, backend, threads, verify)
         return bool(again) and kind(again) == kind(found)
 
     return architecture(Replayed(cut_down(choices.taken, fails, most)), largest)
@@ -61,12 +61,15 @@ def main() -> int:
     parser.add_argument("--state", type=Path, help="a file that remembers what was done")
     parser.add_argument("--backend", choices=LARGEST, default="numpy")
     parser.add_argument("--threads", type=int, choices=(1, 2), help="by default 1 and 2 in turn, by seed")
+    parser.add_argument(
+        "--verify", action="store_true", help="let programs check themselves, and tell what they warn of"
+    )
     parser.add_argument("--cut", type=int, default=400, help="tries to cut a failing architecture down")
     parser.add_argument("--choices", type=json.loads, help="decisions of one architecture, as printed")
     options = parser.parse_args()
     if options.choices is not None:
         made = architecture(Replayed(options.choices), LARGEST[options.backend])
-        found = problems(made, options.backend, options.threads or 1)
+        found = problems(made, options.backend, options.threads or 1, options.verify)
         print(made, *found, sep="\n")
         return bool(found)
     first, last = map(int, options.seeds.split(":"))
@@ -75,16 +78,22 @@ def main() -> int:
         done = json.loads(options.state.read_text())
     for seed in range(first, last):
         threads = options.threads or 1 + seed // 2 % 2
-        name = f"{options.backend} {threads} {seed}"
+        name = f"{options.backend} {threads} {seed}{' verified' * options.verify}"
         if name in done:
             continue
         choices = Seeded(seed)
-        found = problems(architecture(choices, LARGEST[options.backend]), options.backend, threads)
+        found = problems(architecture(choices, LARGEST[options.backend]), options.backend, threads, options.verify)
         if found:
             print(f"\n== seed {seed}, {options.backend}, {threads} threads", *found[:3], sep="\n", flush=True)
             if options.cut:
-                made = smallest(choices, found, options.backend, threads, options.cut)
-                print("cut down:", made, *problems(made, options.backend, threads)[:3], sep="\n", flush=True)
+                made = smallest(choices, found, options.backend, threads, options.verify, options.cut)
+                print(
+                    "cut down:",
+                    made,
+                    *problems(made, options.backend, threads, options.verify)[:3],
+                    sep="\n",
+                    flush=True,
+                )
         done[name] = found
         if options.state:
             written = options.state.with_name(f"{options.state.name}.new")

@@ -15,7 +15,6 @@ needed. Beyond, more such runs and a float64 twin decide: a value may lie at a k
 from __future__ import annotations
 
 import contextlib
-import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -262,25 +261,24 @@ def with_threads(count: int) -> Iterator[None]:
         yield
 
 
-def make_step(model: nn.Module, loss: Any, optimizer: Any, backend: str) -> Any:
-    """A compiled step that does not check itself."""
-    unchecked = {"verify": False} if "verify" in inspect.signature(tg.compile_step).parameters else {}
-    return tg.compile_step(model, loss, optimizer, backend=backend, **unchecked)
+def compare(architecture: Architecture, backend: str = "numpy", threads: int = 1, verify: bool = False) -> list[str]:
+    """What differs between a compiled and an eager training of an architecture; nothing where they are the same.
+
+    With `verify` the programs check themselves too, and what they warn of is among the findings: since a program that
+    found itself wrong is not used, that is for finding false alarms.
+    """
+    with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore"), with_threads(threads):
+        warnings.simplefilter("always")
+        found = _compare(architecture, backend, verify)
+    return found + [f"warned: {w.message}" for w in caught if issubclass(w.category, tg.CompileWarning)]
 
 
-def compare(architecture: Architecture, backend: str = "numpy", threads: int = 1) -> list[str]:
-    """What differs between a compiled and an eager training of an architecture; nothing where they are the same."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"), with_threads(threads):
-        warnings.simplefilter("ignore")
-        return _compare(architecture, backend)
-
-
-def _compare(architecture: Architecture, backend: str) -> list[str]:
+def _compare(architecture: Architecture, backend: str, verify: bool) -> list[str]:
     eager, loss = deepcopy(architecture.model), architecture.loss
     compiled = deepcopy(architecture.model)
     theirs = [o.make(eager) for o in architecture.optimizations]
     ours = [o.make(compiled) for o in architecture.optimizations]
-    steps = [make_step(compiled, loss, optimizer, backend) for optimizer in ours]
+    steps = [tg.compile_step(compiled, loss, optimizer, backend=backend, verify=verify) for optimizer in ours]
     found: list[str] = []
     for turn, batch in enumerate(architecture.batches):
         which = turn % len(steps)
