@@ -13,12 +13,12 @@ from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.fused import clear_error
 from tinygrad_mm.compiler.guards import Guards
 from tinygrad_mm.compiler.inplace import InPlace
-from tinygrad_mm.compiler.kernel import free_name
 from tinygrad_mm.compiler.passes import FOR_PLACED_CALLS, optimize, run
 from tinygrad_mm.compiler.passes.placing import copy_what_is_updated, place_gradient
 from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.compiler.program import Place, Program, Value
 from tinygrad_mm.compiler.report import Report, report
+from tinygrad_mm.compiler.statements import free_name
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
@@ -66,8 +66,7 @@ class Plan:
         scaled = self._joined(trace, laid_out, weight, "scale_seed" not in without)
         optimize(program, backend.passes, without)
         self.updates = self._placed(trace, laid_out, weight, scaled)
-        if backend is NUMPY:
-            run(program, FOR_PLACED_CALLS, without)
+        run(program, FOR_PLACED_CALLS, without)
         self._written(program, weight)
         self.effects = [effect.buffer for effect in program.effects]
         self.check = self._guards()
@@ -162,7 +161,6 @@ class Plan:
         """Write the program out, and make the function that runs it, in each thread."""
         threads, in_calls = self.threads, self.backend is NUMPY
         places = program.places
-        names = {key: places[id(v)].name for key, v in program.gradient_of.items() if id(v) in places}
         self.leaves = [v.leaf for v in program.leaves]
         self.flags = [leaf.requires_grad for leaf in self.leaves if leaf is not None]
         self.arrays = [leaf.value for leaf in self.leaves if leaf is not None]
@@ -171,7 +169,7 @@ class Plan:
         if in_calls:
             added = [insertion for update in self.updates for insertion in update.insertions()]
         elif threads == 1:
-            added = [update.as_loop(names) for update in self.updates]
+            added = [update.as_loop() for update in self.updates]
         title = "one training step" + (f", for each of {threads} threads that share a batch" if threads > 1 else "")
         apart = {"apart": threads > 1} if in_calls else {}
         self.emitted: Any = self.backend.emit(program, title, self.captured.path_of(), added, joint=True, **apart)
@@ -183,7 +181,7 @@ class Plan:
         if in_calls:
             functions = of_calls(self.emitted, self.arrays, self.places, self.stores, added)
         else:
-            updates = [update.as_function(names) for update in self.updates]
+            updates = [update.as_function() for update in self.updates]
             functions = of_loops(self.emitted, self.arrays, self.places, self.stores, updates)
         self.function = self.shares = Shares(functions, weight)
 

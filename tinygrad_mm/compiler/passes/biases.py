@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.fused import transposed_copy
-from tinygrad_mm.compiler.kernel import free_name
 from tinygrad_mm.compiler.program import Op, Place, Program, Value
+from tinygrad_mm.compiler.statements import free_name
 
 __all__ = ["fold_biases"]
 
