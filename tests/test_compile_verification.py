@@ -139,7 +139,7 @@ MUTANTS = {
     "stale": (read_a_stale_array, "the loss is"),
     "buffer": (scale_a_buffer, r"the buffer model\.body\.layers\.1\.running_mean is"),
     "loss": (scale_the_output, "the loss is"),
-    "forgotten": (forget_a_gradient, "the gradient of model.* is missing, and there in the eager engine"),
+    "forgotten": (forget_a_gradient, "the gradient of model.* is missing, and present in the eager engine"),
     "a draw more": (draw_once_more, r"the state of the generator model\.body\.layers\.2\.rng is"),
 }  # fmt: skip
 

@@ -125,7 +125,10 @@ class Compiled:
             return plan.run(given)
         if progress.eager:
             return self.function(*args, **kwargs)
-        proof = self._proof(plan, given, args, kwargs, progress) if proving and progress.due() else None
+        due = progress.due()
+        if due and not proving:
+            return plan.run(given)
+        proof = self._proof(plan, given, args, kwargs, progress) if due else None
         progress.runs += 1
         if progress.over():
             self._unproved.pop(plan, None)

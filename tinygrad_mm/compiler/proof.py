@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,13 @@ class Proof:
         self, made: Sequence[Tensor], there: Sequence[Any], seeds: Sequence[Any], recorded: bool = False
     ) -> dict[str, Any]:
         targets: list[Any] = [there[t] if isinstance(t, int) else t for _, t in self.targets]
-        with as_leaves([t for t in targets if t.node is not None]), without_hooks(targets), np.errstate(all="ignore"):
+        unwatched = nullcontext() if recorded else entered(monitor=None, lines=False)
+        with (
+            as_leaves([t for t in targets if t.node is not None]),
+            without_hooks(targets),
+            np.errstate(all="ignore"),
+            unwatched,
+        ):
             found = gradients(made, targets, seeds, create_graph=recorded, retain_graph=True, allow_unused=True)
         return {
             name: np.zeros_like(t.value) if g is None else g.value
