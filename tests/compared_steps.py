@@ -255,7 +255,7 @@ def with_threads(count: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(threadpoolctl.threadpool_limits(count, user_api="blas"))
         if count > 1:
-            stack.enter_context(mock.patch.object(together, "threads", lambda: count))
+            stack.enter_context(mock.patch.object(together, "threads", return_value=count))
             for name in ("ELEMENTS", "IN_A_CALL", "FOR_A_PARAMETER"):
                 stack.enter_context(mock.patch.object(shares, name, 0))
         yield

@@ -1,7 +1,11 @@
 """The reverse pass: one loop, from the outputs back to the leaves.
 
-Floor 1. The same loop runs on plain arrays (a fast first-order pass) and on Tensors (a pass that is itself recorded, so
-that it can be differentiated again): only what is handed to the rules differs.
+Floor 1. A call `y = fun(a, b)` hands the gradient g of y on: its rule says what a and b get of it, and where a value
+was used several times, what it gets is added up. Going through the calls from the last one made to the first, the
+gradient of each result is complete when its turn comes.
+
+The same loop runs on plain arrays (a first-order pass) and on Tensors (a pass that is itself recorded, so that it can
+be differentiated again): only what is handed to the rules differs.
 """
 
 from __future__ import annotations
@@ -29,36 +33,45 @@ def backpropagate(
     `gradients` are those of the roots. With `recorded`, gradients are Tensors and the pass is recorded. With `release`,
     the graph is taken apart on the way, so that activations are freed as early as they can be.
 
-    Raises RuntimeError where the graph was released before, or where a leaf has been changed since the forward pass.
+    Raises RuntimeError where the graph was released before, or where a tensor has been changed since the forward pass.
     """
     targets = None if targets is None else set(targets)
     order = topological(roots)
-    on_path = _on_path(order, targets)
-    pending: dict[Vertex, Any] = {}  # vertices and their gradients so far
-    found: dict[Vertex, Any] = {}
+    visited = {id(vertex) for vertex in order} if targets is None else _users(targets, order)
+    sums: dict[Vertex, Any] = {}  # the gradient of each vertex, as far as it is added up
+    found: dict[Vertex, Any] = {}  # complete gradients of what was asked for
     for root, g in zip(roots, gradients, strict=True):
         if root.requires_grad:
-            pending[root] = _sum(pending.get(root), g)
+            sums[root] = sums[root] + g if root in sums else g
+    monitor = state.monitor
     while order:  # what was made last comes first: all that it was used for was made later still
         vertex = order.pop()
         node = vertex.node
-        if node is None or vertex not in pending:
+        if node is None or vertex not in sums:
             continue
-        g = _complete(vertex, pending.pop(vertex), targets, found)
-        args, y = _call_behind(vertex, node, recorded)
-        for i, (a, vjp) in enumerate(zip(node.args or (), _vjps(node), strict=False)):
-            if vjp is None or not isinstance(a, Vertex) or id(a) not in on_path:
+        g = sums.pop(vertex)
+        if vertex.extra or monitor is not None or targets is not None:
+            g = _complete(vertex, g, targets, found)
+        g, y, args = _call_behind(vertex, node, g, recorded)
+        rule = RULES[node.fun]
+        vjps = [functools.partial(rule.each, i) for i in range(len(args))] if rule.each else rule.vjps
+        for i, (a, vjp) in enumerate(zip(node.args or (), vjps, strict=False)):
+            if vjp is None or not isinstance(a, Vertex) or id(a) not in visited:
                 continue
             c = vjp(g, y, *args, **node.kwargs)
             if c is None:  # nothing that this argument was used for has a gradient
                 continue
-            if state.monitor is not None:
-                state.monitor.contribution(vertex, i, c)
-            pending[a] = _sum(pending.get(a), _fit(c, a.value, node, i))
+            if monitor is not None:
+                monitor.contribution(vertex, i, c)
+            c = _fit(c, a.value, node, i)
+            sums[a] = _added(sums[a], c) if a in sums else c
         if release:
             node.args = None
-    for leaf, g in pending.items():
-        _complete(leaf, g, targets, found)
+    for leaf, g in sums.items():  # at the end: a pass that fails has left no leaf with half of its gradient
+        if leaf.extra or monitor is not None or targets is not None:
+            _complete(leaf, g, targets, found)
+        else:
+            found[leaf] = g
     return found
 
 
@@ -91,19 +104,17 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
     return np.expand_dims(total, tuple(stretched)) if stretched else total
 
 
-def _on_path(order: Sequence[Vertex], targets: Collection[Vertex] | None) -> set[int]:
-    """The ids of the vertices that a target was used for: the only ones the pass has to visit."""
-    if targets is None:
-        return {id(vertex) for vertex in order}
-    on_path = {id(t) for t in targets}
+def _users(targets: Collection[Vertex], order: Sequence[Vertex]) -> set[int]:
+    """The ids of the targets and of all that was made from them: what a pass to the targets has to visit."""
+    users = {id(t) for t in targets}
     for vertex in order:
-        if vertex.node is not None and any(id(a) in on_path for a in vertex.node.args or ()):
-            on_path.add(id(vertex))
-    return on_path
+        if vertex.node is not None and any(id(a) in users for a in vertex.node.args or ()):
+            users.add(id(vertex))
+    return users
 
 
-def _call_behind(vertex: Vertex, node: Node, recorded: bool) -> tuple[Sequence[Any], Any]:
-    """The arguments and the result of a call, as its rule is to see them: arrays, or Tensors in a recorded pass."""
+def _call_behind(vertex: Vertex, node: Node, g: Any, recorded: bool) -> tuple[Any, Any, Sequence[Any]]:
+    """The gradient, the result and the arguments of a call, as its rule is to see them: arrays, or Tensors."""
     args = node.args or ()
     for a in args:
         if isinstance(a, Vertex) and a.version > vertex.version:
@@ -111,24 +122,22 @@ def _call_behind(vertex: Vertex, node: Node, recorded: bool) -> tuple[Sequence[A
                 f"a tensor of shape {a.value.shape} was changed after {name_of(node.fun)} had read it, so this "
                 "gradient would be wrong; call backward() before the update, or run the forward pass again"
             )
+    y = vertex.value
+    if isinstance(g, list):  # of several results, those that nobody used have gradient zero
+        g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
     if not recorded:
-        return [a.value if isinstance(a, Vertex) else a for a in args], vertex.value
-    state.scope = node.scope
-    several = isinstance(vertex.value, tuple)
-    return args, tuple(select(vertex, i) for i in range(len(vertex.value))) if several else vertex
+        return g, y, [a.value if isinstance(a, Vertex) else a for a in args]
+    state.scope = node.scope  # what the rule computes belongs to the module that made the call
+    return g, tuple(select(vertex, i) for i in range(len(y))) if isinstance(y, tuple) else vertex, args
 
 
-def _vjps(node: Node) -> Sequence[Callable[..., Any] | None]:
-    """The rule for each argument of a call."""
-    rule = RULES[node.fun]
-    return [functools.partial(rule.each, i) for i in range(len(node.args or ()))] if rule.each else rule.vjps
-
-
-def _sum(a: Any, b: Any) -> Any:
-    """The sum of two gradients; that of a call with several results is a list, and None stands for zero."""
-    if a is None or b is None:
-        return b if a is None else a
-    return [_sum(x, y) for x, y in zip(a, b, strict=True)] if isinstance(a, list) else a + b
+def _added(total: Any, c: Any) -> Any:
+    """The sum of two gradients; that of a call with several results is a list, in which None stands for zero."""
+    if isinstance(c, list):
+        return [
+            one if other is None else other if one is None else one + other for one, other in zip(total, c, strict=True)
+        ]
+    return total + c
 
 
 def _fit(c: Any, value: Any, node: Node, i: int) -> Any:
@@ -148,7 +157,7 @@ def _fit(c: Any, value: Any, node: Node, i: int) -> Any:
 
 
 def _complete(vertex: Vertex, g: Any, targets: Collection[Vertex] | None, found: dict[Vertex, Any]) -> Any:
-    """A complete gradient, as hooks leave it, and as the next rules see it; noted where someone asked for it."""
+    """A complete gradient as hooks leave it, which is what rules see next; noted in `found` where it was asked for."""
     extra = vertex.extra or {}
     for hook in list(extra.get("hooks", {}).values()):
         g = _hooked(vertex, g, hook)
@@ -156,8 +165,6 @@ def _complete(vertex: Vertex, g: Any, targets: Collection[Vertex] | None, found:
         state.monitor.visit(vertex, g)
     if vertex in targets if targets is not None else vertex.node is None or extra.get("retain_grad"):
         found[vertex] = g
-    if isinstance(g, list):  # results that nobody used have gradient zero
-        g = [np.zeros_like(v) if one is None else one for one, v in zip(g, vertex.value, strict=True)]
     return g
 
 

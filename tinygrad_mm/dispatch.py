@@ -16,7 +16,7 @@ import numpy as np
 from tinygrad_mm.errors import qualified
 from tinygrad_mm.graph import NO_KWARGS, RULES, Rule, Vertex, state
 
-__all__ = ["as_array", "normal_form", "operand", "plain", "rule_of", "stands_as_it_is"]
+__all__ = ["as_array", "normal_form", "operand", "plain", "rule_of", "in_normal_form"]
 
 # Types that an operation takes as they are. Python numbers among them are weak: they never change a Tensor's dtype.
 _AS_THEY_ARE = frozenset({float, int, bool, np.ndarray, type(None)})
@@ -77,9 +77,10 @@ def rule_of(fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
     return rule
 
 
-def stands_as_it_is(rule: Rule, args: Sequence[Any]) -> bool:
+def in_normal_form(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
     """Whether positional arguments are in normal form already, as those of most calls are: Tensors, arrays, numbers."""
-    if len(args) > len(rule.vjps) or (rule.when is not None and rule.when(*args)):
+    rule = RULES.get(fun)
+    if rule is None or len(args) > len(rule.vjps) or (rule.when is not None and rule.when(*args)):
         return False
     for a in args:  # noqa: SIM110 (half the time of all() with a generator, in every call)
         if not isinstance(a, Vertex) and type(a) not in _AS_THEY_ARE:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinygrad_mm.backprop import accumulate, backpropagate
-from tinygrad_mm.dispatch import as_array, normal_form, plain, rule_of, stands_as_it_is
+from tinygrad_mm.dispatch import as_array, in_normal_form, normal_form, plain, rule_of
 from tinygrad_mm.errors import caller, explained, qualified, refuse_while_tracing
 from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Vertex, entered, name_of, select, state, tick
 from tinygrad_mm.memory import keep_freed_memory
@@ -38,13 +38,16 @@ def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
     Tensor, or Tensors in a container where the function returns several arrays.
     """
     rule = RULES[fun]
-    values = [a.value if isinstance(a, Vertex) else a for a in args]
+    values, needed = [], False
+    for a in args:
+        values.append(a.value if isinstance(a, Vertex) else a)
+        needed = needed or (isinstance(a, Vertex) and a.requires_grad)
     try:
         value = rule.forward(*values, **kwargs)
     except Exception as error:
         raise explained(error, fun, values, kwargs) from error
     y = result(value)
-    needed = state.recording and any(isinstance(a, Vertex) and a.requires_grad for a in args)
+    needed = needed and state.recording
     if needed or state.tracing:
         line = caller() if state.lines else None
         y.node = Node(fun, _as_assigned(args) if state.assigned else args, kwargs, state.scope, line)
@@ -77,10 +80,10 @@ def _as_assigned(args: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _call(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS) -> Any:
-    """A call as NumPy hands it over: recorded, or made by the expression of functions that are."""
-    rule = rule_of(fun, args, kwargs)
-    if not kwargs and stands_as_it_is(rule, args):
+    """A call as NumPy hands it over: recorded, or evaluated as the expression that stands for it, whose calls are."""
+    if not kwargs and in_normal_form(fun, args):
         return apply(fun, args)
+    rule = rule_of(fun, args, kwargs)
     if rule.metadata:
         if fun in _LOOK_AT_VALUES:
             refuse_while_tracing(qualified(fun))
@@ -94,7 +97,7 @@ _LOOK_AT_VALUES = frozenset({np.array_equal, np.array_equiv, np.allclose, np.min
 
 
 def _operators(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
-    """The operator `a fun b` and its reflection; what is no operand may handle the operation itself."""
+    """The operator `a fun b` and its reflection; beside an object of an unknown kind Python asks that one next."""
 
     def operator(self: Any, other: Any) -> Any:
         return _call(fun, (self, other)) if isinstance(other, _OPERANDS) else NotImplemented

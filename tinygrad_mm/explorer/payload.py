@@ -113,7 +113,10 @@ def _entry(sent: Contribution, arrays: _Arrays, rates: Any) -> dict[str, Any]:
         "cast": sent.cast,
         "source": sent.source,
         "formula": sent.formula,
+        "where": sent.where,
         "numbers": sent.numbers,
+        "places": sent.places,
+        "operands": [{"text": one.text, "array": arrays.add(one.array)} for one in sent.operands],
         "shapes": sent.shapes,
         "rates": None if rates is None else arrays.add(rates),
     }
@@ -149,7 +152,9 @@ def _wrong(story: Story, arrays: _Arrays) -> dict[str, Any]:
         "gradients": {str(value): arrays.add(gradient) for value, gradient in wrong.gradients.items()},
         "errors": {str(value): _number(error) for value, error in wrong.errors.items()},
         "wrong": wrong.wrong,
-        "paths": f"{wrong.paths:,}" if wrong.paths < 10**12 else f"about 10 to the power {len(str(wrong.paths)) - 1}",
+        "visits": f"{wrong.visits:,}"
+        if wrong.visits < 10**12
+        else f"about 10 to the power {len(str(wrong.visits)) - 1}",
     }
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from tinygrad_mm.explorer.calls import Call
 
-__all__ = ["Argument", "Contribution", "Kind", "Step", "Tape", "Value"]
+__all__ = ["Argument", "Contribution", "Kind", "Operand", "Step", "Tape", "Value"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Kind: TypeAlias = Literal["input", "parameter", "buffer", "constant", "operation", "output", "detached"]
@@ -64,6 +64,13 @@ class Value:
         return not self.operation
 
 
+class Operand(NamedTuple):
+    """An array that a rule computes with, as its formula writes it: `∂L/∂y`, or `softmax(logits)`."""
+
+    text: str
+    array: Any
+
+
 @dataclass
 class Contribution:
     """What one rule sent to one argument: an entry of the sender's step, and of the receiver's ledger.
@@ -73,9 +80,10 @@ class Contribution:
     rule returned; `array` is the same summed over the axes that broadcasting had added or stretched (`summed`, counted
     in `before`) and cast from dtype `cast` (None: none was needed).
 
-    `source` is the rule as it was written, `help` what the function that it calls says of itself ("" where it is more
-    than one call), `formula` the same as mathematics, `numbers` with the numbers put in (None where that says nothing),
-    `shapes` what the shapes have to do with it.
+    `source` is the rule as it was written, with the helpers that it calls. `formula` is it as mathematics, `where`
+    what it computes before ("s = …"), `numbers` the formula with the numbers put in (None where that says nothing),
+    `places` the same at each place of a small array that is computed element by element, in C order. `operands` are
+    the arrays that the formula computes with. `shapes` is what the shapes have to do with it.
     """
 
     consumer: int | None
@@ -87,9 +95,11 @@ class Contribution:
     summed: tuple[int, ...] = ()
     cast: str | None = None
     source: str = ""
-    help: str = ""
     formula: str = ""
+    where: tuple[str, ...] = ()
     numbers: str | None = None
+    places: tuple[str, ...] = ()
+    operands: tuple[Operand, ...] = ()
     shapes: str = ""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.dispatch import as_array
-from tinygrad_mm.functional.activations import log_softmax, logsumexp, one_hot, softmax, softmax_back, softplus
+from tinygrad_mm.functional.activations import log_softmax, one_hot, pick, softmax, softplus
 from tinygrad_mm.graph import Vertex, defvjp, primitive
 from tinygrad_mm.rules.indexing import at_places, checked
 
@@ -35,48 +35,25 @@ __all__ = [
 def _cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
     """logsumexp(logits) - logits[label] of each example, reduced.
 
-    Raises ValueError for labels whose shape does not fit, IndexError for a label out of range.
+    Raises ValueError for labels of another shape, or out of range.
     """
-    lost = logsumexp(logits, axis=-1) - np.take_along_axis(logits, _places(logits, labels), axis=-1)[..., 0]
-    return lost if reduction == "none" else np.sum(lost) / lost.size if reduction == "mean" else np.sum(lost)
+    z = logits - np.max(logits, axis=-1, keepdims=True)  # both terms less the largest logit: exp cannot overflow
+    lost = np.squeeze(np.log(np.sum(np.exp(z), axis=-1, keepdims=True)), -1) - pick(z, labels)
+    return _reduced(lost, reduction)
 
 
-@primitive
-def _prediction_error(logits: Any, labels: Any) -> Any:
-    """softmax(logits) - one_hot(labels): what is too much, or too little, in each predicted probability."""
-    errors = softmax(logits)
-    places = _places(logits, labels)
-    np.put_along_axis(errors, places, np.take_along_axis(errors, places, -1) - 1, -1)
-    return errors
-
-
-def _places(logits: Any, labels: Any) -> Any:
-    """The labels as places on the last axis of the logits."""
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}")
-    if labels.size and not 0 <= labels.min() <= labels.max() < logits.shape[-1]:
-        raise ValueError(f"labels lie in {labels.min()}..{labels.max()}, but there are {logits.shape[-1]} classes")
-    return labels[..., None]
-
-
-def _per_example(g: Any, labels: Any, reduction: str) -> Any:
-    """What the loss of each example counts, given the gradient of all."""
+def _for_each(g: Any, labels: Any, reduction: str) -> Any:
+    """The gradient of the loss of each example, from that of all."""
     return np.expand_dims(g, -1) if reduction == "none" else g / max(labels.size, 1) if reduction == "mean" else g
 
 
 defvjp(
     _cross_entropy,
     lambda g, y, logits, labels, reduction="mean": (
-        _per_example(g, labels, reduction) * _prediction_error(logits, labels)
+        _for_each(g, labels, reduction) * (softmax(logits) - one_hot(labels, logits.shape[-1], logits.dtype))
     ),
     None,
     law="(..., classes), (...) -> () or (...)",
-)
-defvjp(
-    _prediction_error,
-    lambda g, y, logits, labels: softmax_back(g, softmax(logits), -1),
-    None,
-    law="(..., classes), (...) -> (..., classes)",
 )
 
 

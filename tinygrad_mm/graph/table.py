@@ -25,11 +25,14 @@ __all__ = [
 class Rule:
     """What is known about one function.
 
-    `forward`: what to call on plain arrays. `vjps`: one function per array argument, called as
-    `vjp(g, y, *args, **kwargs)`. `each`: one function for any number of arguments, called as
-    `each(i, g, y, *args, **kwargs)`. `composite`: an expression in functions that have rules. `names`: the parameters
-    a rule understands, in order; `more` where it takes any number. A rule with none of the three stops the gradient.
-    `when`: the calls that the rule leaves to the expression. `fresh`: the rule is one of this package.
+    `forward`: what to call on plain arrays. Then one of three, or none, which stops the gradient: `vjps`, a function
+    for each array argument, called as `vjp(g, y, *args, **kwargs)` (VJP: vector-Jacobian product, the gradient g of the
+    output times the derivative of the output); `each`, one function for any number of arguments, called as
+    `each(i, g, y, *args, **kwargs)`; `composite`, an expression in functions that have rules. Where a function has both
+    a rule and an expression, `when(*args)` says which calls are left to the expression.
+
+    `names`: the parameters that the rule understands, in order; `more` where it takes any number. `metadata`: it looks
+    at shapes and dtypes only. `fresh`: the rule is one of this package. `law`: what it does to shapes, as text.
     """
 
     __slots__ = (

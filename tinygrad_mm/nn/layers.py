@@ -76,7 +76,7 @@ class Dense(Module):
                 f"matmul: {x.shape} @ {self.weight.shape}: the inner sizes {features} and {self.in_features} differ.\n"
                 f"{type(self).__name__}({self.in_features}, {self.out_features}) was given {features} features; "
                 f"did you mean {type(self).__name__}({features}, {self.out_features})?"
-            ) from None
+            )
         if x.dtype != self.weight.dtype:
             raise TypeError(
                 f"{type(self).__name__}: the input is {x.dtype}, the weight {self.weight.dtype}; "

@@ -7,7 +7,9 @@ file (by way of `linecache`, which knows notebook cells and doctests too).
 - `source_of(rule)`: the text as it was written;
 - `expression_of(rule)`: the syntax tree of one expression, or of several statements, of which the last returns;
 - `shown(rule)`: the same with the values of all names in it, and the helpers that it still calls by name;
-- `text_of(rule)`: the same as text.
+- `text_of(rule)`: the same as text;
+- `decided(rule, g, y, args, kwargs)`: the same for one call, with its conditions decided;
+- `words_of(rule)`: what is said of the functions that only count axes.
 
 A helper is a plain function of the rule's own package: no function with a rule, no primitive. One that is a single
 expression is put in wherever it is called; where a rule is nothing but the call of a longer one, the rule is that
@@ -19,19 +21,20 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import copy
 import functools
 import inspect
 import linecache
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from tinygrad_mm.graph import RULES, name_of
 
-__all__ = ["Shown", "expression_of", "shown", "source_of", "text_of"]
+__all__ = ["Shown", "decided", "expression_of", "shown", "source_of", "text_of", "words_of"]
 
 Function: TypeAlias = "ast.Lambda | ast.FunctionDef"
 
@@ -59,7 +62,10 @@ class Shown:
         return last.value if isinstance(last, ast.Return) else None
 
     def lines(self) -> list[str]:
-        """The body as lines of code; of one expression only that."""
+        """The body as lines of code; of one expression only that, a condition on a line of its own."""
+        if isinstance(self.expression, ast.IfExp):
+            test, other = ast.unparse(self.expression.test), ast.unparse(self.expression.orelse)
+            return [ast.unparse(self.expression.body), f"  if {test} else {other}"]
         if self.expression is not None:
             return [ast.unparse(self.expression)]
         return [line for statement in self.body for line in ast.unparse(statement).splitlines()]
@@ -115,6 +121,92 @@ def shown(function: Callable[..., Any]) -> Shown:
     A function without source is shown as a call of itself.
     """
     return _shown(inspect.unwrap(function), (), whole=True)
+
+
+def words_of(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
+    """The functions of `axes` and `operands` that a rule calls, and what each of them says of itself.
+
+    >>> import numpy as np
+    >>> dict(words_of(RULES[np.matmul].vjps[1]))
+    {'rows(a)': 'All rows of a stack of matrices, one below the other in one matrix.'}
+    """
+    rule = shown(function)
+    for names in (rule.names, *(helper.names for helper in rule.helpers.values())):
+        for name, value in names.items():
+            if inspect.isfunction(value) and value.__module__ in BOOKKEEPING:
+                parameters = ", ".join(inspect.signature(value).parameters)
+                yield f"{name}({parameters})", " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# For one call: conditions decided
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def decided(function: Callable[..., Any], g: Any, y: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shown:
+    """A rule as it is shown for one call: of each condition, only what holds for these arguments is left.
+
+    >>> import numpy as np
+    >>> a, b = np.ones((2, 3)), np.ones((3, 4))
+    >>> decided(RULES[np.matmul].vjps[1], a @ b, a @ b, (a, b), {}).text()
+    'a.mT @ g'
+    """
+    rule = shown(function)
+    values = {**inspect.signature(function).bind(g, y, *args, **kwargs).arguments}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            values |= values.pop(name, {})
+        elif name not in values:
+            values[name] = () if parameter.kind is parameter.VAR_POSITIONAL else parameter.default
+    deciding = _Deciding({**vars(builtins), **rule.names, **values})
+    for name, helper in rule.helpers.items():
+        if name not in deciding.values:
+            deciding.values[name] = helper
+    body = deciding.statements(copy.deepcopy(rule.body))
+    return Shown(rule.parameters, body, rule.names, rule.helpers)
+
+
+class _Deciding(ast.NodeTransformer):
+    """Leaves of conditions what holds for given values, as far as that can be told."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+    def statements(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """Statements with their conditions decided, up to the first that returns."""
+        found: list[ast.stmt] = []
+        for statement in body:
+            if isinstance(statement, ast.If):
+                holds = self._holds(statement.test)
+                if holds is None:
+                    return [*found, *body[body.index(statement) :]]
+                found += self.statements(statement.body if holds else statement.orelse)
+            else:
+                statement = self.visit(statement)
+                found.append(statement)
+                if not isinstance(statement, ast.Return):
+                    self._run(statement)
+            if found and isinstance(found[-1], ast.Return):
+                break
+        return found
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        holds = self._holds(node.test)
+        return self.generic_visit(node) if holds is None else self.visit(node.body if holds else node.orelse)
+
+    def _holds(self, test: ast.expr) -> bool | None:
+        try:
+            return bool(
+                eval(compile(ast.fix_missing_locations(ast.Expression(copy.deepcopy(test))), "", "eval"), self.values)
+            )
+        except Exception:  # it asks for what is not known before: a variable of a comprehension, say
+            return None
+
+    def _run(self, statement: ast.stmt) -> None:
+        with contextlib.suppress(Exception):  # then conditions that ask for its variables are left as they are
+            exec(
+                compile(ast.fix_missing_locations(ast.Module([copy.deepcopy(statement)], [])), "", "exec"), self.values
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -193,8 +285,9 @@ def _shown(function: Callable[..., Any], around: tuple[Any, ...], whole: bool = 
     """A function with the helpers put in; `around` are those that it is shown inside of."""
     tree = _tree_of(function)
     if tree is None:
-        call = ast.parse(f"return {name_of(function)}(*args, **kwargs)").body
-        return Shown("*args, **kwargs", call, {name_of(function): function})
+        name = name_of(function) if name_of(function).isidentifier() else "rule"  # a lambda has no name
+        call = ast.parse(f"return {name}(*args, **kwargs)").body
+        return Shown("*args, **kwargs", call, {name: function})
     putting = _Putting(function, around)
     body = putting.body_of(function, tree, whole)
     return Shown(ast.unparse(tree.args), body, _names_in(body, tree, putting.names), putting.helpers)
@@ -293,17 +386,22 @@ def _put(tree: Function, found: Mapping[str, ast.expr]) -> Function:
     """A helper with arguments in the places of its parameters, and other names for variables that mean another thing."""
     tree = copy.deepcopy(tree)
     statements = _statements(tree)
-    own = {name for statement in statements for name in _variables(statement)} | _repeated(tree, found)
-    given = {n.id for argument in found.values() for n in ast.walk(argument) if isinstance(n, ast.Name)}
-    kept = {name: value for name, value in found.items() if name in own}  # parameters that the helper writes to
-    same = {name for name, value in kept.items() if isinstance(value, ast.Name) and value.id == name}
-    renamed = {}
-    for name in own - same:
-        if name in given:
-            renamed[name] = next(n for k in range(1, 100) if (n := f"{name}_{k}") not in own | given)
+    written = {name for statement in statements for name in _variables(statement)}
+    own = written | _repeated(tree, found)
+    names = {name: {n.id for n in ast.walk(value) if isinstance(n, ast.Name)} for name, value in found.items()}
+    kept = {name: value for name, value in found.items() if name in own}  # written first, then read
+    renamed: dict[str, str] = {}
+    for name in own:
+        elsewhere = set().union(*(used for other, used in names.items() if other != name and other not in kept))
+        value = kept.get(name)
+        if isinstance(value, ast.Name) and value.id not in elsewhere | (own - {name}):
+            renamed[name] = value.id  # the variable goes by the name of what it was given
+        elif name in elsewhere or (value is None and name in names.get(name, ())):
+            renamed[name] = next(n for k in range(1, 100) if (n := f"{name}_{k}") not in elsewhere | own)
+    kept = {n: v for n, v in kept.items() if not (isinstance(v, ast.Name) and v.id == renamed.get(n, n))}
     replace = _Replace({n: v for n, v in found.items() if n not in own}, renamed)
     body = [replace.visit(statement) for statement in statements]
-    before = {renamed.get(name, name): value for name, value in kept.items() if name not in same}
+    before = {renamed.get(name, name): value for name, value in kept.items()}
     if before:
         names, values = (", ".join(part) for part in (before, map(ast.unparse, before.values())))
         body = [*ast.parse(f"{names} = {values}").body, *body]
@@ -359,7 +457,7 @@ class _Replace(ast.NodeTransformer):
 
 def _names_in(body: list[ast.stmt], tree: Function, values: Mapping[str, Any]) -> dict[str, Any]:
     """What the names in some statements stand for, other than parameters, variables, and Python's own."""
-    used = {n.id: None for statement in body for n in ast.walk(statement) if isinstance(n, ast.Name)}
+    used = {n.id: None for part in [*body, tree.args] for n in ast.walk(part) if isinstance(n, ast.Name)}
     own = {name for statement in body for name in _variables(statement)} | {
         a.arg for a in ast.walk(tree.args) if isinstance(a, ast.arg)
     }

@@ -17,6 +17,7 @@ from tinygrad_mm.compiler.loops.native import require_numba
 from tinygrad_mm.compiler.loops.updates import Update
 from tinygrad_mm.compiler.passes import CLEAN, EXAMPLES_LAST, JOIN_PRODUCTS, Pass
 from tinygrad_mm.compiler.passes.inlining import inline
+from tinygrad_mm.compiler.passes.patterns import fuse_errors, read_results
 from tinygrad_mm.compiler.program import Op, Program, Value
 
 __all__ = ["PASSES", "Emitted", "Update", "emit", "require_numba"]
@@ -31,8 +32,10 @@ def multiply_outer_products(program: Program) -> None:
 
 # Those that pay for loops too; combinations that spare NumPy calls are none of them.
 PASSES = (
+    Pass("fuse_errors", fuse_errors),
     Pass("inline", lambda program: inline(program, WHOLE | WHOLE_HERE)),
     CLEAN,
+    Pass("read_results", read_results),
     EXAMPLES_LAST,
     CLEAN,
     JOIN_PRODUCTS,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.kernels import Kernel, kernel_of, reduced
-from tinygrad_mm.compiler.program import Op, Place, Program, Value
+from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.rules.shape import join
 
 __all__ = ["join_in_place", "join_products"]
@@ -170,8 +170,7 @@ def join_in_place(program: Program) -> None:
             if maker is None or not free or not isinstance(kernel_of(maker), Kernel):
                 made = Value(np.empty(value.shape, value.dtype))
                 ops.append(Op(np.positive, [value], {}, made, op.scope, op.backward))
-            place = array[start:end].reshape(made.shape)
-            program.places[id(made)] = Place(f"rows_{len(program.places)}", place)
+            program.place(made, "rows", array[start:end].reshape(made.shape))
             start = end
         replaced[id(result)] = Value(array, "constant", "joined")
     program.ops = ops
