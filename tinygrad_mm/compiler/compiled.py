@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,8 @@ class Compiled:
     def _proof(
         self, plan: Plan, given: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], progress: Progress
     ) -> Proof:
-        def without(name: str) -> Plan:
-            return Plan(self.function, args, kwargs, self.backend, [name])
+        def without(names: Sequence[str]) -> Plan:
+            return Plan(self.function, args, kwargs, self.backend, names)
 
         def wrong() -> None:
             progress.eager = True

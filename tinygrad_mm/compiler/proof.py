@@ -33,7 +33,7 @@ __all__ = ["Proof"]
 class Proof:
     """A call that the eager engine has made, too, from the same parameters, buffers and generators.
 
-    `without(name)` is the program for the same arguments without one pass; `wrong` is called for one that is.
+    `without(names)` is the program for the same arguments without some passes; `wrong` is called for one that is.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Proof:
         plan: Plan,
         given: Sequence[Any],
         progress: Progress,
-        without: Callable[[str], Plan],
+        without: Callable[[Sequence[str]], Plan],
         wrong: Callable[[], None],
     ) -> None:
         self.plan, self.given, self.progress, self.without, self.wrong = plan, list(given), progress, without, wrong
@@ -151,9 +151,9 @@ class Proof:
     def culprit(self, gradients: dict[str, Any] | None = None) -> str:
         """Which pass did it: in what was returned, or, where these are given, in the gradients."""
 
-        def cured(name: str) -> bool:
+        def cured(without: Sequence[str]) -> bool:
             with self.before.as_before(), entered(recording=self.plan.recording):
-                plan = self.without(name)
+                plan = self.without(without)
                 if gradients is None:
                     return self.differs(plan.run(list(self.given))) is None
                 assert self.seeds is not None

@@ -287,12 +287,16 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b))
 
 
-def culprit(passes: Iterable[str], cured: Callable[[str], bool]) -> str:
-    """Which pass did it: leaving that one out cures the program."""
-    for name in dict.fromkeys(passes):
+def culprit(passes: Iterable[str], cured: Callable[[Sequence[str]], bool]) -> str:
+    """Which pass did it: leaving that one out cures the program, and making it anew with all of them does not."""
+    for without in ([], *([name] for name in dict.fromkeys(passes))):
         try:
-            if cured(name):
-                return f"Without the pass {name!r} it is right."
+            if cured(without):
+                return (
+                    f"Without the pass {without[0]!r} it is right."
+                    if without
+                    else "Traced anew it is right: it holds something that has changed since it was traced."
+                )
         except Exception:  # a program that cannot do without it
             continue
     return "No pass alone did it: leaving out any one of them does not help."

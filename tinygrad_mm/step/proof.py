@@ -175,7 +175,7 @@ def _apart(name: str, a: Any, b: Any, close: Any) -> Difference | None:
 class Proof:
     """A step that the eager engine computes first, as far as the gradients.
 
-    `without(name)` is the program for the same batch without one pass.
+    `without(names)` is the program for the same batch without some passes.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Proof:
         optimizer: Optimizer,
         batch: Sequence[Any],
         progress: Progress,
-        without: Callable[[str], Plan],
+        without: Callable[[Sequence[str]], Plan],
     ) -> None:
         self.plan, self.optimizer, self.batch = plan, optimizer, tuple(batch)
         self.progress, self.without = progress, without
@@ -286,10 +286,10 @@ class Proof:
         after = _State(self.optimizer)
         names = [one.name for one in (*self.plan.backend.passes, *FOR_PLACED_CALLS)]
 
-        def cured(name: str) -> bool:
+        def cured(without: Sequence[str]) -> bool:
             with self.before.as_before():
                 self.state.put_back()
-                plan = self.without(name)
+                plan = self.without(without)
                 return self._differs(plan, plan.run(self.batch)) is None
 
         try:
