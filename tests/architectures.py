@@ -28,7 +28,7 @@ Shape = tuple[int, ...]
 
 
 class Choices:
-    """A source of decisions; `below` is what a source defines, `taken` what it has decided."""
+    """A source of decisions: `_number` is what a source defines, `taken` what it has decided."""
 
     def __init__(self) -> None:
         self.taken: list[int] = []
@@ -37,9 +37,9 @@ class Choices:
         raise NotImplementedError
 
     def below(self, bound: int) -> int:
-        number = self._number(bound) if bound > 1 else 0
-        self.taken.append(number)
-        return number
+        if bound > 1:
+            self.taken.append(self._number(bound))
+        return self.taken[-1] if bound > 1 else 0
 
     def between(self, low: int, high: int) -> int:
         return low + self.below(high - low + 1)
