@@ -50,7 +50,7 @@ def backpropagate(
         if node is None or vertex not in sums:
             continue
         g = sums.pop(vertex)
-        if vertex.extra or monitor or targets is not None:
+        if vertex.extra or monitor is not None or targets is not None:
             g = _complete(vertex, g, targets, found)
         g, y, args = _call_behind(vertex, node, g, recorded)
         rule = RULES[node.fun]
@@ -61,14 +61,14 @@ def backpropagate(
             c = vjp(g, y, *args, **node.kwargs)
             if c is None:  # nothing that this argument was used for has a gradient
                 continue
-            if monitor:
+            if monitor is not None:
                 monitor.contribution(vertex, i, c)
             c = _fit(c, a.value, node, i)
             sums[a] = _added(sums[a], c) if a in sums else c
         if release:
             node.args = None
     for leaf, g in sums.items():  # at the end: a pass that fails has left no leaf with half of its gradient
-        if leaf.extra or monitor or targets is not None:
+        if leaf.extra or monitor is not None or targets is not None:
             _complete(leaf, g, targets, found)
         else:
             found[leaf] = g
@@ -161,7 +161,7 @@ def _complete(vertex: Vertex, g: Any, targets: Collection[Vertex] | None, found:
     extra = vertex.extra or {}
     for hook in list(extra.get("hooks", {}).values()):
         g = _hooked(vertex, g, hook)
-    if state.monitor:
+    if state.monitor is not None:
         state.monitor.visit(vertex, g)
     if vertex in targets if targets is not None else vertex.node is None or extra.get("retain_grad"):
         found[vertex] = g

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tinygrad_mm.optim.flat import Flat
+from tinygrad_mm.optim.flat import Flat, precision_of
 
 __all__ = ["check_array", "check_names", "load_optimizer", "save_optimizer", "whole_number"]
 
@@ -71,7 +71,7 @@ def load_optimizer(optimizer: Saved, saved: Mapping[str, Any]) -> None:
         if p is None:
             whole_number(f"{name}: {key}", state[key])
         else:
-            check_array(f"{name}: {key}", state[key], p.value.shape, p.value.dtype)
+            check_array(f"{name}: {key}", state[key], p.value.shape, precision_of(p.value.dtype))
 
     for old, new in zip(optimizer.groups, groups, strict=True):
         old.update(new)

@@ -12,7 +12,7 @@ from tinygrad_mm.compiler.guards import Guards
 from tinygrad_mm.compiler.inplace import InPlace
 from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.memory import aligned
-from tinygrad_mm.optim.flat import Flat, block_size, has_loop
+from tinygrad_mm.optim.flat import Flat, Run, block_size, has_loop
 from tinygrad_mm.optim.optimizer import Optimizer
 
 __all__ = ["Update"]
@@ -120,28 +120,28 @@ class Update:
     # -- as code
 
     def insertions(self) -> list[Insertion]:
-        """The statements that update each segment; one call for all, where the optimizer has a loop for its formula."""
+        """The statements that update each segment; one call for all, where that is a loop, or in half precision."""
         flat = self.flat
-        if flat.fused and has_loop(self.formula, flat.dtype):
+        if flat.precision != flat.dtype or (flat.fused and has_loop(self.formula, flat.dtype)):
             return [self._call()]
         return [self._insertion(start, stop, number) for number, (start, stop) in enumerate(self._segments())]
 
-    def as_loop(self, names: Mapping[int, str]) -> Any:
-        """The update as the loops of a compiled program; `names` are those of gradients by the id of the parameter."""
+    def as_loop(self) -> Any:
+        """The update as the loops of a compiled program."""
         from tinygrad_mm.compiler.loops import Update as Loop
 
         flat, pieces = self.flat, self._segments()
         gradients = [self.stores[0][start:stop] for start, stop in pieces]
         rate = self.scalars["learning_rate"] if takes_scaled_gradients(self.formula.program) is not None else None
-        members = {names[id(flat.parameters[i])]: (flat.starts[i], flat.starts[i + 1]) for i in self.active}
         arrays = [flat.values, *flat.states.values()]
-        self.loop = Loop(self.formula, arrays, list(self.scalars.values()), pieces, gradients, rate, members)
+        scalars = list(self.scalars.values())
+        self.loop = Loop(self.formula, arrays, scalars, pieces, gradients, rate, self._run_eagerly)
         return self.loop
 
-    def as_function(self, names: Mapping[int, str]) -> Callable[[], None]:
+    def as_function(self) -> Callable[[], None]:
         """The update as one compiled loop, on the sum of what all threads found."""
-        loop = self.as_loop(names)
-        run = loop.loop() if loop.elements() is not None else loop.run
+        loop = self.as_loop()
+        run = loop.loop() if loop.elements() is not None else self._run_eagerly
         first, *others = self.stores
 
         def update() -> None:
@@ -150,6 +150,12 @@ class Update:
             run()
 
         return update
+
+    def _run_eagerly(self) -> None:
+        """The update as an eager step makes it."""
+        gradients = [self.flat.view(self.stores[0], i) for i in range(len(self.flat.parameters))]
+        with np.errstate(under="ignore"):
+            Run(self.flat, self.active).execute(gradients, self.known.update, self.flat.steps[self.active[0]] + 1)
 
     def _segments(self) -> list[tuple[int, int]]:
         """(start, stop) of neighbours among the active parameters."""
@@ -164,7 +170,7 @@ class Update:
 
     def _call(self) -> Insertion:
         """The formula as one compiled loop for all segments. It finds the arrays itself, and is given them to show."""
-        run = self.as_function({id(p): str(i) for i, p in enumerate(self.flat.parameters)})
+        run = self.as_function()
         tag = f"_{self.number}" if self.number else ""
         first, *others = self.stores
         arrays = {"parameters": self.flat.values, "gradients": first, **self.flat.states}

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernels import Kernel, kernel_of, reduced
-from tinygrad_mm.compiler.program import Op, Place, Program, Value
+from tinygrad_mm.compiler.lowerings import Lowering, lowering_of, reduced
+from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.rules.shape import join
 
 __all__ = ["join_in_place", "join_products"]
@@ -167,11 +167,10 @@ def join_in_place(program: Program) -> None:
             while (maker := makers.get(id(made))) is not None and maker.fun is np.reshape:
                 made = maker.args[0]
             free = maker is not None and id(made) not in wanted | program.places.keys()
-            if maker is None or not free or not isinstance(kernel_of(maker), Kernel):
+            if maker is None or not free or not isinstance(lowering_of(maker), Lowering):
                 made = Value(np.empty(value.shape, value.dtype))
                 ops.append(Op(np.positive, [value], {}, made, op.scope, op.backward))
-            place = array[start:end].reshape(made.shape)
-            program.places[id(made)] = Place(f"rows_{len(program.places)}", place)
+            program.place(made, "rows", array[start:end].reshape(made.shape))
             start = end
         replaced[id(result)] = Value(array, "constant", "joined")
     program.ops = ops
