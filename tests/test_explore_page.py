@@ -477,8 +477,8 @@ def test_names_are_text_and_nothing_else(tmp_path_factory, name):
     "several",
     [
         lambda x: nn.LayerNorm(3)(x),
-        lambda x: nn.BatchNorm(3)(x),
-        lambda x: np.linalg.svd(x)[1],
+        lambda x: nn.BatchNorm1d(3)(x),
+        lambda x: np.linalg.svd(x, full_matrices=False)[1],
         lambda x: np.linalg.qr(x)[0] * np.linalg.qr(x)[1][0],
     ],
 )
