@@ -71,6 +71,20 @@ def test_many_compiled_steps_are_eager_steps(name, classes):
         np.testing.assert_allclose(a.data, b.data, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", range(1, 6))
+def test_labels_are_what_is_read_as_labels(layers):
+    """Cross entropy is taken apart, then the calls inside it: what was replaced lends its id to no other Value."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((8, 4), np.float32), rng.integers(0, 3, 8)
+    for _ in range(5):
+        hidden = [tg.nn.Dense(4, 4, activation, rng=0) for activation in ["tanh", "relu"] * layers]
+        model = tg.nn.Sequential(*hidden[:layers], tg.nn.Dense(4, 3, rng=1))
+        step = tg.compile_step(model, tg.cross_entropy, tg.optim.SGD(model.parameters(), 0.1))
+        step(x, y)
+        assert "eye.take(y, " in step.source
+        assert "ravel_multi_index((y, " in step.source
+
+
 OUTSIDE = {
     np.int64: [-1, 3, -(2**63), 2**63 - 1, -(2**62), 2**40],
     np.int32: [-1, 3, -(2**31), 2**31 - 1],

@@ -8,24 +8,25 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from agreement import assert_close
-from hypothesis import given
+from hypothesis import given, settings
 from interpreted import interpreted as interpreted_loops
 
 import tinygrad_mm as tg
 from tinygrad_mm.compiler import passes
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.emitter import emit
-from tinygrad_mm.compiler.fused import one_hot_columns, where_positive
+from tinygrad_mm.compiler.fused import one_hot_columns, prediction_error, where_positive
+from tinygrad_mm.compiler.interpreter import interpret
 from tinygrad_mm.compiler.lowerings import WHOLE
 from tinygrad_mm.compiler.passes.biases import fold_biases
 from tinygrad_mm.compiler.passes.cleaning import remove_dead, remove_identities, share_common
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.passes.layout import features_first
-from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse
+from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse, fuse_errors, read_results
 from tinygrad_mm.compiler.placement import Placement
 from tinygrad_mm.compiler.program import Op, Place, Program, Value
 from tinygrad_mm.compiler.tracing import Trace
-from tinygrad_mm.graph import RULES, select
+from tinygrad_mm.graph import select
 
 ALL = [
     ("remove_dead", remove_dead),
@@ -33,6 +34,8 @@ ALL = [
     ("remove_identities", remove_identities),
     ("share_common", share_common),
     ("fuse", fuse),
+    ("fuse_errors", fuse_errors),
+    ("read_results", read_results),
     ("features_first", features_first),
     ("flatten_products", flatten_products),
 ]
@@ -43,24 +46,6 @@ def traced(function: Any, *arrays: Any) -> Program:
     names = [f"x{i}" for i in range(len(arrays))]
     trace = Trace(function, Captured(function), arrays, lambda tensors: (tuple(tensors), {}), names, True)
     return trace.program
-
-
-def interpreted(program: Program, inputs: list[Any], seeds: list[Any]) -> list[Any]:
-    """The outputs and gradients of a program, one call after the other, on new arrays."""
-    known = {id(v): a for v, a in zip(program.inputs, inputs, strict=True)}
-    known |= {id(v): a for v, a in zip(program.seeds, seeds, strict=True)}
-    known |= {id(v): v.leaf.value for v in program.leaves}
-
-    def value(a: Any) -> Any:
-        if not isinstance(a, Value):
-            return a
-        return a.example if a.kind == "constant" else known[id(a)]
-
-    for op in program.ops:
-        rule = RULES.get(op.fun)
-        call = rule.forward if rule is not None else op.fun
-        known[id(op.result)] = call(*map(value, op.args), **op.kwargs)
-    return [value(v) for v in [*program.outputs, *(g for g in program.gradients if g is not None)]]
 
 
 def emitted(program: Program, inputs: list[Any], seeds: list[Any]) -> list[Any]:
@@ -111,10 +96,10 @@ def test_each_pass_computes_the_same(network):
     function, inputs = NETWORKS[network]()
     program = traced(function, *inputs)
     seeds = [np.ones(v.shape, v.dtype) for v in program.seeds]
-    expected = interpreted(program, inputs, seeds)
+    expected = interpret(program, inputs, seeds)
     for _, run in ALL:
         run(program)
-        for ours, theirs in zip(interpreted(program, inputs, seeds), expected, strict=True):
+        for ours, theirs in zip(interpret(program, inputs, seeds), expected, strict=True):
             assert_close(np.asarray(ours), np.asarray(theirs))
         for ours, theirs in zip(emitted(program, inputs, seeds), expected, strict=True):
             assert_close(np.asarray(ours), np.asarray(theirs))
@@ -151,9 +136,9 @@ def test_random_expressions_survive_all_passes_and_poisoned_memory(data):
     inputs = [rng.standard_normal((3, 3)), rng.standard_normal((3, 3))]
     program = traced(function, *inputs)
     seeds = [np.ones(v.shape, v.dtype) for v in program.seeds]
-    expected = interpreted(program, inputs, seeds)
+    expected = interpret(program, inputs, seeds)
     passes.optimize(program)
-    for found in (interpreted(program, inputs, seeds), emitted(program, inputs, seeds)):
+    for found in (interpret(program, inputs, seeds), emitted(program, inputs, seeds)):
         for ours, theirs in zip(found, expected, strict=True):
             assert_close(np.asarray(ours), np.asarray(theirs), length=1024)
 
@@ -279,6 +264,25 @@ def test_softmax_is_computed_once_for_the_loss_and_its_gradient():
     assert functions(program).count(where_positive) == 2
 
 
+def test_the_gradient_of_cross_entropy_is_one_operation_for_loops():
+    function, inputs = classifier()
+    program = traced(function, *inputs)
+    fuse_errors(program)
+    errors = [op for op in program.ops if op.fun is prediction_error]
+    assert [[a.shape for a in op.args] for op in errors] == [[(5, 3), (5,)]]
+    assert np.subtract not in functions(program)
+
+
+def test_loops_go_back_through_relu_by_its_result():
+    function, inputs = classifier()
+    program = traced(function, *inputs)
+    inline(program, WHOLE)
+    read_results(program)
+    makers = program.makers()
+    masks = [op for op in program.ops if op.fun is np.less_equal]
+    assert [makers[id(op.args[0])].fun for op in masks] == [np.maximum] * 2
+
+
 def test_products_with_weights_are_kept_features_first():
     function, inputs = classifier()
     program = traced(function, *inputs)
@@ -295,7 +299,7 @@ def test_a_bias_becomes_a_column_of_its_weight():
     x = rng.standard_normal((5, 4)).astype(np.float32)
     trace = Trace(lambda x: np.mean(np.tanh(layer(x))), Captured(layer), [x], lambda t: (tuple(t), {}), ["x"], True)
     program = trace.program
-    loss, *gradients = interpreted(program, [x], [np.ones((), np.float32)])
+    loss, *gradients = interpret(program, [x], [np.ones((), np.float32)])
     expected = np.concatenate([g.reshape(-1) for g in sorted(gradients, key=np.size, reverse=True)])
     one = Value(np.ones((), np.float32), "constant")
     program.substitute({id(seed): one for seed in program.seeds})
@@ -315,6 +319,64 @@ def test_a_bias_becomes_a_column_of_its_weight():
     ((found,), _) = step(x)
     assert_close(np.asarray(found), np.asarray(loss))
     assert_close(store, expected)
+
+
+@given(
+    uses=st.integers(1, 5),
+    biased=st.integers(0, 5),
+    kind=st.sampled_from(["chain", "beside", "transposed too", "read elsewhere", "another dtype"]),
+    batch=st.sampled_from([1, 2, 7]),
+)
+def test_a_weight_used_several_times_has_one_product_for_its_gradient(uses, biased, kind, batch):
+    rng = np.random.default_rng(0)
+    w, b = (tg.Tensor(rng.standard_normal(s), requires_grad=True) for s in [(4, 4), (4,)])
+
+    def function(x: Any) -> Any:
+        h, total = x, 0
+        for i in range(uses):
+            y = (x * (i + 1) if kind == "beside" else h) @ w
+            h = np.tanh(y + b if i < biased else y)
+            total = total + np.sum(h * (i + 1))
+        if kind == "transposed too":
+            total = total + np.sum(np.tanh(h @ w.T))
+        if kind == "another dtype":
+            total = total + np.sum(np.tanh(x.astype(np.float32) @ w.astype(np.float32))).astype(np.float64)
+        if kind == "read elsewhere":
+            total = total + np.sum((x.T @ h) * w)
+        return total
+
+    x = rng.standard_normal((batch, 4))
+    program = traced(function, x)
+    seeds = [np.ones(v.shape, v.dtype) for v in program.seeds]
+    expected = interpret(program, [x], seeds)
+    passes.optimize(program, (passes.INLINE, passes.CLEAN))
+    before = functions(program)
+    passes.optimize(program, (passes.JOIN_PRODUCTS,))
+    for found in (interpret(program, [x], seeds), emitted(program, [x], seeds)):
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_close(np.asarray(ours), np.asarray(theirs), coarsest=np.float32 if "dtype" in kind else np.float64)
+    assert (functions(program).count(np.matmul) < before.count(np.matmul)) == (uses >= 3)
+
+
+@given(uses=st.integers(1, 5), width=st.sampled_from([3, 40]), dtype=st.sampled_from([np.float32, np.float64]))
+@settings(max_examples=20)
+def test_a_recurrent_step_is_an_eager_step(uses, width, dtype):
+    rng = np.random.default_rng(uses)
+    models = [tg.nn.GRU(3, width, layers=1 + uses % 2, rng=0, dtype=dtype) for _ in range(2)]
+    optimizers = [tg.optim.SGD(m.parameters(), 0.5, momentum=0.5) for m in models]
+
+    def loss(output: Any, target: Any) -> Any:
+        return np.mean((output[0] - target) ** 2) + np.mean(output[1])
+
+    step = tg.compile_step(models[0], loss, optimizers[0])
+    for _ in range(3):
+        x, y = (rng.standard_normal((4, uses, n)).astype(dtype) for n in (3, width))
+        step(x, y)
+        loss(models[1](x), y).backward()
+        optimizers[1].step()
+        optimizers[1].zero_grad()
+    for ours, theirs in zip(*(m.parameters() for m in models), strict=True):
+        assert_close(ours.data, theirs.data, length=256)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

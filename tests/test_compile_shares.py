@@ -75,7 +75,7 @@ class TestOverParts:
             (lambda x: np.mean(np.sum(functional.softmax(x @ W) ** 2, axis=1)), "mean"),
             (lambda x: 0.5 * np.mean(x @ V[:, None]) + np.mean(np.tanh(x @ W)) + 0.1 * np.sum(W * W), "mean"),
             (lambda x: np.sum(x @ W) / 4 - np.sum(x * V), "sum"),
-            (lambda x: -np.sum(V @ (x @ W).T), None),  # a vector times a matrix: no rule
+            (lambda x: -np.sum(V @ (x @ W).T), "sum"),  # a vector times a matrix is a product of matrices
             (lambda x: np.mean((W @ x.T).T), "mean"),
             (lambda x: np.mean((x @ W).reshape(8 if len(x) == 8 else 4, 1, 3) @ W), "mean"),
             (lambda x: np.mean((x @ W).reshape(-1)[:, None] * V), "mean"),

@@ -1,9 +1,9 @@
 """`compile`: from a function of Tensors to the NumPy code that one would write by hand.
 
 `capture` finds what a function reads besides its arguments, `tracing` makes a `program` of one call and of its
-gradients, `passes/` rewrite it, `storage` plans its memory, `emitter` writes it out with the `kernels`; a `plan` says
-what arguments it is right for, a `call` is one run of it in the graph, and `compiled` keeps the plans. A reader of the
-graph: no rule, function or layer mentions it.
+gradients, `passes/` rewrite it, `placement` plans its memory, with statements from the `lowerings`, which `validation`
+checks, and `emitter` or `loops/` write these out; a `plan` says what arguments a program is right for, a `call` is one
+run of it in the graph, and `compiled` keeps the plans. A reader of the graph: no rule, function or layer mentions it.
 
 What a compiled function notices. Each call looks at shapes, dtypes and `requires_grad` of its arguments and at their
 Python values; at the closure cells, globals and defaults of the function and of the functions of yours that it calls;
@@ -37,5 +37,6 @@ are on (`detect_anomaly`), and inside another trace, the function itself is call
 from __future__ import annotations
 
 from tinygrad_mm.compiler.compiled import Compiled, compile
+from tinygrad_mm.compiler.verification import CompileWarning
 
-__all__ = ["Compiled", "compile"]
+__all__ = ["CompileWarning", "Compiled", "compile"]

@@ -13,8 +13,7 @@ import numpy as np
 
 from tinygrad_mm.compiler.program import Op
 from tinygrad_mm.compiler.statements import Array, Lowering, Statement, Write, call, copy
-from tinygrad_mm.functional.activations import sigmoid
-from tinygrad_mm.functional.losses import _cross_entropy, _prediction_error
+from tinygrad_mm.functional.activations import one_hot, pick, sigmoid, softmax
 
 __all__ = [
     "EXPANSIONS",
@@ -24,19 +23,18 @@ __all__ = [
     "one_hot_rows",
     "pick_columns",
     "pick_rows",
+    "prediction_error",
     "transposed_copy",
     "where_positive",
 ]
 
 
 def where_positive(g: Any, y: Any) -> Any:
-    """G where y is not <= 0, else 0: the way back through relu, for its result y, which is no negative number.
-
-    Where y is NaN, g is kept, as by `np.where(x <= 0, 0, g)`.
+    """0 where y <= 0, else g, for y that is not negative: the backward pass of relu.
 
     Shape: (...), (...) -> (...)
     """
-    return np.where(y <= 0, np.zeros((), g.dtype), g)
+    return np.where(y <= 0, 0, g)
 
 
 def clear_error(error: ValueError) -> ValueError:
@@ -54,6 +52,14 @@ def pick_rows(z: Any, labels: Any) -> Any:
 def pick_columns(z: Any, labels: Any) -> Any:
     """The element of each column at its label. Shape: (classes, n), (n,) -> (n,)"""
     return z.reshape(-1).take(np.ravel_multi_index((labels, np.arange(z.shape[1])), z.shape))
+
+
+def prediction_error(logits: Any, labels: Any) -> Any:
+    """softmax(logits) - one_hot(labels): the gradient of the cross entropy of each example.
+
+    Shape: (..., classes), (...) -> (..., classes)
+    """
+    return softmax(logits) - one_hot(labels, logits.shape[-1], logits.dtype)
 
 
 def transposed_copy(x: Any) -> Any:
@@ -76,25 +82,12 @@ def one_hot_columns(labels: Any, classes: int, dtype: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _exponentials(logits: Any, call: Any) -> tuple[Any, Any, Any]:
-    rows = logits.reshape(-1, logits.shape[-1])
-    z = rows - np.max(rows, axis=-1, keepdims=True)
-    e = np.exp(z)
-    return z, e, np.sum(e, axis=-1, keepdims=True)
+def _expanded_pick(call: Any, z: Any, labels: Any) -> Any:
+    return call(pick_rows, z.reshape(-1, z.shape[-1]), labels.reshape(-1)).reshape(labels.shape)
 
 
-def _expanded_cross_entropy(call: Any, logits: Any, labels: Any, reduction: str = "mean") -> Any:
-    z, _, total = _exponentials(logits, call)
-    lost = np.log(total).reshape(-1) - call(pick_rows, z, labels.reshape(-1))
-    if reduction == "none":
-        return lost.reshape(labels.shape)
-    return np.mean(lost) if reduction == "mean" and lost.size else np.sum(lost)
-
-
-def _expanded_error(call: Any, logits: Any, labels: Any) -> Any:
-    _, e, total = _exponentials(logits, call)
-    exact = call(one_hot_rows, labels.reshape(-1), logits.shape[-1], logits.dtype)
-    return (e / total - exact).reshape(logits.shape)
+def _expanded_one_hot(call: Any, labels: Any, classes: int, dtype: Any = np.float32) -> Any:
+    return call(one_hot_rows, labels.reshape(-1), classes, dtype).reshape(*labels.shape, classes)
 
 
 def _expanded_sigmoid(call: Any, x: Any) -> Any:
@@ -107,8 +100,8 @@ def _expanded_sigmoid(call: Any, x: Any) -> Any:
 
 # Each takes first a function `call(fun, *args)` that records a call of one of the functions above.
 EXPANSIONS: dict[Any, Any] = {
-    _cross_entropy: _expanded_cross_entropy,
-    _prediction_error: _expanded_error,
+    pick: _expanded_pick,
+    one_hot: _expanded_one_hot,
     sigmoid: _expanded_sigmoid,
 }
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygrad_mm.graph import Scope, Vertex, name_of
 
-__all__ = ["Effect", "Op", "Place", "Program", "Value", "now", "stand_in_for"]
+__all__ = ["Effect", "Op", "Place", "Program", "Value", "free_name", "now", "stand_in_for"]
 
 
 class Value:
@@ -121,6 +121,10 @@ class Program:
         self.places: dict[int, Place] = {}
         self.gradient_of: dict[int, Value] = {}
 
+    def place(self, value: Value, stem: str, array: Any) -> None:
+        """Have a result written to an array, under a name like `stem` that no other place has."""
+        self.places[id(value)] = Place(free_name(stem, {place.name for place in self.places.values()}), array)
+
     def wanted(self) -> list[Value]:
         """What must be there at the end."""
         return [*self.outputs, *(g for g in self.gradients if g is not None), *(e.value for e in self.effects)]
@@ -156,6 +160,16 @@ class Program:
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self.ops))
+
+
+def free_name(stem: str, taken: Container[str]) -> str:
+    """A Python name that begins like `stem` and is not taken."""
+    stem = "".join(c if c.isalnum() else "_" for c in stem) or "v"
+    stem = f"_{stem}" if stem[0].isdigit() else stem
+    name, n = stem, 2
+    while name in taken:
+        name, n = f"{stem}_{n}", n + 1
+    return name
 
 
 def now(a: Any, replaced: Mapping[int, Value]) -> Any:

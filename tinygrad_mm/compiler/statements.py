@@ -6,7 +6,7 @@ the other makes loops of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -27,7 +27,6 @@ __all__ = [
     "call",
     "copy",
     "fill",
-    "free_name",
     "product",
     "reduction",
     "ufunc",
@@ -347,13 +346,3 @@ def _reduced(write: Write, fun: Any, x: Array, axes: tuple[int, ...], keepdims: 
     return (
         f"{write(fun.reduce, f'{fun.__name__}_reduce')}({write(x)}, {axis!r}, None, {write(out)}{', True' * keepdims})"
     )
-
-
-def free_name(stem: str, taken: Container[str]) -> str:
-    """A Python name that begins like `stem` and is not taken."""
-    stem = "".join(c if c.isalnum() else "_" for c in stem) or "v"
-    stem = f"_{stem}" if stem[0].isdigit() else stem
-    name, n = stem, 2
-    while name in taken:
-        name, n = f"{stem}_{n}", n + 1
-    return name

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextvars
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
+from types import FrameType
 from typing import Any, TypeAlias
 
 __all__ = ["Calls", "at_once", "in_phases", "threads"]
@@ -52,20 +54,41 @@ def _let_blas_go() -> None:
 def in_phases(phases: Sequence[Calls], count: int) -> list[list[Any]]:
     """What the calls of each phase return; those of one phase are made at the same time, by `count` threads.
 
-    They are made one after the other where BLAS may use fewer threads, or where somebody else is about it already.
+    They are made one after the other where BLAS may use fewer threads, where somebody else is about it already (another
+    thread, or the step that a signal has interrupted), and where the interpreter ends: its threads work no more.
     """
     turn = _turn(os.getpid())
-    if threads() >= count and turn.acquire(blocking=False):
+    if not sys.is_finalizing() and threads() >= count and turn.acquire(blocking=False):
         try:
-            for batch in list(_flying(os.getpid())):
-                batch.land(cancel=True)
-                _flying(os.getpid()).discard(batch)
-            _hold_blas()
-            return [at_once(calls) for calls in phases]
+            if not _in_progress():
+                return _by_threads(phases)
         finally:
-            _let_blas_go()
             turn.release()
     return [[call() for call in calls] for calls in phases]
+
+
+def _by_threads(phases: Sequence[Calls]) -> list[list[Any]]:
+    _working[:] = [sys._getframe()]
+    try:
+        for batch in list(_flying(os.getpid())):
+            batch.land(cancel=True)
+            _flying(os.getpid()).discard(batch)
+        _hold_blas()
+        return [at_once(calls) for calls in phases]
+    finally:
+        _let_blas_go()
+        _working.clear()
+
+
+_working: list[FrameType] = []  # the call of `_by_threads` that holds BLAS, or one that an interrupt has ended
+
+
+def _in_progress() -> bool:
+    """Whether this thread is inside `_by_threads`: a signal's handler is called in the middle of what it interrupts."""
+    frame: FrameType | None = sys._getframe() if _working else None
+    while frame is not None and frame not in _working:
+        frame = frame.f_back
+    return frame is not None
 
 
 @functools.cache

@@ -13,10 +13,9 @@ import numpy as np
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.formula import Formula, new_values
-from tinygrad_mm.recording import result
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Tensor, result
 
-__all__ = ["Flat", "adopted_again", "block_size", "flats_of", "has_loop"]
+__all__ = ["Flat", "Run", "Update", "adopted_again", "block_size", "flats_of", "has_loop", "precision_of"]
 
 BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
 GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
@@ -34,6 +33,17 @@ def block_size(elements: int, threads: int = 1) -> int:
     line = min(16, BLOCK)
     blocks = threads * max(1, -(-elements // (threads * BLOCK)))
     return max(line, -(-elements // (line * blocks)) * line)
+
+
+def precision_of(dtype: Any) -> Any:
+    """The dtype of the states of parameters of a dtype, and of what a formula computes with: at least single precision.
+
+    In half precision Adam's epsilon is 0, and the square of a gradient of 0.0001 as well.
+
+    >>> precision_of(np.dtype(np.float16)), precision_of(np.dtype(np.float64))
+    (dtype('float32'), dtype('float64'))
+    """
+    return np.result_type(dtype, np.float32)
 
 
 def flats_of(parameters: Sequence[Tensor], states: Sequence[str], fused: bool = False) -> list[Flat]:
@@ -73,9 +83,10 @@ class Flat:
         self.parameters, self.fused = list(parameters), fused
         self.shapes = [p.value.shape for p in parameters]
         self.dtype = parameters[0].value.dtype
+        self.precision = precision_of(self.dtype)
         self.starts = [0, *np.cumsum([p.value.size for p in parameters]).tolist()]
         self.values = aligned(self.starts[-1], self.dtype)
-        self.states = {name: aligned(self.values.size, self.dtype, np.zeros) for name in states}
+        self.states = {name: aligned(self.values.size, self.precision, np.zeros) for name in states}
         self.steps = [0] * len(self.parameters)  # a parameter that is skipped falls behind
         self._make_views()
 
@@ -131,7 +142,7 @@ class Flat:
     def forget_runs(self) -> None:
         """Plan anew at the next step: the numbers of steps were changed."""
         self.planned: Any = None  # which parameters were skipped, and the formula, when `runs` were made
-        self.runs: list[_Run | _FusedRun] = []
+        self.runs: list[Run | _FusedRun] = []
 
     def step(self, gradients: list[Any], update: Update) -> None:
         """Update the parameters that have a gradient, given those of all as `gradients()` lists them."""
@@ -158,11 +169,10 @@ class Flat:
         A running mean without new gradients falls by a factor each step; in single precision it would be denormal after
         some 700 steps of Adam. What is that small moves no parameter.
         """
-        if self.dtype in (np.float32, np.float64):
-            for state in self.states.values():
-                state[np.abs(state) < np.finfo(self.dtype).tiny * 1e8] = 0
+        for state in self.states.values():
+            state[np.abs(state) < np.finfo(state.dtype).tiny * 1e8] = 0
 
-    def _plan(self, skipped: Sequence[int], formula: Formula) -> list[_Run | _FusedRun]:
+    def _plan(self, skipped: Sequence[int], formula: Formula) -> list[Run | _FusedRun]:
         """Parameters that are updated and have the same number of steps behind them go together."""
         members: dict[int, list[int]] = {}
         for i, steps in enumerate(self.steps):
@@ -170,7 +180,7 @@ class Flat:
                 members.setdefault(steps, []).append(i)
         if self.fused and has_loop(formula, self.dtype):
             return [_FusedRun(self, formula, m) for m in members.values()]
-        return [_Run(self, m) for m in members.values()]
+        return [Run(self, m) for m in members.values()]
 
     def pieces(self, members: Sequence[int], small: int, most: int) -> list[tuple[int, int, list[int]]]:
         """(start, stop, parameters inside): neighbours of at most `small` elements each are one piece, of at most
@@ -221,14 +231,14 @@ def _check_gradient(p: Tensor, g: Any) -> None:
         )
 
 
-class _Run:
-    """The formula on the blocks of some parameters."""
+class Run:
+    """The formula on the blocks of some parameters: in half precision, on blocks in single precision."""
 
     def __init__(self, flat: Flat, members: list[int]) -> None:
         self.flat, self.members = flat, members
         self.blocks = flat.pieces(members, BLOCK, BLOCK)
         longest = max((stop - start for start, stop, inside in self.blocks if len(inside) > 1), default=0)
-        self.gathered = aligned(longest, flat.dtype)
+        self.gathered = aligned(longest, flat.precision)
 
     def execute(self, gradients: list[Any], update: Update, count: int) -> None:
         """One update of the members, by their gradients."""
@@ -239,9 +249,9 @@ class _Run:
                 np.concatenate([gradients[i].ravel() for i in inside], out=gradient)
             else:
                 first = flat.starts[inside[0]]
-                gradient = gradients[inside[0]].ravel()[start - first : stop - first].astype(flat.dtype, copy=False)
+                gradient = gradients[inside[0]].ravel()[start - first : stop - first].astype(flat.precision, copy=False)
             places = [array[start:stop] for array in (flat.values, *flat.states.values())]
-            given = list(map(result, places))
+            given = [result(place.astype(flat.precision, copy=False)) for place in places]
             arguments = (given[0], result(gradient), *given[1:], update.learning_rate, count)
             found = new_values(update.rule, update.rule(*arguments, **update.options), update.states)
             for place, new in zip(places, [_array(new, given) for new in found], strict=True):

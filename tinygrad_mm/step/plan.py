@@ -16,9 +16,8 @@ from tinygrad_mm.compiler.inplace import InPlace
 from tinygrad_mm.compiler.passes import FOR_PLACED_CALLS, optimize, run
 from tinygrad_mm.compiler.passes.placing import copy_what_is_updated, place_gradient
 from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
-from tinygrad_mm.compiler.program import Place, Program, Value
+from tinygrad_mm.compiler.program import Program, Value
 from tinygrad_mm.compiler.report import Report, report
-from tinygrad_mm.compiler.statements import free_name
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
@@ -91,8 +90,9 @@ class Plan:
             return Trace(function, self.captured, arrays, lambda tensors: (tuple(tensors), {}), names, True)
 
         trace, self.threads, weight = traced(batch), 1, 1.0
-        trained = sum(p.value.size for p in self.optimizer.parameters)
-        if not alone and (cut := shared(trace, batch, traced, trained)) is not None:
+        found = {id(t) for t, g in zip(trace.targets, trace.program.gradients, strict=True) if g is not None}
+        trained = sum(p.value.size for p in self.optimizer.parameters if id(p) in found and p.requires_grad)
+        if trained and not alone and (cut := shared(trace, batch, traced, trained)) is not None:
             self.threads, trace, weight = cut
         self.buffers = trace.buffers
         trace.let_go()
@@ -110,7 +110,7 @@ class Plan:
         output = program.outputs[0]
         seed = Value(np.full(output.shape, weight, output.dtype), "constant")
         scaled = None
-        alone = len(laid_out) == len(laid_out[0]) == 1 and laid_out[0][0].dtype == output.dtype
+        alone = len(laid_out) == len(laid_out[0]) == 1 and laid_out[0][0].precision == output.dtype
         if may_scale and alone and self.backend is NUMPY and not self.optimizer.fused:
             formula = self.optimizer._looked_at(self.optimizer.groups[0]).update.formula
             update = takes_scaled_gradients(formula.program)
@@ -142,9 +142,8 @@ class Plan:
                 self.stores.append(stores)
                 for i in active:
                     p = flat.parameters[i]
-                    stem = f"gradient_of_{self.captured.names.get(id(p), str(len(program.places)))}"
-                    name = free_name(stem, {place.name for place in program.places.values()})  # of a.b and a_b
-                    place_gradient(program, p, found[id(p)], Place(name, flat.view(stores[0], i)))
+                    name = f"gradient_of_{self.captured.names.get(id(p), str(i))}"
+                    place_gradient(program, p, found[id(p)], name, flat.view(stores[0], i))
                 for count in sorted({flat.steps[i] for i in active}):  # one step number for all members
                     members = [i for i in active if flat.steps[i] == count]
                     code, rate = scaled or (None, None)
@@ -154,7 +153,7 @@ class Plan:
         copy_what_is_updated(program, [update.flat.values for update in updates])
         loss = program.outputs[0]
         if loss.kind == "result" and id(loss) not in program.places:
-            program.places[id(loss)] = Place("loss", np.empty(loss.shape, loss.dtype))
+            program.place(loss, "loss", np.empty(loss.shape, loss.dtype))
         return updates
 
     def _written(self, program: Program, weight: float) -> None:

@@ -12,7 +12,7 @@ from tinygrad_mm.compiler.guards import Guards
 from tinygrad_mm.compiler.inplace import InPlace
 from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.memory import aligned
-from tinygrad_mm.optim.flat import Flat, block_size, has_loop
+from tinygrad_mm.optim.flat import Flat, Run, block_size, has_loop
 from tinygrad_mm.optim.optimizer import Optimizer
 
 __all__ = ["Update"]
@@ -120,9 +120,9 @@ class Update:
     # -- as code
 
     def insertions(self) -> list[Insertion]:
-        """The statements that update each segment; one call for all, where the optimizer has a loop for its formula."""
+        """The statements that update each segment; one call for all, where that is a loop, or in half precision."""
         flat = self.flat
-        if flat.fused and has_loop(self.formula, flat.dtype):
+        if flat.precision != flat.dtype or (flat.fused and has_loop(self.formula, flat.dtype)):
             return [self._call()]
         return [self._insertion(start, stop, number) for number, (start, stop) in enumerate(self._segments())]
 
@@ -134,13 +134,14 @@ class Update:
         gradients = [self.stores[0][start:stop] for start, stop in pieces]
         rate = self.scalars["learning_rate"] if takes_scaled_gradients(self.formula.program) is not None else None
         arrays = [flat.values, *flat.states.values()]
-        self.loop = Loop(self.formula, arrays, list(self.scalars.values()), pieces, gradients, rate)
+        scalars = list(self.scalars.values())
+        self.loop = Loop(self.formula, arrays, scalars, pieces, gradients, rate, self._run_eagerly)
         return self.loop
 
     def as_function(self) -> Callable[[], None]:
         """The update as one compiled loop, on the sum of what all threads found."""
         loop = self.as_loop()
-        run = loop.loop() if loop.elements() is not None else loop.run
+        run = loop.loop() if loop.elements() is not None else self._run_eagerly
         first, *others = self.stores
 
         def update() -> None:
@@ -149,6 +150,12 @@ class Update:
             run()
 
         return update
+
+    def _run_eagerly(self) -> None:
+        """The update as an eager step makes it."""
+        gradients = [self.flat.view(self.stores[0], i) for i in range(len(self.flat.parameters))]
+        with np.errstate(under="ignore"):
+            Run(self.flat, self.active).execute(gradients, self.known.update, self.flat.steps[self.active[0]] + 1)
 
     def _segments(self) -> list[tuple[int, int]]:
         """(start, stop) of neighbours among the active parameters."""

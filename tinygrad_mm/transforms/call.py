@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.dispatch import as_array
 from tinygrad_mm.frontier import as_leaves, frontier
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import entered, name_of, state, tick, topological
-from tinygrad_mm.recording import apply, as_array
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Tensor, apply
 from tinygrad_mm.trees import Leaf, flatten, flatten_like, unflatten
 
 __all__ = ["Call", "being_transformed", "inside"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from tinygrad_mm.compiler.sources import execute
 __all__ = ["Update", "elements"]
 
 PARALLEL_FROM = 1 << 17  # elements: below, waking a second thread costs more than it saves
-BLOCK = 1 << 15
 
 _WORDS = frozenset({"abs", "count", "i", "maximum", "minimum", "pointer_at", "range", "float32", "float64"})
 
@@ -27,8 +26,8 @@ class Update:
 
     `arrays` are the parameters and their states; `numbers` are arrays of one element that are written before each step;
     `pieces` are (start, stop), and `gradients` lists for each a contiguous array, or None where `rows` is told later.
-    Of plain gradient descent, `rate` is the learning rate, and `members` says by the names of gradients which elements
-    they are for: a product of matrices may then be subtracted from a parameter as it is made (`leave_out`).
+    `run` makes the update where a formula has no loop. Of plain gradient descent, `rate` is the learning rate: a
+    product of matrices may then be subtracted from a parameter as it is made (`leave_out`).
 
     The loop finds everything by address: `addressed` in its table, the pieces in `rows`, each (address of the gradient,
     start, number of elements).
@@ -42,11 +41,11 @@ class Update:
         pieces: Sequence[tuple[int, int]],
         gradients: Sequence[Any],
         rate: Any = None,
-        members: Mapping[str, tuple[int, int]] | None = None,
+        run: Callable[[], None] | None = None,
     ) -> None:
         self.formula, self.arrays, self.numbers = formula, arrays, numbers
         self.pieces, self.gradients = list(pieces), list(gradients)
-        self.rate, self.members = rate, dict(members or {})
+        self.rate, self.run = rate, run
         self.dtype = np.dtype(arrays[0].dtype)
         self.constants = [np.asarray(c, self.dtype) for c in formula.code.constants.values()]
         self.addressed = [*arrays, *numbers, *self.constants]
@@ -111,26 +110,6 @@ class Update:
         table = np.array([address(a) for a in self.addressed], np.uint64)
         function = _compiled(text, *self.driver("update_elements", threads()))
         return functools.partial(function, table, 0, address(self.rows), len(self.rows))
-
-    def run(self) -> None:
-        """The same in NumPy calls, for a formula that has no loop."""
-        longest = min(BLOCK, max((stop - start for start, stop in self.pieces), default=0))
-        temporaries = [
-            np.empty(longest, bool if dtype == np.bool_ else self.dtype)
-            for dtype in self.formula.code.temporaries.values()
-        ]
-        values, *states = self.arrays
-        for (start, stop), gradient in zip(self.pieces, self.gradients, strict=True):
-            for a in range(start, stop, BLOCK):
-                b = min(a + BLOCK, stop)
-                self.formula.update(
-                    values[a:b],
-                    gradient[a - start : b - start],
-                    *(state[a:b] for state in states),
-                    *self.numbers,
-                    *self.constants,
-                    *(t[: b - a] for t in temporaries),
-                )
 
 
 def address(array: Any) -> int:

@@ -134,8 +134,9 @@ class LoopWriter(Writer):
         self._first: dict[Update, int] = {}  # where in the table the addresses for an update begin
         steps = self.placement.steps
         halves = [steps] if joint else [[s for s in steps if s.op.backward is half] for half in (False, True)]
-        self.items = [_items(half) for half in halves]
-        self._uses = self._used()
+        self._steps: dict[Statement, Step] = {}
+        self.items = [self._in_items(half) for half in halves]
+        self._reads = self._read()
         for update in self.updates:
             if update.rate is not None:
                 self._descend(update)
@@ -151,46 +152,60 @@ class LoopWriter(Writer):
         """The name of a dtype: compiled code has other objects by the plain names."""
         return self.bind(np.dtype(dtype), np.dtype(dtype).name)
 
+    def _in_items(self, steps: Sequence[Step]) -> list[Item]:
+        """Steps as loops and calls; neighbouring elementwise statements are one nest."""
+        items: list[Item] = []
+        for step in steps:
+            if step.is_call:
+                items.append(Item(step, Call(step, None)))
+            for statement in (one for s in step.statements for one in _in_parts(s)):
+                self._steps[statement] = step
+                loop: Any = None
+                if all(in_elements(a) for a in [*statement.reads(), statement.out]):
+                    loop = _labelled(statement) or product_of(statement) or reduction_of(statement)
+                    element = None if loop else element_of(statement)
+                    if element is not None:
+                        last = items[-1].what if items else None
+                        if isinstance(last, Nest) and last.add(element):
+                            continue
+                        loop = Nest(element)
+                items.append(Item(step, loop or Call(step, statement)))
+        return items
+
     # -- what is read later
 
-    def _used(self) -> dict[Memory, list[tuple[int, Array | None, bool]]]:
-        """For each piece of memory in order: (number of the item, array or None for anything in it, is it written)."""
-        uses: dict[Memory, list[tuple[int, Array | None, bool]]] = {}
+    def _read(self) -> dict[Memory, list[tuple[int, int, Array | None]]]:
+        """Who reads from each piece of memory: number of the item, number of the op, array or None for all of it."""
+        reads: dict[Memory, list[tuple[int, int, Array | None]]] = {}
 
-        def read(number: int, a: Any) -> None:
+        def note(item: int, op: int, a: Any) -> None:
             if isinstance(a, Array):
                 for memory in a.memory.all_seen():
-                    uses.setdefault(memory, []).append((number, a if memory is a.memory else None, False))
+                    reads.setdefault(memory, []).append((item, op, a if memory is a.memory else None))
 
-        number = 0
-        for item in (item for half in self.items for item in half):
-            operands = [a for s in item.what.statements for a in s.operands]
-            if isinstance(item.what, Call):
-                operands += item.step.operands
-            for a in operands:
-                read(number, a)
-            for statement in item.what.statements:
-                uses.setdefault(statement.out.memory, []).append((number, statement.out, True))
+        for number, item in enumerate(item for half in self.items for item in half):
             item.number = number
-            number += 1
+            for statement in item.what.statements:
+                for a in statement.operands:
+                    note(number, self._steps[statement].number, a)
+            if isinstance(item.what, Call):
+                for a in item.step.operands:
+                    note(number, item.step.number, a)
+        end = sum(map(len, self.items)), len(self.program.ops)
         for value in self.program.wanted():
-            read(number, self.placement.arrays[id(value)])
-        return uses
+            note(*end, self.placement.arrays[id(value)])
+        return reads
 
-    def _is_read(self, array: Array, number: int) -> bool:
-        """Whether something behind an item reads what it has written to an array."""
-        if array.memory.kind != "buffer":
+    def _is_read(self, statement: Statement, number: int) -> bool:
+        """Whether anything behind an item with a statement reads what that has written."""
+        out, step = statement.out, self._steps[statement]
+        if out.memory.kind != "buffer":
             return True
-        low, high = array.extent
-        for other, a, written in self._uses[array.memory]:
-            if other <= number:
-                continue
-            if not written:
-                if a is None or a.overlaps(array):
-                    return True
-            elif a is not None and a.ghost.flags.c_contiguous and a.extent[0] <= low and high <= a.extent[1]:
-                return False
-        return False
+        last = step.last if out.top is step.out.top else step.number  # what a step needs meanwhile ends with it
+        return any(
+            item > number and op <= last and (a is None or a.overlaps(out))
+            for item, op, a in self._reads.get(out.memory, ())
+        )
 
     def _descend(self, update: Update) -> None:
         """Subtract products from parameters as they are made, where they are gradients that nothing else reads.
@@ -219,16 +234,15 @@ class LoopWriter(Writer):
                     update.leave_out(start + first, start + first + place.size)
 
     def _is_read_at_all(self, place: Array) -> bool:
-        uses = self._uses[place.memory]
-        return any(not written and (a is None or a.overlaps(place)) for _, a, written in uses)
+        return any(a is None or a.overlaps(place) for _, _, a in self._reads.get(place.memory, ()))
 
     def _reads_memory(self, target: Any, number: int) -> bool:
         """Whether an item from a number on, or who is handed results, reads an array."""
-        fixed = (memory for memory in self._uses if memory.kind == "fixed")
         return any(
-            not written and other >= number and (a is None or np.may_share_memory(a.ghost, target))
-            for memory in fixed
-            for other, a, written in self._uses[memory]
+            item >= number and (a is None or np.may_share_memory(a.ghost, target))
+            for memory, reads in self._reads.items()
+            if memory.kind == "fixed"
+            for item, _, a in reads
         )
 
     # -- pointers
@@ -337,9 +351,9 @@ class LoopWriter(Writer):
             here = path
             outs = {s.out.top for s in what.statements}
             if isinstance(what, Nest):
-                body, places = what.text(lambda a, n=item.number: self._is_read(a, n))  # type: ignore[misc]
+                body, places = what.text(lambda s, n=item.number: self._is_read(s, n))  # type: ignore[misc]
             elif isinstance(what, Reduction):
-                body, places = what.text(lambda a: True)
+                body, places = what.text()
             elif isinstance(what, Labelled):
                 body, arrays = what.text()
                 names = ["z", "labels", "out"][-len(arrays) :]
@@ -394,27 +408,6 @@ class LoopWriter(Writer):
         constants = ", ".join(f"{name} = {c!r}" for name, c in update.formula.code.constants.items())
         title = f"# update{': ' * bool(constants)}{constants}"
         return [title, f"{name}(table, {first}, {rows}, {len(update.rows)})"]
-
-
-def _items(steps: Sequence[Step]) -> list[Item]:
-    """Steps as loops and calls; neighbouring elementwise statements are one nest."""
-    items: list[Item] = []
-    for step in steps:
-        if step.is_call:
-            items.append(Item(step, Call(step, None)))
-        for statement in (one for s in step.statements for one in _in_parts(s)):
-            arrays = [*statement.reads(), statement.out]
-            loop: Any = None
-            if all(in_elements(a) for a in arrays):
-                loop = _labelled(statement) or product_of(statement) or reduction_of(statement)
-                element = None if loop else element_of(statement)
-                if element is not None:
-                    last = items[-1].what if items else None
-                    if isinstance(last, Nest) and last.add(element):
-                        continue
-                    loop = Nest(element)
-            items.append(Item(step, loop or Call(step, statement)))
-    return items
 
 
 def _in_parts(statement: Statement) -> list[Statement]:

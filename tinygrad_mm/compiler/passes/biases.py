@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.fused import transposed_copy
-from tinygrad_mm.compiler.program import Op, Place, Program, Value
-from tinygrad_mm.compiler.statements import free_name
+from tinygrad_mm.compiler.program import Op, Program, Value
 
 __all__ = ["fold_biases"]
 
@@ -87,7 +86,7 @@ class _Folding:
         elif not isinstance(maker.fun, np.ufunc) or maker.fun.signature is not None:
             return None
         array = np.ones((h.shape[0] + 1, h.shape[1]), h.dtype)
-        self.program.places[id(result)] = Place(f"rows_{len(self.with_ones)}", array[:-1])
+        self.program.place(result, "rows", array[:-1])
         self.with_ones[id(h)] = rows = Value(array, "constant", "with_ones")
         return rows
 
@@ -112,8 +111,7 @@ class _Folding:
         dot.args[0], dot.result = rows, together
         weight = places.pop(id(of_w)).name
         del places[id(of_b)]
-        name = free_name(f"{weight}_and_bias", {place.name for place in places.values()})
-        places[id(together)] = Place(name, both)
+        self.program.place(together, f"{weight}_and_bias", both)
         self.removed.add(id(total))
 
     def _parameter(self, value: Any) -> Value | None:

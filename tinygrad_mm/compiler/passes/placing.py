@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.lowerings import Lowering, View, lowering_of
-from tinygrad_mm.compiler.program import Op, Place, Program, Value
+from tinygrad_mm.compiler.program import Op, Program, Value
 
 __all__ = ["copy_what_is_updated", "place_gradient"]
 
 
-def place_gradient(program: Program, parameter: Any, value: Value, place: Place) -> None:
-    """Have the gradient of a parameter written to a place.
+def place_gradient(program: Program, parameter: Any, value: Value, name: str, array: Any) -> None:
+    """Have the gradient of a parameter written to an array.
 
     A gradient that is the result of a call which can be told where to write is written there by that call; for any
     other one, and for one that has a place already, a copy is added at the end.
@@ -23,7 +23,7 @@ def place_gradient(program: Program, parameter: Any, value: Value, place: Place)
     if maker is None or id(value) in program.places or not isinstance(lowering_of(maker), Lowering):
         value = _copy(program, value)
     program.gradient_of[id(parameter)] = value
-    program.places[id(value)] = place
+    program.place(value, name, array)
 
 
 def copy_what_is_updated(program: Program, updated: Iterable[Any]) -> None:
