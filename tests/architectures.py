@@ -28,7 +28,7 @@ Shape = tuple[int, ...]
 
 
 class Choices:
-    """A source of decisions; `below` is what a source defines, `taken` what it has decided."""
+    """A source of decisions: `_number` is what a source defines, `taken` what it has decided."""
 
     def __init__(self) -> None:
         self.taken: list[int] = []
@@ -37,9 +37,9 @@ class Choices:
         raise NotImplementedError
 
     def below(self, bound: int) -> int:
-        number = self._number(bound) if bound > 1 else 0
-        self.taken.append(number)
-        return number
+        if bound > 1:
+            self.taken.append(self._number(bound))
+        return self.taken[-1] if bound > 1 else 0
 
     def between(self, low: int, high: int) -> int:
         return low + self.below(high - low + 1)
@@ -382,6 +382,11 @@ class Architecture:
         lines += [f"{o.kind.__name__}: {o.options}, parameters {o.groups}" for o in self.optimizations]
         return "\n".join(["", *lines, f"choices = {self.choices}"])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # how hypothesis shows an example
+        for line in repr(self).split("\n"):
+            printer.text(line)
+            printer.break_()
+
 
 def _kept(shape: Shape) -> str:
     return {1: "features", 2: "sequence", 3: "image"}[len(shape)]
@@ -424,6 +429,18 @@ class Builder:
         found = [layer for layer in self.layers if type(layer) is kind and fits(layer)]
         return self.choices.among(found[::-1]) if found else None
 
+    def unread(self) -> list[int]:
+        """Values that no layer was given, without the last one."""
+        read = {i for places in self.places for i in places}
+        return [i for i in range(self.inputs, len(self.shapes) - 1) if i not in read and self.shapes[i]]
+
+    def join(self) -> None:
+        """Bring values that nobody reads, and that fit, together with the last one."""
+        for i in self.unread():
+            if self.shapes[i] == self.shapes[-1] and self.choices.below(4):
+                name = self.choices.among(list(BINARY))
+                self.add(Apply(name, BINARY[name]), [len(self.shapes) - 1, i], self.shapes[-1])
+
     # -- one more value
 
     def grow(self) -> None:
@@ -437,16 +454,11 @@ class Builder:
             return
         options: list[Callable[[int, Shape], int | None]] = [self.elementwise, self.of_two, self.of_three]
         if len(shape) == 3:
-            options = (
-                [self.convolution] * 5 + [self.of_image] * 4 + [self.shared_convolution, self.pooled] * 2 + options
-            )
+            often = [self.convolution] * 5 + [self.of_image] * 4 + [self.shared_convolution, self.pooled] * 2
+            options = often + options
         else:
-            options = (
-                [self.plain_dense] * 4 + [self.cell, self.of_parameter, self.block] * 3 + [self.normalized] + options
-            )
-            options += [self.tied] * 2
-            if len(shape) == 2:
-                options += [self.of_sequence] * 6
+            often = [self.plain_dense, self.cell, self.of_parameter, self.block] * 3 + [self.normalized, self.tied] * 2
+            options = often + options * 2 + [self.of_sequence] * 8 * (len(shape) == 2)
         choices.among(options)(i, shape)
 
     def elementwise(self, i: int, shape: Shape) -> int:
@@ -708,15 +720,15 @@ def make_loss(terms: Sequence[tuple[Callable[..., Any], tuple[int, ...], float]]
 BATCHES = (2, 1, 3, 4, 8, 15, 16, 17)
 
 
-def architecture(choices: Choices, largest: int = 17) -> Architecture:
-    """An architecture that follows from decisions; batches have at most `largest` examples."""
+def architecture(choices: Choices, largest: int = 17, deepest: int = 9) -> Architecture:
+    """An architecture that follows from decisions: batches of at most `largest` examples, `deepest` times a layer."""
     sizes = [n for n in BATCHES if n <= largest]
     batch = choices.among(sizes)
     batches = [batch] * 3
     if choices.maybe():  # the last batch of an epoch
         batches[choices.between(1, 2)] = choices.among(sizes)
     width = choices.among([2, 3, 1, 4, 6])
-    layers = choices.between(1, 9)
+    layers = choices.between(1, deepest)
     dtype = choices.among([np.float32, np.float32, np.float64])
     data = np.random.default_rng(choices.below(1000))
 
@@ -738,6 +750,7 @@ def architecture(choices: Choices, largest: int = 17) -> Architecture:
         builder.add(table, [0], shape)
     for _ in range(layers):
         builder.grow()
+    builder.join()
 
     # Heads, on the value made last or on some late ones.
     labelled = choices.among(["labels", "numbers", "probabilities", "shares"])
@@ -745,7 +758,10 @@ def architecture(choices: Choices, largest: int = 17) -> Architecture:
     classes = choices.among([2, 3, width])
     along = len(builder.shapes[-1]) == 2 and choices.maybe()  # a prediction for each step of a sequence
     for k in range(choices.among([1, 1, 2, 3])):
-        source = len(builder.shapes) - 1 if k == 0 else choices.among(range(len(builder.shapes))[::-1])
+        source = len(builder.shapes) - 1
+        if k:
+            found = [i for i in builder.unread() if i not in outputs] if choices.maybe() else []
+            source = choices.among(found[::-1] or range(len(builder.shapes))[::-1])
         if k and choices.maybe():
             source = builder.places[outputs[0] - builder.inputs][0]
         if not builder.shapes[source] or builder.shapes[source][0] < 0:
@@ -781,7 +797,7 @@ def architecture(choices: Choices, largest: int = 17) -> Architecture:
     for p in model.parameters():  # biases of 0 and scales of 1 hide what goes wrong with them
         if p.ndim <= 1:
             p.data = p.data + data.uniform(-0.4, 0.4, p.shape).astype(np.float32)
-    if choices.rarely() and min(batches) >= 1:
+    if choices.rarely():
         for module in model.layers:
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout)) and choices.maybe():
                 module.eval()
@@ -901,6 +917,6 @@ def _optimization(choices: Choices, groups: list[list[int]]) -> Optimization:
 
 
 @st.composite
-def architectures(draw: st.DrawFn, largest: int = 17) -> Architecture:
+def architectures(draw: st.DrawFn, largest: int = 17, deepest: int = 9) -> Architecture:
     """Architectures that hypothesis draws, and shrinks where one fails."""
-    return architecture(Drawn(draw), largest)
+    return architecture(Drawn(draw), largest, deepest)

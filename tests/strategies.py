@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from architectures import architectures as architectures  # networks to train
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 

@@ -15,14 +15,14 @@ import tinygrad_mm as tg
 from tinygrad_mm.compiler import passes
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.emitter import emit
-from tinygrad_mm.compiler.fused import one_hot_columns, prediction_error, where_positive
+from tinygrad_mm.compiler.fused import one_hot_columns, where_positive
 from tinygrad_mm.compiler.interpreter import interpret
 from tinygrad_mm.compiler.lowerings import WHOLE
 from tinygrad_mm.compiler.passes.biases import fold_biases
 from tinygrad_mm.compiler.passes.cleaning import remove_dead, remove_identities, share_common
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.passes.layout import features_first
-from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse, fuse_errors, read_results
+from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse
 from tinygrad_mm.compiler.placement import Placement
 from tinygrad_mm.compiler.program import Op, Place, Program, Value
 from tinygrad_mm.compiler.tracing import Trace
@@ -34,8 +34,6 @@ ALL = [
     ("remove_identities", remove_identities),
     ("share_common", share_common),
     ("fuse", fuse),
-    ("fuse_errors", fuse_errors),
-    ("read_results", read_results),
     ("features_first", features_first),
     ("flatten_products", flatten_products),
 ]
@@ -262,25 +260,6 @@ def test_softmax_is_computed_once_for_the_loss_and_its_gradient():
     assert functions(program).count(np.exp) == 1
     assert functions(program).count(one_hot_columns) == 1
     assert functions(program).count(where_positive) == 2
-
-
-def test_the_gradient_of_cross_entropy_is_one_operation_for_loops():
-    function, inputs = classifier()
-    program = traced(function, *inputs)
-    fuse_errors(program)
-    errors = [op for op in program.ops if op.fun is prediction_error]
-    assert [[a.shape for a in op.args] for op in errors] == [[(5, 3), (5,)]]
-    assert np.subtract not in functions(program)
-
-
-def test_loops_go_back_through_relu_by_its_result():
-    function, inputs = classifier()
-    program = traced(function, *inputs)
-    inline(program, WHOLE)
-    read_results(program)
-    makers = program.makers()
-    masks = [op for op in program.ops if op.fun is np.less_equal]
-    assert [makers[id(op.args[0])].fun for op in masks] == [np.maximum] * 2
 
 
 def test_products_with_weights_are_kept_features_first():

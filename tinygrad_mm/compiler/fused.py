@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygrad_mm.compiler.program import Op
 from tinygrad_mm.compiler.statements import Array, Lowering, Statement, Write, call, copy
-from tinygrad_mm.functional.activations import one_hot, pick, sigmoid, softmax
+from tinygrad_mm.functional.activations import one_hot, pick, sigmoid
 
 __all__ = [
     "EXPANSIONS",
@@ -23,7 +23,6 @@ __all__ = [
     "one_hot_rows",
     "pick_columns",
     "pick_rows",
-    "prediction_error",
     "transposed_copy",
     "where_positive",
 ]
@@ -34,7 +33,7 @@ def where_positive(g: Any, y: Any) -> Any:
 
     Shape: (...), (...) -> (...)
     """
-    return np.where(y <= 0, 0, g)
+    return np.where(y <= 0, np.zeros((), g.dtype), g)
 
 
 def clear_error(error: ValueError) -> ValueError:
@@ -52,14 +51,6 @@ def pick_rows(z: Any, labels: Any) -> Any:
 def pick_columns(z: Any, labels: Any) -> Any:
     """The element of each column at its label. Shape: (classes, n), (n,) -> (n,)"""
     return z.reshape(-1).take(np.ravel_multi_index((labels, np.arange(z.shape[1])), z.shape))
-
-
-def prediction_error(logits: Any, labels: Any) -> Any:
-    """softmax(logits) - one_hot(labels): the gradient of the cross entropy of each example.
-
-    Shape: (..., classes), (...) -> (..., classes)
-    """
-    return softmax(logits) - one_hot(labels, logits.shape[-1], logits.dtype)
 
 
 def transposed_copy(x: Any) -> Any:
