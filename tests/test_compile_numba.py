@@ -169,10 +169,10 @@ def forward_of(source: str) -> str:
 def test_an_elementwise_chain_is_one_loop_without_memory() -> None:
     source = source_of(lambda x, y: np.tanh(x * y + 1) - x, (3, 4), (4,))
     assert source.split("def go_forward")[0].count("@loop") == 1
-    assert forward_of(source).count("pointer_in(memory,") == 2  # the result, and tanh for the way back
+    assert forward_of(source).count("pointer_at(") == 1  # tanh for the way back, besides what is handed out
 
 
-def test_a_softmax_is_one_nest_of_three_inner_loops() -> None:
+def test_a_softmax_is_two_reductions_and_two_loops() -> None:
     with tg.no_grad():
         source = source_of(
             lambda x: (
@@ -181,46 +181,42 @@ def test_a_softmax_is_one_nest_of_three_inner_loops() -> None:
             ),
             (3, 4),
         )
-    nest = source.split("def go_forward")[0]
-    assert nest.count("@loop") == 1
-    assert nest.count("for i0") == 1
-    assert nest.count("for i1") == 3
+    functions = re.findall(r"@loop\ndef (\w+)", source)
+    assert functions == ["max_of", "subtract_exp", "sum_of", "divide"]
 
 
-def test_a_bias_gradient_is_summed_while_its_terms_are_made() -> None:
-    def f(x: Any, w: Any, b: Any) -> Any:
-        return np.sum(np.maximum(x @ w + b, 0) ** 2)
+def test_what_is_not_read_later_is_not_stored() -> None:
+    def f(x: Any) -> Any:
+        y = x * 2
+        z = y + x  # read by others, and twice, but in this loop only
+        return (z * y - z) @ x
 
-    backward = source_of(f, (5, 3), (3, 4), (4,)).split("def go_back")[0].split("def go_forward")[1]
-    assert backward.count("@loop") == 1
+    with tg.no_grad():
+        (nest,) = re.findall(r"@loop\n.*?\n\n", source_of(f, (4, 4)), re.DOTALL)
+    assert len(re.findall(r"^ *p\d\[.*\] = ", nest, re.MULTILINE)) == 1
 
 
 def test_equal_nests_are_compiled_once() -> None:
     source = source_of(lambda x, w: np.tanh(np.tanh(np.tanh(x @ w) @ w) @ w), (3, 4), (4, 4))
-    assert source.split("def go_forward")[0].count("@loop") == 1
+    assert source.split("def go_forward")[0].count("def tanh(") == 1
 
 
 def test_memory_is_taken_again() -> None:
     def f(x: Any) -> Any:
         for _ in range(20):
-            x = np.tanh(x @ x)
+            x = np.tanh(np.sin(np.tanh(x @ x) * 2) + x)
         return x
 
     with interpreted(), tg.no_grad():
         ours = tg.compile(f, backend="numba")
         ours(tg.Tensor(np.eye(8, dtype=np.float32)))
-        assert ours.plan.emitted.nbytes <= 2 * 8 * 8 * 4
+        assert ours.plan.emitted.nbytes <= 3 * 8 * 8 * 4
 
 
 def test_a_loop_that_overwrites_what_it_reads_has_one_pointer_for_both() -> None:
     with tg.no_grad():
         source = source_of(lambda x, w, b: np.maximum(x @ w + b, 0) @ w, (5, 4), (4, 4), (4,))
     assert "def add_maximum(p0, p1):" in source
-    labels = np.array([0, 3, 1])
-    with interpreted():
-        f = lambda z, w: tg.cross_entropy(z @ w, labels)
-        source = check(f, [np.random.default_rng(1).normal(size=(3, 4)), np.eye(4)]).source
-    assert "def cross_entropy(z, labels, lost):" in source  # its gradient takes the place of z
 
 
 def test_arrays_with_gaps_are_copied() -> None:
@@ -296,7 +292,7 @@ def test_cross_entropy(reduction: str) -> None:
             lambda z: tg.cross_entropy(z * 2, labels, reduction=reduction),
             [np.random.default_rng(1).normal(size=(3, 2, 4))],
         )
-    assert "cross_entropy(" in ours.source.split("def go_forward")[1]
+    assert "pick(" in ours.source.split("def go_forward")[1]
 
 
 def test_two_forwards_before_their_backwards() -> None:
@@ -522,7 +518,6 @@ def test_numba_finds_the_largest_and_the_smallest(dtype: Any) -> None:
         found, expected = ours(part), (part.max(axis=-1), part.min(axis=-1), part.max(axis=0), part.max())
         for f, e in zip(found, expected, strict=True):
             np.testing.assert_array_equal(f, e)
-    assert "larger(" in ours.source
 
 
 @compiled

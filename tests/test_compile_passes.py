@@ -15,16 +15,16 @@ import tinygrad_mm as tg
 from tinygrad_mm.compiler import passes
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.emitter import emit
-from tinygrad_mm.compiler.fused import one_hot_columns, prediction_error, where_positive
+from tinygrad_mm.compiler.fused import one_hot_columns, where_positive
 from tinygrad_mm.compiler.interpreter import interpret
-from tinygrad_mm.compiler.kernels import WHOLE, Kernel, View
+from tinygrad_mm.compiler.lowerings import WHOLE
 from tinygrad_mm.compiler.passes.biases import fold_biases
 from tinygrad_mm.compiler.passes.cleaning import remove_dead, remove_identities, share_common
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.passes.layout import features_first
-from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse, fuse_errors, read_results
+from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse
+from tinygrad_mm.compiler.placement import Placement
 from tinygrad_mm.compiler.program import Op, Place, Program, Value
-from tinygrad_mm.compiler.storage import Storage
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.graph import select
 
@@ -34,8 +34,6 @@ ALL = [
     ("remove_identities", remove_identities),
     ("share_common", share_common),
     ("fuse", fuse),
-    ("fuse_errors", fuse_errors),
-    ("read_results", read_results),
     ("features_first", features_first),
     ("flatten_products", flatten_products),
 ]
@@ -51,7 +49,7 @@ def traced(function: Any, *arrays: Any) -> Program:
 def emitted(program: Program, inputs: list[Any], seeds: list[Any]) -> list[Any]:
     """The same by the code that is written out, in memory that is full of NaN."""
     code = emit(program)
-    memory = [np.full(buffer.nbytes, 0xFF, np.uint8) for buffer in code.storage.buffers]
+    memory = [np.full(nbytes, 0xFF, np.uint8) for nbytes in code.buffers]
     forward, backward = code._make(memory, *(v.leaf.value for v in program.leaves), *code.bound.values())
     outputs, _, crossing = forward(*inputs)
     kept = [np.array(o) for o in outputs]
@@ -264,25 +262,6 @@ def test_softmax_is_computed_once_for_the_loss_and_its_gradient():
     assert functions(program).count(where_positive) == 2
 
 
-def test_the_gradient_of_cross_entropy_is_one_operation_for_loops():
-    function, inputs = classifier()
-    program = traced(function, *inputs)
-    fuse_errors(program)
-    errors = [op for op in program.ops if op.fun is prediction_error]
-    assert [[a.shape for a in op.args] for op in errors] == [[(5, 3), (5,)]]
-    assert np.subtract not in functions(program)
-
-
-def test_loops_go_back_through_relu_by_its_result():
-    function, inputs = classifier()
-    program = traced(function, *inputs)
-    inline(program, WHOLE)
-    read_results(program)
-    makers = program.makers()
-    masks = [op for op in program.ops if op.fun is np.less_equal]
-    assert [makers[id(op.args[0])].fun for op in masks] == [np.maximum] * 2
-
-
 def test_products_with_weights_are_kept_features_first():
     function, inputs = classifier()
     program = traced(function, *inputs)
@@ -386,10 +365,9 @@ def test_a_recurrent_step_is_an_eager_step(uses, width, dtype):
 
 def test_a_chain_of_elementwise_calls_stays_in_one_buffer():
     program = passes.optimize(traced(lambda x: np.sum(np.exp(np.sin(np.cos(x * 2)))), np.ones((4, 4))))
-    storage = Storage(program)
-    assert len(storage.buffers) == 1
-    assert sum(buffer.nbytes for buffer in storage.buffers) == 128
-    assert storage.without_reuse > 4 * 128
+    placement = Placement(program)
+    assert placement.buffers == [128]
+    assert placement.without_reuse > 4 * 128
 
 
 def test_what_is_read_later_is_not_written_over():
@@ -407,14 +385,11 @@ def test_what_is_read_later_is_not_written_over():
 def test_a_reshape_that_has_to_copy_is_no_view():
     x = np.arange(6.0).reshape(2, 3)
     program = passes.optimize(traced(lambda x: np.sin(np.exp(x).T.reshape(6)), x))
-    storage = Storage(program)
-    kinds = [type(storage.kernels[id(op)]) for op in program.ops if op.fun is np.reshape]
-    assert kinds == [Kernel]
+    assert [step.op.fun for step in Placement(program).steps] == [np.exp, np.reshape, np.sin]
     (found,) = emitted(program, [x], [])
     np.testing.assert_allclose(found, np.sin(np.exp(x).T.reshape(6)))
     program = passes.optimize(traced(lambda x: np.sin(np.exp(x).reshape(6)), x))
-    storage = Storage(program)
-    assert [type(storage.kernels[id(op)]) for op in program.ops if op.fun is np.reshape] == [View]
+    assert [step.op.fun for step in Placement(program).steps] == [np.exp, np.sin]
 
 
 def test_an_op_reads_like_a_call():

@@ -261,7 +261,7 @@ def test_contributions_rules_and_shapes_are_on_the_card(page, network):
     text = card.text
     assert "∂L/∂layers.1.weight = " in text
     assert "ᵀ · ∂L/∂" in text
-    assert "lambda g, y, a, b:" in text
+    assert "a.mT @ g" in text
     assert "(5, 4)ᵀ @ (5, 2) = (4, 5) @ (5, 2) → (4, 2)" in text
     assert "Why the transpose?" in text
     page.shows('#card [data-argument="1"] [data-role="contribution"]', network.parameters["layers.1.weight"])

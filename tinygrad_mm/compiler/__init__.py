@@ -2,36 +2,30 @@
 
 `capture` finds what a function reads besides its arguments, `tracing` makes a `program` of one call and of its
 gradients, `passes/` rewrite it, `storage` plans its memory, `emitter` writes it out with the `kernels`; a `plan` says
-what arguments it is right for, a `call` is one run of it in the graph, and `compiled` keeps the plans. A reader of the
+what arguments it is right for, a `call` is one run of it in the graph, `compiled` keeps the plans. A reader of the
 graph: no rule, function or layer mentions it.
 
-What a compiled function notices. Each call looks at shapes, dtypes and `requires_grad` of its arguments and at their
-Python values; at the closure cells, globals and defaults of the function and of the functions of yours that it calls;
-at all attributes of the modules it uses, `training` and hooks included; at lists, tuples, dicts and sets in these
-places; and at the attributes that the code names of any other object (`self.scale`, `config.rate`). Parameters,
-buffers, and arrays in cells and globals of the function itself are read anew. Where anything else has changed, the
-function is traced again.
+A new program proves itself (`verification`, `proof`): at its first calls the function itself is called once more, from
+the same parameters, buffers and generators. Where they differ by more than rounding, the function's own result is used,
+a `CompileWarning` names what differs and the pass that did it, and calls of this kind go to the function from then on.
 
-What raises. Python code that looks at the values of a tensor (`if t > 0`, `t.item()`, `float(t)`, `np.asarray(t)`,
-`t.data`, `array[t]`); shapes that depend on values (`x[mask]`, `np.nonzero`); writing into arrays; draws that are not
-recorded (`rng.normal()`, `np.random.rand()`); a function that changes what it reads (`self.count += 1`).
+The contract. Inputs, read or looked at before each call, are: the arguments; the closure cells, globals and defaults
+that the code of the function, and of functions of yours that it calls, names; modules, with all their attributes,
+parameters, buffers and hooks; what dicts, lists, tuples, sets, deques and partials in these places hold, in order; of
+other objects, functions and classes the attributes that the code names, and their methods, those of operators too.
+Anything else is fixed when traced, and `retrace()` traces anew.
 
-What cannot be noticed, so that a program may be out of date or differ from the function:
+Fixed are, for example: attributes reached by other ways than their name (`getattr(self, name)`, `vars(self)`); files,
+environment variables and clocks; code and globals of installed packages; items of subclasses of containers that they
+hand out differently; arrays of more than 1 KB that NumPy alone works on and that are written in place (used with
+Tensors, or replaced, they are seen); elements of an argument that equals itself after a change. What code does besides
+computing (printing, counting) happens while it is traced or compared, and hooks of tensors inside are traced.
 
-- arrays larger than 1 KB that only NumPy itself works on (`np.linalg.inv(self.matrix) @ x`, where `self.matrix` is an
-  array behind an attribute, in a list, or of a function that this one calls) and that are then written in place: the
-  result is part of the program. Used in an operation on Tensors directly, or replaced by other arrays, they are seen;
-- attributes that are reached by other ways than their name (`getattr(self, name)`, `vars(self)`), values from files,
-  environment variables, clocks, and whatever else is read by Python code of installed packages;
-- elements of an object that compares equal to itself after it was changed, given as an argument;
-- draws of a generator made without a seed inside the function, and `.grad`, which is an array: both are constants;
-- what Python code does besides computing (printing, logging, counting): it happens while the function is traced only;
-  `x += 1` on an array that is given together with Tensors makes a new one and leaves the caller's alone;
-- hooks and `retain_grad` of tensors inside the function: hooks are traced, gradients are not kept;
-- calls of a `@primitive` function that have effects of their own: equal calls may become one, unused ones none.
+What raises: looking at the values of a tensor (`if t > 0`, `t.item()`, `np.asarray(t)`), shapes that depend on values
+(`x[mask]`), writing into arrays, draws that are not recorded (`rng.normal()`), changing what is read (`self.n += 1`).
 
-Results are new arrays each time: a function that returns its argument returns a copy. Where a monitor or source lines
-are on (`detect_anomaly`), and inside another trace, the function itself is called.
+Results are new arrays each time. Where a monitor or source lines are on (`detect_anomaly`), inside another trace, and
+while another thread traces, the function itself is called.
 """
 
 from __future__ import annotations

@@ -34,4 +34,4 @@ def backend_of(name: str) -> Backend:
     from tinygrad_mm.compiler import loops
 
     loops.require_numba()
-    return Backend("numba", loops.PASSES, loops.emit)
+    return Backend("numba", FOR_CALLS, loops.emit)

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,10 @@ class Compiled:
             return plan.run(given)
         if progress.eager:
             return self.function(*args, **kwargs)
-        proof = self._proof(plan, given, args, kwargs, progress) if proving and progress.due() else None
+        due = progress.due()
+        if due and not proving:
+            return plan.run(given)
+        proof = self._proof(plan, given, args, kwargs, progress) if due else None
         progress.runs += 1
         if progress.over():
             self._unproved.pop(plan, None)
@@ -143,8 +146,8 @@ class Compiled:
     def _proof(
         self, plan: Plan, given: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], progress: Progress
     ) -> Proof:
-        def without(name: str) -> Plan:
-            return Plan(self.function, args, kwargs, self.backend, [name])
+        def without(names: Sequence[str]) -> Plan:
+            return Plan(self.function, args, kwargs, self.backend, names)
 
         def wrong() -> None:
             progress.eager = True

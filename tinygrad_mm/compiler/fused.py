@@ -11,19 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernel import Kernel
 from tinygrad_mm.compiler.program import Op
-from tinygrad_mm.functional.activations import one_hot, pick, sigmoid, softmax
+from tinygrad_mm.compiler.statements import Array, Lowering, Statement, Write, call, copy
+from tinygrad_mm.functional.activations import one_hot, pick, sigmoid
 
 __all__ = [
     "EXPANSIONS",
-    "KERNELS_OF_FUSED",
+    "LOWERINGS_OF_FUSED",
     "clear_error",
     "one_hot_columns",
     "one_hot_rows",
     "pick_columns",
     "pick_rows",
-    "prediction_error",
     "transposed_copy",
     "where_positive",
 ]
@@ -34,7 +33,7 @@ def where_positive(g: Any, y: Any) -> Any:
 
     Shape: (...), (...) -> (...)
     """
-    return np.where(y <= 0, 0, g)
+    return np.where(y <= 0, np.zeros((), g.dtype), g)
 
 
 def clear_error(error: ValueError) -> ValueError:
@@ -52,14 +51,6 @@ def pick_rows(z: Any, labels: Any) -> Any:
 def pick_columns(z: Any, labels: Any) -> Any:
     """The element of each column at its label. Shape: (classes, n), (n,) -> (n,)"""
     return z.reshape(-1).take(np.ravel_multi_index((labels, np.arange(z.shape[1])), z.shape))
-
-
-def prediction_error(logits: Any, labels: Any) -> Any:
-    """softmax(logits) - one_hot(labels): the gradient of the cross entropy of each example.
-
-    Shape: (..., classes), (...) -> (..., classes)
-    """
-    return softmax(logits) - one_hot(labels, logits.shape[-1], logits.dtype)
 
 
 def transposed_copy(x: Any) -> Any:
@@ -91,11 +82,11 @@ def _expanded_one_hot(call: Any, labels: Any, classes: int, dtype: Any = np.floa
 
 
 def _expanded_sigmoid(call: Any, x: Any) -> Any:
-    """One formula for both signs; beyond the largest exponent that does not overflow, the result rounds to 0 anyway."""
-    largest = 88.0 if x.dtype == np.float32 else 709.0
+    """One formula for both signs: e / (e + 1), where e = exp(x) is kept from overflowing: from there on it is 1."""
     if x.dtype not in (np.float32, np.float64):
         raise TypeError("sigmoid is taken apart in single and double precision only")
-    return 1 / (np.exp(np.minimum(-x, largest)) + 1)
+    e = np.exp(np.minimum(x, 88.0 if x.dtype == np.float32 else 709.0))
+    return e / (e + 1)
 
 
 # Each takes first a function `call(fun, *args)` that records a call of one of the functions above.
@@ -111,66 +102,77 @@ EXPANSIONS: dict[Any, Any] = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _where_positive(op: Op) -> Kernel | None:
+def _where_positive(op: Op) -> Lowering | None:
     g, y = op.args
     if op.result.dtype not in (np.float32, np.float64) or g.shape != y.shape:
         return None
-    # For y >= 0 the bits of y, as an integer, are 0 or more: the smaller of them and 1 is the mask. Integers multiply
-    # quickly, and a factor of 0 or 1 clears or keeps all bits.
-    dtype = np.dtype(np.int32 if op.result.dtype == np.float32 else np.int64)
+    # Twice the bits of y, as an unsigned integer, are y without its sign: 0 for both zeros, not for NaN of either sign.
+    # The smaller of that and 1 is the mask. Integers multiply quickly, and a factor of 0 or 1 clears or keeps all bits.
+    dtype = np.dtype(np.uint32 if op.result.dtype == np.float32 else np.uint64)
     one = np.ones(y.shape, dtype) if y.size <= 1 << 22 else np.ones((), dtype)
 
-    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
-        g, y, to = (bind.seen(name, f".view({dtype.name})") for name in (*a, out))
+    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
+        (mask,) = scratch
+        g, y, to = (array.view(dtype) for array in (*a, out))
         return [
-            f"{bind(np.fmin)}({y}, {bind(one, 'one')}, {scratch[0]})",  # as minimum, without a keyword
-            f"{bind(np.multiply)}({g}, {scratch[0]}, {to})",
+            call(
+                where_positive,
+                a,
+                out,
+                lambda write: f"{write(np.add)}({write(y)}, {write(y)}, {write(mask)})",
+                lambda write: f"{write(np.fmin)}({write(mask)}, {write(one, 'one')}, {write(mask)})",  # no keyword
+                lambda write: f"{write(np.multiply)}({write(g)}, {write(mask)}, {write(to)})",
+            )
         ]
 
-    return Kernel(lines, (0,), [(y.shape, dtype)])
+    return Lowering(statements, (0,), [(y.shape, dtype)])
 
 
-def _pick(columns: bool) -> Callable[[Op], Kernel | None]:
-    def kernel(op: Op) -> Kernel | None:
-        z = op.args[0]
-        numbers = np.arange(z.shape[1 if columns else 0])
+def _pick(columns: bool) -> Callable[[Op], Lowering | None]:
+    def lowering(op: Op) -> Lowering | None:
+        shape = op.args[0].shape
+        numbers = np.arange(shape[1 if columns else 0])
 
-        def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
-            pair = (a[1], bind(numbers, "numbers"))[:: 1 if columns else -1]
-            # It raises for labels out of range, and so is the check that they are not.
-            places = f"{bind(np.ravel_multi_index)}(({', '.join(pair)}), {z.shape})"
-            return [f"{a[0]}.take({places}, None, {out}, 'clip')"]
+        def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
+            def line(write: Write) -> str:
+                pair = (write(a[1]), write(numbers, "numbers"))[:: 1 if columns else -1]
+                # It raises for labels out of range, and so is the check that they are not.
+                places = f"{write(np.ravel_multi_index)}(({', '.join(pair)}), {shape})"
+                return f"{write(a[0])}.take({places}, None, {write(out)}, 'clip')"
 
-        return Kernel(lines)
+            return [call(op.fun, a, out, line)]
 
-    return kernel
+        return Lowering(statements)
+
+    return lowering
 
 
-def _one_hot(columns: bool) -> Callable[[Op], Kernel | None]:
-    def kernel(op: Op) -> Kernel | None:
+def _one_hot(columns: bool) -> Callable[[Op], Lowering | None]:
+    def lowering(op: Op) -> Lowering | None:
         _, classes, dtype = op.args
-        if classes > 128:  # the table of all rows would be larger than what is made of it
-            numbers = np.arange(op.result.size // classes)
+        numbers = np.arange(op.result.size // max(classes, 1))
 
-            def put(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
-                pair = (a[0], bind(numbers, "numbers"))[:: 1 if columns else -1]
-                places = f"{bind(np.ravel_multi_index)}(({', '.join(pair)}), {op.result.shape})"
-                return [f"{out}.fill(0)", f"{out}.put({places}, 1)"]
+        def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
+            def taken(write: Write) -> str:
+                eye = write(np.eye(classes, dtype=dtype), "eye")
+                return f"{eye}.take({write(a[0])}, {int(columns)}, {write(out)}, 'clip')"
 
-            return Kernel(put)
+            def put(write: Write) -> str:
+                pair = (write(a[0]), write(numbers, "numbers"))[:: 1 if columns else -1]
+                return f"{write(out)}.put({write(np.ravel_multi_index)}(({', '.join(pair)}), {out.shape}), 1)"
 
-        def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
-            eye = bind(np.eye(classes, dtype=dtype), "eye")
-            return [f"{eye}.take({a[0]}, {int(columns)}, {out}, 'clip')"]
+            if classes > 128:  # the table of all rows would be larger than what is made of it
+                return [call(op.fun, a[:1], out, lambda write: f"{write(out)}.fill(0)", put)]
+            return [call(op.fun, a[:1], out, taken)]
 
-        return Kernel(lines)
+        return Lowering(statements)
 
-    return kernel
+    return lowering
 
 
-KERNELS_OF_FUSED: dict[Any, Callable[[Op], Kernel | None]] = {
+LOWERINGS_OF_FUSED: dict[Any, Callable[[Op], Lowering | None]] = {
     where_positive: _where_positive,
-    transposed_copy: lambda op: Kernel(lambda out, a, s, bind: [f"{bind(np.copyto)}({bind.seen(out, '.T')}, {a[0]})"]),
+    transposed_copy: lambda op: Lowering(lambda out, a, s: [copy(a[0], out.T)]),
     pick_rows: _pick(False),
     pick_columns: _pick(True),
     one_hot_rows: _one_hot(False),

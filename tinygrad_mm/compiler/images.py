@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernel import Kernel, dot
 from tinygrad_mm.compiler.program import Op
+from tinygrad_mm.compiler.statements import Array, Lowering, Statement, copy, fill, product, ufunc
 from tinygrad_mm.functional.pooling import _max_pool, _to_maxima
 from tinygrad_mm.functional.sliding import Pairs, Sizes, overlap_add, padded_shape, places_of, windows
 
 __all__ = [
-    "KERNELS_OF_IMAGES",
+    "LOWERINGS_OF_IMAGES",
     "examples_last",
     "max_pool_last",
     "overlap_add_last",
@@ -88,25 +88,26 @@ def pieces(products: int, length: int) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _inside(padding: Pairs, lengths: Any) -> str:
-    """The index of what lies between the padding."""
-    return ", ".join([":", *(f"{p[0]}:{p[0] + n}" for p, n in zip(padding, lengths, strict=True))])
+def _inside(array: Array, padding: Pairs, lengths: Any) -> Array:
+    """What lies between the padding."""
+    ends = [slice(None), *(slice(p[0], p[0] + n) for p, n in zip(padding, lengths, strict=True))]
+    return array.at(", ".join([":", *(f"{e.start}:{e.stop}" for e in ends[1:])]), tuple(ends))
 
 
-def _padded(x: str, pad: str, fill: str, padding: Pairs, lengths: Any, bind: Any) -> list[str]:
-    inner = bind.seen(pad, f"[{_inside(padding, lengths)}]")
-    return [f"{pad}.fill({fill})", f"{bind(np.copyto)}({inner}, {x})"]
+def _padded(x: Array, pad: Array, number: float, padding: Pairs) -> list[Statement]:
+    return [fill(pad, number), copy(x, _inside(pad, padding, x.shape[1:-1]))]
 
 
-def _under(size: Sizes, stride: Sizes, dilation: Sizes, places: Sizes) -> list[str]:
-    """The index of what lies under each offset in the window, at all places."""
+def _under(array: Array, size: Sizes, stride: Sizes, dilation: Sizes, places: Sizes) -> list[Array]:
+    """What lies under each offset in the window, at all places."""
     found = []
     for offset in itertools.product(*map(range, size)):
-        along = (
-            f"{o * d}:{o * d + s * (n - 1) + 1}:{s}".removesuffix(":1")
+        key = [
+            slice(o * d, o * d + s * (n - 1) + 1, s)
             for o, s, d, n in zip(offset, stride, dilation, places, strict=True)
-        )
-        found.append(f"[:, {', '.join(along)}]")
+        ]
+        along = (f"{k.start}:{k.stop}:{k.step}".removesuffix(":1") for k in key)
+        found.append(array.at(f":, {', '.join(along)}", (slice(None), *key), "under_window"))
     return found
 
 
@@ -117,67 +118,72 @@ def _wide(shape: Any, padding: Pairs) -> tuple[Sizes, bool]:
     return (*wide[1:], n), any(map(any, padding))
 
 
-def _examples_last(op: Op) -> Kernel:
+def _examples_last(op: Op) -> Lowering:
     axes = (*range(1, op.result.ndim), 0)
-    return Kernel(lambda out, a, s, bind: [f"{bind(np.copyto)}({out}, {bind.seen(a[0], f'.transpose{axes}')})"])
+    return Lowering(lambda out, a, s: [copy(a[0].transpose(*axes), out)])
 
 
-def _windows(op: Op) -> Kernel:
+def _windows(op: Op) -> Lowering:
     x, size, stride, padding, dilation = op.args
-    channels, *lengths, n = x.shape
+    channels, *_, n = x.shape
     wide, is_padded = _wide(x.shape, padding)
     places = places_of(wide[1:-1], size, stride, dilation)
     reach = tuple(d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
     steps = f"[:, ::{stride[0]}, ::{stride[1]}, :, ::{dilation[0]}, ::{dilation[1]}]"
-    view = f"np.lib.stride_tricks.sliding_window_view({{}}, {reach}, (1, 2)){steps}.transpose(0, 4, 5, 1, 2, 3)"
+    form = f"np.lib.stride_tricks.sliding_window_view({{}}, {reach}, (1, 2)){steps}.transpose(0, 4, 5, 1, 2, 3)"
 
-    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
-        first = _padded(a[0], scratch[0], "0", padding, lengths, bind) if is_padded else []
-        patches = bind.seen(out, f".reshape({(channels, *size, *places, n)})", "patches")
-        under = bind.seen(scratch[0] if is_padded else a[0], view, "under_window")
-        return [*first, f"{bind(np.copyto)}({patches}, {under})"]
+    def look(array: Any) -> Any:
+        seen = np.lib.stride_tricks.sliding_window_view(array, reach, (1, 2))
+        steps = ([slice(None, None, k) for k in along] for along in (stride, dilation))
+        rows, inside = map(tuple, steps)
+        key = (slice(None), *rows, slice(None), *inside)
+        return seen[key].transpose(0, 4, 5, 1, 2, 3)
 
-    return Kernel(lines, scratch=[(wide, x.dtype)] if is_padded else [])
+    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
+        first = _padded(a[0], scratch[0], 0, padding) if is_padded else []
+        whole: Array = scratch[0] if is_padded else a[0]
+        under = whole.seen(look, form, "under_window")
+        assert under is not None
+        return [*first, copy(under, out.reshape(channels, *size, *places, n))]
+
+    return Lowering(statements, scratch=[(wide, x.dtype)] if is_padded else [])
 
 
-def _overlap_add(op: Op) -> Kernel:
+def _overlap_add(op: Op) -> Lowering:
     patches, shape, size, stride, padding, dilation = op.args
     n, channels, *lengths = shape
     wide, is_padded = _wide(op.result.shape, padding)
     places = places_of(wide[1:-1], size, stride, dilation)
 
-    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
         whole = scratch[0] if is_padded else out
-        written = [f"{whole}.fill(0)"]
-        for i, under in enumerate(_under(size, stride, dilation, places)):
-            patch = f".reshape({(channels, math.prod(size), *places, n)})[:, {i}]"
-            place = bind.seen(whole, under, "under_window")
-            written.append(f"{bind(np.add)}({place}, {bind.seen(a[0], patch, 'patch')}, {place})")
-        if is_padded:
-            written.append(f"{bind(np.copyto)}({out}, {bind.seen(whole, f'[{_inside(padding, lengths)}]')})")
-        return written
+        stack = a[0].reshape(channels, math.prod(size), *places, n)
+        written = [fill(whole, 0)]
+        for i, under in enumerate(_under(whole, size, stride, dilation, places)):
+            patch = stack.at(f":, {i}", (slice(None), i), "patch")
+            written.append(ufunc(np.add, under, patch, out=under))
+        return [*written, copy(_inside(whole, padding, lengths), out)] if is_padded else written
 
-    return Kernel(lines, scratch=[(wide, patches.dtype)] if is_padded else [])
+    return Lowering(statements, scratch=[(wide, patches.dtype)] if is_padded else [], whole=(0,))
 
 
-def _pool(op: Op) -> Kernel:
+def _pool(op: Op) -> Lowering:
     x, size, stride, padding, dilation = op.args
     wide, is_padded = _wide(x.shape, padding)
 
-    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
         whole = scratch[0] if is_padded else a[0]
-        first = _padded(a[0], whole, "-np.inf", padding, x.shape[1:-1], bind) if is_padded else []
-        under = [bind.seen(whole, u, "under_window") for u in _under(size, stride, dilation, op.result.shape[1:-1])]
+        first = _padded(a[0], whole, -np.inf, padding) if is_padded else []
+        under = _under(whole, size, stride, dilation, op.result.shape[1:-1])
         if len(under) == 1:
-            return [*first, f"{bind(np.copyto)}({out}, {under[0]})"]
-        maximum = bind(np.maximum)
-        start = f"{maximum}({under[0]}, {under[1]}, out={out})"
-        return [*first, start, *(f"{maximum}({out}, {u}, out={out})" for u in under[2:])]
+            return [*first, copy(under[0], out)]
+        start = ufunc(np.maximum, under[0], under[1], out=out)
+        return [*first, start, *(ufunc(np.maximum, out, u, out=out) for u in under[2:])]
 
-    return Kernel(lines, scratch=[(wide, x.dtype)] if is_padded else [])
+    return Lowering(statements, scratch=[(wide, x.dtype)] if is_padded else [])
 
 
-def _maxima(op: Op) -> Kernel:
+def _maxima(op: Op) -> Lowering:
     _, y, x, size, stride, padding, dilation = op.args
     wide, is_padded = _wide(x.shape, padding)
     count = math.prod(size)
@@ -185,52 +191,43 @@ def _maxima(op: Op) -> Kernel:
     tiled = (
         apart and stride == size and all(p * k == w for p, k, w in zip(y.shape[1:-1], size, wide[1:-1], strict=True))
     )
-    one = np.ones(y.shape, y.dtype) if y.size <= 1 << 22 else np.ones((), y.dtype)
 
-    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
+    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
         share, *largest = scratch[: count + 1]
         whole, to = (scratch[-2], scratch[-1]) if is_padded else (a[2], out)
-        offsets = _under(size, stride, dilation, y.shape[1:-1])
-        written = _padded(a[2], whole, "-np.inf", padding, x.shape[1:-1], bind) if is_padded else []
-        for u, here in zip(offsets, largest, strict=True):
-            written.append(f"{bind(np.equal)}({bind.seen(whole, u, 'under_window')}, {a[1]}, {here})")
-        add, multiply = bind(np.add), bind(np.multiply)
+        written = _padded(a[2], whole, -np.inf, padding) if is_padded else []
+        for under, here in zip(_under(whole, size, stride, dilation, y.shape[1:-1]), largest, strict=True):
+            written.append(ufunc(np.equal, under, a[1], out=here))
         for i, here in enumerate(largest[1:]):  # several may be largest, and share
-            written.append(f"{add}({share if i else largest[0]}, {here}, {share})")
-        written.append(f"{bind(np.maximum)}({share if count > 1 else largest[0]}, {bind(one, 'one')}, out={share})")
-        written.append(f"{bind(np.divide)}({a[0]}, {share}, {share})")
+            written.append(ufunc(np.add, share if i else largest[0], here, out=share))
+        written.append(ufunc(np.maximum, share if count > 1 else largest[0], 1, out=share))
+        written.append(ufunc(np.divide, a[0], share, out=share))
         if not tiled:
-            written.append(f"{to}.fill(0)")
-        for u, here in zip(offsets, largest, strict=True):
-            place = bind.seen(to, u, "window")
-            if apart:
-                written.append(f"{multiply}({share}, {here}, {place})")
-            else:
-                written.append(f"{multiply}({share}, {here}, {here})")
-                written.append(f"{add}({place}, {here}, {place})")
-        if is_padded:
-            written.append(f"{bind(np.copyto)}({out}, {bind.seen(to, f'[{_inside(padding, x.shape[1:-1])}]')})")
-        return written
+            written.append(fill(to, 0))
+        for place, here in zip(_under(to, size, stride, dilation, y.shape[1:-1]), largest, strict=True):
+            written.append(ufunc(np.multiply, share, here, out=place if apart else here))
+            if not apart:
+                written.append(ufunc(np.add, place, here, out=place))
+        return [*written, copy(_inside(to, padding, x.shape[1:-1]), out)] if is_padded else written
 
     scratch = [(y.shape, y.dtype)] * (count + 1) + [(wide, x.dtype)] * (2 if is_padded else 0)
-    return Kernel(lines, scratch=scratch)
+    return Lowering(statements, scratch=scratch)
 
 
-def _short_product(op: Op) -> Kernel:
-    a, b = op.args
-    (f, k), (_, p) = a.shape, b.shape
+def _short_product(op: Op) -> Lowering:
+    (f, k), (_, p) = op.args[0].shape, op.args[1].shape
     n = pieces(f * k, p)
 
-    def lines(out: str, x: list[str], scratch: list[str], bind: Any) -> list[str]:
+    def statements(out: Array, x: list[Any], scratch: list[Array]) -> list[Statement]:
         if n == 1:
-            return [dot(x[0], x[1], out)]
-        b, to = (bind.seen(m, f".reshape({r}, {n}, {p // n}).transpose(1, 0, 2)") for m, r in ((x[1], k), (out, f)))
-        return [f"{bind(np.matmul)}({x[0]}, {b}, {to})"]
+            return [product(x[0], x[1], out)]
+        b, to = (m.reshape(r, n, p // n).transpose(1, 0, 2) for m, r in ((x[1], k), (out, f)))
+        return [product(x[0], b, to)]
 
-    return Kernel(lines)
+    return Lowering(statements, whole=(1,))
 
 
-KERNELS_OF_IMAGES: dict[Any, Callable[[Op], Kernel]] = {
+LOWERINGS_OF_IMAGES: dict[Any, Callable[[Op], Lowering]] = {
     examples_last: _examples_last,
     windows_last: _windows,
     overlap_add_last: _overlap_add,

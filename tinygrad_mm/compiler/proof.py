@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ __all__ = ["Proof"]
 class Proof:
     """A call that the eager engine has made, too, from the same parameters, buffers and generators.
 
-    `without(name)` is the program for the same arguments without one pass; `wrong` is called for one that is.
+    `without(names)` is the program for the same arguments without some passes; `wrong` is called for one that is.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Proof:
         plan: Plan,
         given: Sequence[Any],
         progress: Progress,
-        without: Callable[[str], Plan],
+        without: Callable[[Sequence[str]], Plan],
         wrong: Callable[[], None],
     ) -> None:
         self.plan, self.given, self.progress, self.without, self.wrong = plan, list(given), progress, without, wrong
@@ -93,7 +94,13 @@ class Proof:
         self, made: Sequence[Tensor], there: Sequence[Any], seeds: Sequence[Any], recorded: bool = False
     ) -> dict[str, Any]:
         targets: list[Any] = [there[t] if isinstance(t, int) else t for _, t in self.targets]
-        with as_leaves([t for t in targets if t.node is not None]), without_hooks(targets), np.errstate(all="ignore"):
+        unwatched = nullcontext() if recorded else entered(monitor=None, lines=False)
+        with (
+            as_leaves([t for t in targets if t.node is not None]),
+            without_hooks(targets),
+            np.errstate(all="ignore"),
+            unwatched,
+        ):
             found = gradients(made, targets, seeds, create_graph=recorded, retain_graph=True, allow_unused=True)
         return {
             name: np.zeros_like(t.value) if g is None else g.value
@@ -144,9 +151,9 @@ class Proof:
     def culprit(self, gradients: dict[str, Any] | None = None) -> str:
         """Which pass did it: in what was returned, or, where these are given, in the gradients."""
 
-        def cured(name: str) -> bool:
+        def cured(without: Sequence[str]) -> bool:
             with self.before.as_before(), entered(recording=self.plan.recording):
-                plan = self.without(name)
+                plan = self.without(without)
                 if gradients is None:
                     return self.differs(plan.run(list(self.given))) is None
                 assert self.seeds is not None

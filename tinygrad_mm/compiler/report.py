@@ -26,9 +26,9 @@ class Report:
         self.lines = lines
         self.total = sum(t for _, t in lines)
         self.calls = len(program.ops)
-        self.buffers = len(emitted.storage.buffers)
+        self.buffers = len(emitted.buffers)
         self.buffer_bytes = emitted.nbytes
-        self.result_bytes = emitted.storage.without_reuse
+        self.result_bytes = emitted.without_reuse
         self.multiply_adds = sum(op.multiply_adds for op in program.ops)
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ def report(emitted: Emitted, run: Callable[[Any], Any], arrays: Sequence[Any], r
 
     The best time of each line counts. `arrays` are what the program is bound to; all that it writes to is put back.
     """
-    if not isinstance(emitted, Emitted):
+    if emitted.needs_numba:
         raise TypeError("report: it times the lines of the NumPy backend; compile with backend='numpy' to see them")
     clock: list[float] = []
     tick = clock.append
@@ -71,10 +71,7 @@ def report(emitted: Emitted, run: Callable[[Any], Any], arrays: Sequence[Any], r
                 source.append("        _tick(_now())")
                 texts.append(statement.split("  #")[0])
         source.append(line)
-    again = Emitted(
-        emitted.program, emitted.storage, "\n".join(source) + "\n", emitted.bound, f"{emitted.filename} timed"
-    )
-    again.namespace.update(_tick=tick, _now=time.perf_counter)
+    again = emitted.rewritten("\n".join(source) + "\n", _tick=tick, _now=time.perf_counter)
     bound = [a for a in [*arrays, *_arrays_in(list(emitted.bound.values()))] if a.flags.writeable]
     kept = [a.copy() for a in bound]
     generators = [g for g in emitted.bound.values() if isinstance(g, np.random.Generator)]

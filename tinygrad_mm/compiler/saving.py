@@ -7,10 +7,10 @@ import base64
 import builtins
 import inspect
 import os
+import sys
 import tempfile
 import textwrap
 import types
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +58,14 @@ def save_program(
 
     Raises TypeError for an operation that has no source of its own to write down, and for another backend's program.
     """
-    if not isinstance(emitted, Emitted):
+    if emitted.needs_numba:
         raise TypeError("save: a program of the Numba backend needs more than NumPy; compile with backend='numpy'")
     writer = _Writer()
     arguments = [writer.text(a) for a in [*leaves, *given, *emitted.bound.values()]]
-    memory = [f"np.empty({buffer.nbytes}, np.uint8)" for buffer in emitted.storage.buffers]
+    memory = [f"np.empty({nbytes}, np.uint8)" for nbytes in emitted.buffers]
     dtypes = sorted({n for n in emitted.namespace if isinstance(emitted.namespace[n], type)})
     parts = [
-        _HEAD.format(title=title, version=version("tinygrad_mm"), usage=usage),
+        _HEAD.format(title=title, version=sys.modules[__name__.partition(".")[0]].__version__, usage=usage),
         *(f"{name} = np.dtype({name!r}).type" for name in dtypes),
         "",
         *writer.roots,

@@ -148,8 +148,9 @@ class Noise:
 class _Rounding(Monitor):
     """Makes each call once more, on operands that are off by some units in the last place, and keeps that result.
 
-    Whole numbers that nobody computed are exact, and so are those of functions without a gradient: labels, masks,
-    counts. (A softmax that is 1 is a rounded number.)
+    Calls that round nothing are left as they are, so that an element is still equal to the largest that it was: those
+    that only pick, and functions without a gradient, such as comparisons. Whole numbers that nobody computed are exact,
+    too: labels, masks, counts. (A softmax that is 1 is a rounded number.)
     """
 
     def __init__(self, number: int) -> None:
@@ -159,9 +160,10 @@ class _Rounding(Monitor):
 
     def result(self, vertex: Vertex, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         rule = RULES[fun]
-        if rule.differentiable:
-            self.rounded[id(vertex)] = vertex
-        if fun is select or any(isinstance(a, np.random.Generator) for a in args):
+        if not rule.differentiable:
+            return
+        self.rounded[id(vertex)] = vertex
+        if fun is select or _picks(vertex.value, [a.value if isinstance(a, Vertex) else a for a in args]):
             return
         values = [self._off(a.value, id(a) in self.rounded) if isinstance(a, Vertex) else self._off(a) for a in args]
         value = rule.forward(*values, **(kwargs or NO_KWARGS))
@@ -175,6 +177,15 @@ class _Rounding(Monitor):
             return a
         off = np.asarray(a * (1 + self.units * eps * (2 * self.rng.random(a.shape) - 1))).astype(a.dtype)
         return np.where(np.isfinite(off), off, a)
+
+
+def _picks(result: Any, operands: Sequence[Any]) -> bool:
+    """Whether a call has handed on elements of its operands, and zeros: some of them tell."""
+    if type(result) is tuple or not result.size:
+        return False
+    some = result.reshape(-1)[:: max(1, result.size // 16)]
+    given = [a for a in operands if isinstance(a, (np.ndarray, float, int))]
+    return all(one == 0 or any(np.any(a == one) for a in given) for one in some)
 
 
 def first_difference(
@@ -276,12 +287,16 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a, b))
 
 
-def culprit(passes: Iterable[str], cured: Callable[[str], bool]) -> str:
-    """Which pass did it: leaving that one out cures the program."""
-    for name in dict.fromkeys(passes):
+def culprit(passes: Iterable[str], cured: Callable[[Sequence[str]], bool]) -> str:
+    """Which pass did it: leaving that one out cures the program, and making it anew with all of them does not."""
+    for without in ([], *([name] for name in dict.fromkeys(passes))):
         try:
-            if cured(name):
-                return f"Without the pass {name!r} it is right."
+            if cured(without):
+                return (
+                    f"Without the pass {without[0]!r} it is right."
+                    if without
+                    else "Traced anew it is right: it holds something that has changed since it was traced."
+                )
         except Exception:  # a program that cannot do without it
             continue
     return "No pass alone did it: leaving out any one of them does not help."

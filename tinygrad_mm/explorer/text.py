@@ -247,8 +247,8 @@ class _Writer:
         story, wrong = self.story, self.story.wrong_order()
         if not wrong.late:
             yield from self.wrapped(
-                "Every value is used once, so there is one path to each and depth first is a right order too. A graph with "
-                "a fork: b = a * a; explain(np.tanh(b) + b)"
+                "Every value is used once, so there is one path to each and depth first is a right order too. A graph "
+                "with a fork: b = a * a; explain(np.tanh(b) + b)"
             )
             return
         if not wrong.wrong:

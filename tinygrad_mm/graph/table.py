@@ -32,12 +32,11 @@ class Rule:
     a rule and an expression, `when(*args)` says which calls are left to the expression.
 
     `names`: the parameters that the rule understands, in order; `more` where it takes any number. `metadata`: it looks
-    at shapes and dtypes only. `fresh`: the rule is one of this package. `law`: what it does to shapes, as text.
+    at shapes and dtypes only. `law`: what it does to shapes, as text.
     """
 
     __slots__ = (
-        *("composite", "differentiable", "each", "forward", "fresh", "fun", "law", "metadata", "more", "names", "vjps"),
-        "when",
+        *("composite", "differentiable", "each", "forward", "fun", "law", "metadata", "more", "names", "vjps", "when"),
     )
 
     def __init__(self, fun: Callable[..., Any]) -> None:
@@ -51,7 +50,6 @@ class Rule:
         self.metadata = False
         self.names: tuple[str, ...] = ()
         self.more = False
-        self.fresh = False
         self.law = ""
 
 
@@ -65,13 +63,11 @@ def _rule(fun: Callable[..., Any]) -> Rule:
 
 
 def _describe(rule: Rule, vjps: Iterable[Callable[..., Any] | None], skip: int) -> None:
-    """Read off the functions of a rule which parameters it understands, and whether it is one of this package."""
+    """Read off the functions of a rule which parameters it understands."""
     given = [vjp for vjp in vjps if vjp is not None]
     code = getattr(given[0], "__code__", None) if given else None
     rule.names = tuple(code.co_varnames[skip : code.co_argcount + code.co_kwonlyargcount]) if code else ()
     rule.more = code is None or bool(code.co_flags & inspect.CO_VARARGS)
-    ours = [(getattr(vjp, "__module__", None) or "").startswith("tinygrad_mm.") for vjp in given]
-    rule.fresh = bool(given) and all(ours)
 
 
 def _check_operation(fun: Callable[..., Any]) -> None:

@@ -33,6 +33,7 @@ def summary(model: Module, *inputs: Any, **options: Any) -> str:
     layers.1  Dense(128, 10)                    weight (128, 10), bias (10)         1,290
     --------  --------------------------------  -----------------------------  ----------
     total                                       0.4 MB                            101,770
+    >>> import numpy as np
     >>> print(summary(model, np.zeros((64, 784), np.float32)))
     layer     type                              output     parameters  multiply-adds   memory
     --------  --------------------------------  ---------  ----------  -------------  -------

@@ -8,7 +8,6 @@ file (by way of `linecache`, which knows notebook cells and doctests too).
 - `expression_of(rule)`: the syntax tree of one expression, or of several statements, of which the last returns;
 - `shown(rule)`: the same with the values of all names in it, and the helpers that it still calls by name;
 - `text_of(rule)`: the same as text;
-- `decided(rule, g, y, args, kwargs)`: the same for one call, with its conditions decided;
 - `words_of(rule)`: what is said of the functions that only count axes.
 
 A helper is a plain function of the rule's own package: no function with a rule, no primitive. One that is a single
@@ -21,20 +20,19 @@ from __future__ import annotations
 
 import ast
 import builtins
-import contextlib
 import copy
 import functools
 import inspect
 import linecache
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from tinygrad_mm.graph import RULES, name_of
 
-__all__ = ["Shown", "decided", "expression_of", "shown", "source_of", "text_of", "words_of"]
+__all__ = ["Shown", "expression_of", "shown", "source_of", "text_of", "words_of"]
 
 Function: TypeAlias = "ast.Lambda | ast.FunctionDef"
 
@@ -136,77 +134,6 @@ def words_of(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
             if inspect.isfunction(value) and value.__module__ in BOOKKEEPING:
                 parameters = ", ".join(inspect.signature(value).parameters)
                 yield f"{name}({parameters})", " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# For one call: conditions decided
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def decided(function: Callable[..., Any], g: Any, y: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shown:
-    """A rule as it is shown for one call: of each condition, only what holds for these arguments is left.
-
-    >>> import numpy as np
-    >>> a, b = np.ones((2, 3)), np.ones((3, 4))
-    >>> decided(RULES[np.matmul].vjps[1], a @ b, a @ b, (a, b), {}).text()
-    'a.mT @ g'
-    """
-    rule = shown(function)
-    values = {**inspect.signature(function).bind(g, y, *args, **kwargs).arguments}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            values |= values.pop(name, {})
-        elif name not in values:
-            values[name] = () if parameter.kind is parameter.VAR_POSITIONAL else parameter.default
-    deciding = _Deciding({**vars(builtins), **rule.names, **values})
-    for name, helper in rule.helpers.items():
-        if name not in deciding.values:
-            deciding.values[name] = helper
-    body = deciding.statements(copy.deepcopy(rule.body))
-    return Shown(rule.parameters, body, rule.names, rule.helpers)
-
-
-class _Deciding(ast.NodeTransformer):
-    """Leaves of conditions what holds for given values, as far as that can be told."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
-
-    def statements(self, body: list[ast.stmt]) -> list[ast.stmt]:
-        """Statements with their conditions decided, up to the first that returns."""
-        found: list[ast.stmt] = []
-        for statement in body:
-            if isinstance(statement, ast.If):
-                holds = self._holds(statement.test)
-                if holds is None:
-                    return [*found, *body[body.index(statement) :]]
-                found += self.statements(statement.body if holds else statement.orelse)
-            else:
-                statement = self.visit(statement)
-                found.append(statement)
-                if not isinstance(statement, ast.Return):
-                    self._run(statement)
-            if found and isinstance(found[-1], ast.Return):
-                break
-        return found
-
-    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
-        holds = self._holds(node.test)
-        return self.generic_visit(node) if holds is None else self.visit(node.body if holds else node.orelse)
-
-    def _holds(self, test: ast.expr) -> bool | None:
-        try:
-            return bool(
-                eval(compile(ast.fix_missing_locations(ast.Expression(copy.deepcopy(test))), "", "eval"), self.values)
-            )
-        except Exception:  # it asks for what is not known before: a variable of a comprehension, say
-            return None
-
-    def _run(self, statement: ast.stmt) -> None:
-        with contextlib.suppress(Exception):  # then conditions that ask for its variables are left as they are
-            exec(
-                compile(ast.fix_missing_locations(ast.Module([copy.deepcopy(statement)], [])), "", "exec"), self.values
-            )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -65,8 +65,7 @@ class Plan:
         scaled = self._joined(trace, laid_out, weight, "scale_seed" not in without)
         optimize(program, backend.passes, without)
         self.updates = self._placed(trace, laid_out, weight, scaled)
-        if backend is NUMPY:
-            run(program, FOR_PLACED_CALLS, without)
+        run(program, FOR_PLACED_CALLS, without)
         self._written(program, weight)
         self.effects = [effect.buffer for effect in program.effects]
         self.check = self._guards()
@@ -161,7 +160,6 @@ class Plan:
         """Write the program out, and make the function that runs it, in each thread."""
         threads, in_calls = self.threads, self.backend is NUMPY
         places = program.places
-        names = {key: places[id(v)].name for key, v in program.gradient_of.items() if id(v) in places}
         self.leaves = [v.leaf for v in program.leaves]
         self.flags = [leaf.requires_grad for leaf in self.leaves if leaf is not None]
         self.arrays = [leaf.value for leaf in self.leaves if leaf is not None]
@@ -170,7 +168,7 @@ class Plan:
         if in_calls:
             added = [insertion for update in self.updates for insertion in update.insertions()]
         elif threads == 1:
-            added = [update.as_loop(names) for update in self.updates]
+            added = [update.as_loop() for update in self.updates]
         title = "one training step" + (f", for each of {threads} threads that share a batch" if threads > 1 else "")
         apart = {"apart": threads > 1} if in_calls else {}
         self.emitted: Any = self.backend.emit(program, title, self.captured.path_of(), added, joint=True, **apart)
@@ -182,7 +180,7 @@ class Plan:
         if in_calls:
             functions = of_calls(self.emitted, self.arrays, self.places, self.stores, added)
         else:
-            updates = [update.as_function(names) for update in self.updates]
+            updates = [update.as_function() for update in self.updates]
             functions = of_loops(self.emitted, self.arrays, self.places, self.stores, updates)
         self.function = self.shares = Shares(functions, weight)
 

@@ -175,7 +175,7 @@ def _apart(name: str, a: Any, b: Any, close: Any) -> Difference | None:
 class Proof:
     """A step that the eager engine computes first, as far as the gradients.
 
-    `without(name)` is the program for the same batch without one pass.
+    `without(names)` is the program for the same batch without some passes.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Proof:
         optimizer: Optimizer,
         batch: Sequence[Any],
         progress: Progress,
-        without: Callable[[str], Plan],
+        without: Callable[[Sequence[str]], Plan],
     ) -> None:
         self.plan, self.optimizer, self.batch = plan, optimizer, tuple(batch)
         self.progress, self.without = progress, without
@@ -214,7 +214,7 @@ class Proof:
 
     def _look(self) -> None:
         """Let the eager engine compute."""
-        with self.before.as_before():
+        with self.before.as_before(), entered(monitor=None, lines=False):
             self.loss, self.gradients = self.eager.run()
             self.expected = self._arrays(self.loss, self.gradients)
             self.after = self.before.again()
@@ -245,7 +245,7 @@ class Proof:
         active = {id(update.flat.parameters[i]) for update in plan.updates for i in update.active}
         for key in dict.fromkeys([*self.gradients, *active]):
             if (key in active) != (key in self.gradients):
-                where = ("there", "missing") if key in active else ("missing", "there")
+                where = ("present", "missing") if key in active else ("missing", "present")
                 return Difference(self._name(key), *where)
         loss_there = np.asarray(loss, self.loss.dtype).reshape(self.loss.shape)
         found = self._arrays(loss_there, ours)
@@ -263,7 +263,7 @@ class Proof:
         for update in plan.updates:
             flat, rate = update.flat, update.known.update.learning_rate
             for i in update.active:
-                if update.loop is not None and not update.loop.covers(flat.starts[i]):
+                if update.loop is not None and not update.loop.covers(flat.starts[i]) and rate > 0:
                     key = id(flat.parameters[i])
                     largest = float(np.max(np.abs(before[key]), initial=0))
                     floors[self._name(key)] = 4 * float(np.finfo(flat.dtype).eps) * largest / rate
@@ -286,10 +286,10 @@ class Proof:
         after = _State(self.optimizer)
         names = [one.name for one in (*self.plan.backend.passes, *FOR_PLACED_CALLS)]
 
-        def cured(name: str) -> bool:
+        def cured(without: Sequence[str]) -> bool:
             with self.before.as_before():
                 self.state.put_back()
-                plan = self.without(name)
+                plan = self.without(without)
                 return self._differs(plan, plan.run(self.batch)) is None
 
         try:

@@ -17,7 +17,7 @@ import numpy as np
 from tinygrad_mm.compiler import together
 from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.examples import over_parts
-from tinygrad_mm.compiler.kernels import View, kernel_of
+from tinygrad_mm.compiler.lowerings import View, lowering_of
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.memory import aligned
 
@@ -56,7 +56,7 @@ def _pays(trace: Trace, parts: int, parameters: int) -> bool:
     written = []
     for op in trace.forward:
         several = type(op.result.example) is tuple
-        if op.fun is not np.matmul and (several or not isinstance(kernel_of(op), View)):
+        if op.fun is not np.matmul and (several or not isinstance(lowering_of(op), View)):
             written.append(max(a.size for a in (op.result.example if several else (op.result,))))
     elements = sum(written)
     return elements >= max(ELEMENTS, FOR_A_PARAMETER * parameters, IN_A_CALL * parts * len(written))
@@ -79,7 +79,7 @@ def of_calls(
     """
     found = []
     for k, here in enumerate(_memories(places, stores)):
-        own = {name: here(a) if isinstance(a, np.ndarray) else a for name, a in emitted.bound.items()}
+        own = _bound(emitted, here)
         for insertion in insertions:
             own.update(insertion.shares[k - 1] if k else {})
         found.append(Functions(*emitted.make(leaves, [here(a) for a in places], own)))
@@ -96,9 +96,14 @@ def of_loops(
             run()
 
     return [
-        Functions(emitted.make(leaves, [here(a) for a in places])[0], _nothing if k else update)
+        Functions(emitted.make(leaves, [here(a) for a in places], _bound(emitted, here))[0], _nothing if k else update)
         for k, here in enumerate(_memories(places, stores))
     ]
+
+
+def _bound(emitted: Any, here: Callable[[Any], Any]) -> dict[str, Any]:
+    """What a thread's functions refer to by name."""
+    return {name: here(a) if isinstance(a, np.ndarray) else a for name, a in emitted.bound.items()}
 
 
 def _nothing() -> None:

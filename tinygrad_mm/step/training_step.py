@@ -140,8 +140,8 @@ class Step:
         return loss
 
     def _proof(self, plan: Plan, batch: tuple[Any, ...], progress: Progress) -> Proof:
-        def without(name: str) -> Plan:
-            return self._traced(batch, [name])
+        def without(names: Sequence[str]) -> Plan:
+            return self._traced(batch, names)
 
         return Proof(plan, self._function, self.optimizer, batch, progress, without)
 

@@ -126,22 +126,21 @@ class Update:
             return [self._call()]
         return [self._insertion(start, stop, number) for number, (start, stop) in enumerate(self._segments())]
 
-    def as_loop(self, names: Mapping[int, str]) -> Any:
-        """The update as the loops of a compiled program; `names` are those of gradients by the id of the parameter."""
+    def as_loop(self) -> Any:
+        """The update as the loops of a compiled program."""
         from tinygrad_mm.compiler.loops import Update as Loop
 
         flat, pieces = self.flat, self._segments()
         gradients = [self.stores[0][start:stop] for start, stop in pieces]
         rate = self.scalars["learning_rate"] if takes_scaled_gradients(self.formula.program) is not None else None
-        members = {names[id(flat.parameters[i])]: (flat.starts[i], flat.starts[i + 1]) for i in self.active}
         arrays = [flat.values, *flat.states.values()]
         scalars = list(self.scalars.values())
-        self.loop = Loop(self.formula, arrays, scalars, pieces, gradients, rate, members, self._run_eagerly)
+        self.loop = Loop(self.formula, arrays, scalars, pieces, gradients, rate, self._run_eagerly)
         return self.loop
 
-    def as_function(self, names: Mapping[int, str]) -> Callable[[], None]:
+    def as_function(self) -> Callable[[], None]:
         """The update as one compiled loop, on the sum of what all threads found."""
-        loop = self.as_loop(names)
+        loop = self.as_loop()
         run = loop.loop() if loop.elements() is not None else self._run_eagerly
         first, *others = self.stores
 
@@ -171,7 +170,7 @@ class Update:
 
     def _call(self) -> Insertion:
         """The formula as one compiled loop for all segments. It finds the arrays itself, and is given them to show."""
-        run = self.as_function({id(p): str(i) for i, p in enumerate(self.flat.parameters)})
+        run = self.as_function()
         tag = f"_{self.number}" if self.number else ""
         first, *others = self.stores
         arrays = {"parameters": self.flat.values, "gradients": first, **self.flat.states}

@@ -41,8 +41,9 @@ def threads() -> int:
     if "OMP_WAIT_POLICY" not in os.environ:  # read when Numba starts its threads, at the end of this function
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    config: Any = numba.config
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return max(1, min(int(given) if given.isdigit() else numba.config.NUMBA_NUM_THREADS, numba.get_num_threads()))
+    return max(1, min(int(given) if given.isdigit() else config.NUMBA_NUM_THREADS, numba.get_num_threads()))
 
 
 @functools.cache
@@ -76,8 +77,9 @@ def blas() -> dict[np.dtype[Any], Any]:
 def native() -> dict[str, Any]:
     """The names that emitted code uses."""
     import numba
-    from numba import types
     from numba.extending import intrinsic
+
+    types: Any = numba.types  # it has no type hints
 
     def low(function: Any) -> Any:
         return intrinsic(function)
@@ -121,47 +123,6 @@ def native() -> dict[str, Any]:
             return builder.gep(args[0], [args[1]])
 
         return pointer(pointer, count), generate
-
-    integers = {types.float32: types.int32, types.float64: types.int64}  # of as many bits
-    reals = {integer: real for real, integer in integers.items()}
-
-    @low
-    def rank(context: Any, x: Any) -> Any:
-        """A float as an integer of the same order, NaN above all.
-
-        Of integers the compiler knows that a largest one may be looked for in any order, so it vectorizes the loop.
-        """
-
-        def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
-            bits = target.get_value_type(signature.return_type)
-            i = builder.bitcast(args[0], bits)
-            size = builder.and_(i, bits((1 << bits.width - 1) - 1))
-            negative = builder.ashr(i, bits(bits.width - 1))
-            ordered = builder.xor(i, builder.lshr(negative, bits(1)))
-            return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), size, ordered)
-
-        return integers[x](x), generate
-
-    @low
-    def unrank(context: Any, i: Any) -> Any:
-        """The float that has this rank."""
-
-        def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
-            bits = target.get_value_type(signature.args[0])
-            negative = builder.ashr(args[0], bits(bits.width - 1))
-            ordered = builder.xor(args[0], builder.lshr(negative, bits(1)))
-            return builder.bitcast(ordered, target.get_value_type(signature.return_type))
-
-        return reals[i](i), generate
-
-    @low
-    def larger(context: Any, a: Any, b: Any) -> Any:
-        """The larger one of two integers."""
-
-        def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.select(builder.icmp_signed(">", *args), *args)
-
-        return a(a, b), generate
 
     @reordered
     def plus(a: Any, b: Any) -> Any:
@@ -224,7 +185,6 @@ def native() -> dict[str, Any]:
     names.update(
         pointer_in=pointer_in, pointer_at=pointer_at, shifted=shifted, plus=plus, maximum=maximum, minimum=minimum
     )
-    names.update(rank=rank, unrank=unrank, larger=larger)
     names.update(exp32=exp32, tanh32=tanh32, prange=numba.prange, inf=float("inf"), nan=float("nan"), half=half)
     names.update(loop=plain)
     names.update(sgemm=blas().get(np.dtype(np.float32)), dgemm=blas().get(np.dtype(np.float64)))

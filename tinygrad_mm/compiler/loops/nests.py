@@ -1,211 +1,364 @@
-"""Loop nests: elementwise operations and reductions that go over the same elements, in one pass.
+"""Loop nests: neighbouring elementwise statements over the same elements in one pass, and reductions.
 
-A nest goes over a `domain`. Where it reduces trailing axes (`split` says from which on), it has several inner loops,
-one behind the other, inside one outer loop: softmax is three of them for each row, while the row is in cache.
+A nest is a function of pointers. What one statement has written, the next ones find in a register; it is stored only
+where something outside of the nest reads it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernels import reduced
-from tinygrad_mm.compiler.loops.accesses import Accesses, contiguous, spread
-from tinygrad_mm.compiler.loops.scalars import KNOWN, Scalar
+from tinygrad_mm.compiler.fused import where_positive
+from tinygrad_mm.compiler.loops.scalars import KNOWN, Scalar, cast, number, scalar_of
 from tinygrad_mm.compiler.program import Op, Value
+from tinygrad_mm.compiler.statements import Array, Statement
+from tinygrad_mm.rules.shape import astype
 
-__all__ = ["Nest", "Reduction", "Section", "Step", "reduction_of"]
+__all__ = ["Access", "Element", "Nest", "Reduction", "element_of", "in_elements", "reduction_of"]
 
-LONGEST = 32  # operations in one nest
-MOST_ARRAYS = 12
-
-
-@dataclass
-class Reduction:
-    """A sum, mean, maximum or minimum over `axes` of an operand."""
-
-    kind: str  # "sum", "mean", "max", "min"
-    operand: Value
-    axes: frozenset[int]
-
-    @property
-    def trailing(self) -> int:
-        """How many of the last axes are reduced, without a gap."""
-        n, ndim = 0, self.operand.ndim
-        while n < ndim and ndim - 1 - n in self.axes:
-            n += 1
-        return n
+LONGEST = 24  # statements in one nest
+MOST_MEMORIES = 12  # in one nest: the compiler has to tell whether they overlap
+EXACT_UP_TO = 4096  # elements that are added up in single precision; more need a double to be as exact as NumPy's sum
+CHAINS = 4  # maxima that are looked for side by side: each comparison waits for the one before
 
 
-_KINDS = {np.sum: "sum", np.mean: "mean", np.max: "max", np.min: "min"}
+class Access(NamedTuple):
+    """Where the elements of an array are found in loops over a domain: equal for the same elements."""
+
+    memory: Any
+    offset: int
+    strides: tuple[int, ...]  # in elements, for each axis of the domain that is longer than 1
+    dtype: Any
+
+    @classmethod
+    def of(cls, array: Array, domain: tuple[int, ...]) -> Access:
+        """That of an array which is broadcast to a domain."""
+        size = array.dtype.itemsize
+        strides = np.broadcast_to(array.ghost, domain).strides
+        steps = tuple(s // size for s, n in zip(strides, domain, strict=True) if n > 1)
+        # Two captured tensors may have been one array once, and be bound to different ones later.
+        memory = array.top if array.memory.kind == "fixed" and array.top.is_leaf else array.memory
+        return cls(memory, array.offset // size, steps, array.dtype)
 
 
-def reduction_of(op: Op) -> Reduction | None:
-    """How a reduction is done; None for what is none."""
-    kind = _KINDS.get(op.fun)
-    if kind is None or type(op.result.example) is tuple:
-        return None
-    operand, axis, _, rest = reduced(op)
-    if rest or not isinstance(operand, Value) or operand.dtype not in KNOWN or op.result.dtype not in KNOWN:
-        return None
-    if not operand.size or not operand.ndim or (kind == "mean" and operand.dtype.kind != "f"):
-        return None
-    if kind in ("max", "min") and operand.dtype == np.bool_:
-        return None
-    axes = range(operand.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return Reduction(kind, operand, frozenset(a % operand.ndim for a in axes))
+def in_elements(array: Array) -> bool:
+    """Whether loops can find the elements: numbers that are known, whole steps apart."""
+    size = array.dtype.itemsize
+    start = array.offset if array.memory.kind != "fixed" else array.ghost.__array_interface__["data"][0]
+    steps = (s for s, n in zip(array.ghost.strides, array.shape, strict=True) if n > 1)
+    return array.dtype in KNOWN and array.size > 0 and start % size == 0 and all(s % size == 0 for s in steps)
 
 
-@dataclass
-class Step:
-    """One operation in a nest, `level` is "inner" or "row" (once for each element of the outer loop)."""
-
-    op: Op
-    level: str
-    scalar: Scalar | None = None
-    reduction: Reduction | None = None
+# ---------------------------------------------------------------------------------------------------------------------
+# Elementwise
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Section:
-    """One inner loop, and what is done behind it, once a row."""
+class Element:
+    """An elementwise statement: `text(operands)` gives its number as one of `dtype`, from operands of `takes`."""
 
-    inner: list[Step] = field(default_factory=list)
-    row: list[Step] = field(default_factory=list)
+    statement: Statement
+    text: Callable[[Sequence[str]], str]
+    takes: Sequence[Any]
+    operands: Sequence[Any]
+    dtype: Any
+
+
+def element_of(statement: Statement) -> Element | None:
+    """How a statement is done for one element; None where it is not elementwise, or better left to NumPy."""
+    fun, out = statement.fun, statement.out
+    if "axes" in statement.options:
+        return None
+    if fun is np.ndarray.fill:
+        constant = number(statement.operands[0], out.dtype)
+        return Element(statement, lambda a: constant, [], [], out.dtype)
+    if fun is where_positive:
+        zero, two = number(0, out.dtype), [out.dtype] * 2
+        text = lambda a: f"({zero} if {a[1]} <= {zero} else {a[0]})"
+        return Element(statement, text, two, statement.operands, out.dtype)
+    if fun not in (np.copyto, np.where) and not (isinstance(fun, np.ufunc) and fun.signature is None):
+        return None
+    given: dict[int, Array] = {}
+    args = []
+    for a in statement.operands:
+        if isinstance(a, np.ndarray) and not a.ndim:
+            a = a.item()
+        if isinstance(a, Array):
+            value = Value(np.broadcast_to(a.ghost, np.broadcast_shapes(a.shape, out.shape)))
+            given[id(value)] = a
+            a = value
+        args.append(a)
+    for dtype in dict.fromkeys([out.dtype, np.dtype(bool)]):  # a comparison may be written as numbers
+        op = Op(astype if fun is np.copyto else fun, args, {}, Value(np.broadcast_to(np.empty((), dtype), out.shape)))
+        scalar = _scalar(op)
+        if scalar is not None:
+            operands = [given[id(a)] if isinstance(a, Value) else a for a in scalar.operands]
+            return Element(statement, scalar.text, scalar.takes, operands, dtype)
+    return None
+
+
+def _scalar(op: Op) -> Scalar | None:
+    if op.fun is astype:
+        first, dtype = op.args[0], op.result.dtype
+        return Scalar(lambda a: cast(a[0], first.dtype, dtype), [first.dtype], [first])
+    return scalar_of(op)
 
 
 class Nest:
-    """Operations over one domain. `add` takes one more, if it fits."""
+    """Elementwise statements over one domain; `add` takes one more, if it fits."""
 
-    def __init__(self, accesses: Accesses, domain: tuple[int, ...]) -> None:
-        self.accesses, self.domain = accesses, domain
-        self.split: int | None = None
-        self.sections = [Section()]
-        self.made: dict[int, tuple[str, int]] = {}  # root -> level ("inner", "row", "column") and number of the section
-        self.ops: list[Op] = []
-        self.arrays: set[int] = set()
+    def __init__(self, element: Element) -> None:
+        self.domain = element.statement.out.shape
+        self.lengths = tuple(n for n in self.domain if n > 1)
+        self.elements: list[Element] = []
+        self.access: dict[Array, Access] = {}
+        self.add(element)
 
     @property
-    def outer(self) -> tuple[int, ...]:
-        """The shape of the outer loop."""
-        return self.domain[: self.split or 0]
+    def statements(self) -> list[Statement]:
+        """Those that it does."""
+        return [element.statement for element in self.elements]
 
-    # -- collecting
-
-    def reads(self, op: Op) -> bool:
-        """Whether an operation uses a result of this nest."""
-        return any(id(self.accesses.root(a)) in self.made for a in op.operands())
-
-    def add(self, op: Op, scalar: Scalar | None, reduction: Reduction | None) -> bool:
-        """Take an operation in; False if it has to wait for the whole nest, or goes over other elements."""
-        touched = {id(self.accesses.root(a)) for a in [*op.operands(), op.result]}
-        if len(self.ops) >= LONGEST or len(self.arrays | touched) > MOST_ARRAYS:
+    def add(self, element: Element) -> bool:
+        """Take a statement in; False where it goes over others, or reads or writes the same elements in other order."""
+        statement = element.statement
+        shape = statement.out.shape
+        if len(self.elements) >= LONGEST or tuple(n for n in shape if n > 1) != self.lengths:
             return False
-        step = self._elementwise(op, scalar) if scalar else self._reduction(op, reduction)
-        if step is None:
+        arrays = [*(a for a in element.operands if isinstance(a, Array)), statement.out]
+        accesses = {a: self.access.get(a) or Access.of(a, shape) for a in arrays}
+        memories = {a.memory for a in (*self.access, *arrays)}
+        if len(memories) > MOST_MEMORIES and self.elements:
             return False
-        section, level = step
-        while len(self.sections) <= section:
-            self.sections.append(Section())
-        taken = Step(op, "row" if level == "row" and scalar else "inner", scalar, reduction)
-        getattr(self.sections[section], taken.level).append(taken)
-        self.made[id(op.result)] = (level, section)
-        self.ops.append(op)
-        self.arrays |= touched
-        return True
 
-    def _elementwise(self, op: Op, scalar: Scalar | None) -> tuple[int, str] | None:
-        assert scalar is not None
-        values = [a for a in scalar.operands if isinstance(a, Value)]
-        if op.result.shape == self.domain:
-            section = self._section(values, "inner")
-            return None if section is None else (section, "inner")
-        if self.split is None or not self.reads(op):
-            return None
-        outer = self.outer
-        if op.result.shape not in (outer, outer + (1,) * (len(self.domain) - len(outer))):
-            return None
-        section = self._section(values, "row", op.result.shape)
-        return None if section is None else (section, "row")
+        def meets(a: Array, b: Array) -> bool:
+            return accesses.get(a, self.access.get(a)) != self.access.get(b) and a.overlaps(b)
 
-    def _reduction(self, op: Op, reduction: Reduction | None) -> tuple[int, str] | None:
-        assert reduction is not None
-        if reduction.operand.shape != self.domain:
-            return None
-        trailing = reduction.trailing
-        split = len(self.domain) - trailing
-        if trailing and self.split is not None and self.split != split:
-            return None
-        section = self._section([reduction.operand], "inner")
-        if section is None:
-            return None
-        whole = len(reduction.axes) == trailing
-        if trailing:
-            self.split = split
-        return section, "row" if whole else "column"
-
-    def _section(self, values: list[Value], level: str, shape: tuple[int, ...] = ()) -> int | None:
-        """The first section where all values are there, element by element; None if that is in no section."""
-        section = 0 if self.split is None else len(self.sections) - 1
-        if not any(id(self.accesses.root(a)) in self.made for a in values):
-            return section
-        section = 0
-        outer = self.outer
-        for a in values:
-            access = self.accesses[a]
-            made = self.made.get(id(access.root))
-            if made is None:
-                continue
-            kind, number_ = made
-            if kind == "column" or access.offset:
-                return None
-            if level == "inner":
-                strides = spread(access, a.shape, self.domain)
-            else:
-                strides = spread(access, a.shape, shape)[: len(outer)]
-            if kind == "inner":
-                if level != "inner" or strides != contiguous(self.domain):
-                    return None
-                section = max(section, number_)
-            else:
-                if strides[: len(outer)] != contiguous(outer) or any(strides[len(outer) :]):
-                    return None
-                section = max(section, number_ + (level == "inner"))
-        return section
-
-    # -- what is kept, and where it may be written
-
-    def stored(self, value: Value, read_outside: bool) -> bool:
-        """Whether a result has to be in memory: read by others, or by another section of this nest."""
-        level, section = self.made[id(value)]
-        if read_outside or level == "column":
-            return True
-        return level == "inner" and any(
-            self.accesses.root(a) is value
-            for number_, part in enumerate(self.sections)
-            if number_ != section
-            for step in part.inner
-            for a in step.op.operands()
-        )
-
-    def overwrites(self, value: Value, old: Value) -> bool:
-        """Whether a result may be written over an array that nothing reads any more behind this nest."""
-        if self.made.get(id(value), ("", 0))[0] != "inner" or value.dtype != old.dtype or value.shape != old.shape:
-            return False
-        section = self.made[id(value)][1]
-        for number_, part in enumerate(self.sections):
-            for step in [*part.inner, *part.row]:
-                for a in step.op.operands():
-                    access = self.accesses[a]
-                    if access.root is not old:
-                        continue
-                    same = not access.offset and spread(access, a.shape, self.domain) == contiguous(self.domain)
-                    if step.level == "row" or number_ > section or not same:
-                        return False
+        for other in self.elements:
+            before = [a for a in other.operands if isinstance(a, Array)]
+            if any(meets(a, other.statement.out) for a in arrays) or any(meets(statement.out, a) for a in before):
+                return False
+        self.access.update(accesses)
+        self.elements.append(element)
         return True
 
     def title(self) -> str:
         """What the function is called: its operations."""
-        names = list(dict.fromkeys(getattr(op.fun, "__name__", "f").strip("_") for op in self.ops))
-        return "_".join(names[:4])
+        names = dict.fromkeys(getattr(s.fun, "__name__", "f").strip("_") for s in self.statements)
+        return "_".join(list(names)[:4])
+
+    def text(self, stored: Callable[[Array], bool]) -> tuple[str, list[tuple[Array, int]]]:
+        """The body of a function of pointers (p0, p1, ...), and where these point to: an array, the first element.
+
+        `stored` says which results have to be in memory.
+        """
+        pointers = _Pointers(self.access.items())
+        last = {self.access[s.out]: s.out for s in self.statements}
+        order = [self.access[self.elements[-1].statement.out], *self.access.values()]
+        loops = merged(self.lengths, [access.strides for access in order])
+        depth = len(loops)
+        at: list[list[str]] = [[] for _ in range(depth + 1)]  # what is loaded in front of which loop
+        body: list[str] = []
+        known: dict[Access, str] = {}
+
+        def index(access: Access) -> tuple[str, int]:
+            steps = [access.strides[axis] for axis, _ in loops]
+            inside = max((d + 1 for d, s in enumerate(steps) if s), default=0)
+            return pointers.element(access, [(f"i{d}", s) for d, s in enumerate(steps)]), inside
+
+        for element in self.elements:
+            operands = []
+            for a, takes in zip(element.operands, element.takes, strict=True):
+                if not isinstance(a, Array):
+                    operands.append(number(a, takes))
+                    continue
+                access = self.access[a]
+                if access not in known:
+                    known[access] = f"v{len(known)}"
+                    text, inside = index(access)
+                    line = f"{known[access]} = {text}{' != 0' * (a.dtype == np.bool_)}"
+                    (at[inside] if inside < depth else body).append(line)
+                operands.append(cast(known[access], a.dtype, takes))
+            out = element.statement.out
+            name = f"r{len(body)}"
+            body.append(f"{name} = {cast(element.text(operands), element.dtype, out.dtype)}")
+            known[self.access[out]] = name
+        for access, out in last.items():
+            if stored(out):
+                value = f"uint8({known[access]})" if out.dtype == np.bool_ else known[access]
+                body.append(f"{index(access)[0]} = {value}")
+        lines, indent = list(at[0]) if depth else [*at[0]], ""
+        for d, (_, length) in enumerate(loops):
+            lines.append(f"{indent}for i{d} in range({length}):")
+            indent += "    "
+            if d + 1 < depth:
+                lines.extend(indent + line for line in at[d + 1])
+        return "\n".join([*lines, *(indent + line for line in body)]), pointers.places
+
+
+def merged(lengths: Sequence[int], strides: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
+    """Loops as (axis whose stride counts, length), outermost first: in the order of the first strides.
+
+    Neighbours through which everything steps evenly are one loop.
+    """
+    loops: list[tuple[int, int]] = []
+    for axis in sorted(range(len(lengths)), key=lambda axis: -abs(strides[0][axis])):
+        n = lengths[axis]
+        if loops and all(s[loops[-1][0]] == s[axis] * n for s in strides):
+            loops[-1] = axis, loops[-1][1] * n
+        else:
+            loops.append((axis, n))
+    return loops
+
+
+class _Pointers:
+    """One pointer for each piece of memory, to the first of the elements in it that are used.
+
+    Of two to one piece, the compiler would have to expect that they overlap in some other way.
+    """
+
+    def __init__(self, accesses: Any) -> None:
+        self.places: list[tuple[Array, int]] = []
+        self._number: dict[Any, int] = {}
+        self._start: dict[Any, int] = {}
+        for array, access in accesses:
+            key = (access.memory, access.dtype)
+            if key not in self._number:
+                self._number[key] = len(self.places)
+                self.places.append((array, 0))
+            first = array.extent[0] // array.dtype.itemsize
+            self._start[key] = min(self._start.get(key, first), first)
+        for key, number_ in self._number.items():
+            self.places[number_] = self.places[number_][0], self._start[key]
+
+    def element(self, access: Access, steps: Sequence[tuple[str, int]]) -> str:
+        """An element as text, given how far each loop's number steps."""
+        key = (access.memory, access.dtype)
+        parts = [name if s == 1 else f"{name} * {s}" for name, s in steps if s]
+        offset = access.offset - self._start[key]
+        return f"p{self._number[key]}[{' + '.join([*parts, *([str(offset)] if offset or not parts else [])])}]"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reductions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reduction:
+    """A sum, maximum or minimum of `array` along `axes`."""
+
+    statement: Statement
+    array: Array
+    axes: tuple[int, ...]
+
+    @property
+    def statements(self) -> list[Statement]:
+        """The one that it does."""
+        return [self.statement]
+
+    def title(self) -> str:
+        """What the function is called."""
+        return {np.add: "sum_of", np.maximum: "max_of", np.minimum: "min_of"}[self.statement.fun]
+
+    def text(self, stored: Callable[[Array], bool]) -> tuple[str, list[tuple[Array, int]]]:
+        """The body of a function of pointers, and where these point to."""
+        x, out = self.array, self.statement.out
+        here, there = Access.of(x, x.shape), Access.of(out, out.shape)
+        pointers = _Pointers([(x, here), (out, there)])
+        long = [axis for axis, n in enumerate(x.shape) if n > 1]
+        kept = [axis for axis in long if axis not in self.axes]
+        step = dict(zip(long, here.strides, strict=True))
+        goes = dict(zip(kept, there.strides, strict=True))
+        lengths = [x.shape[axis] for axis in kept]
+        loops = merged(lengths, [tuple(step[a] for a in kept), tuple(goes[a] for a in kept)])
+        outer = [(f"k{d}", step[kept[axis]], goes[kept[axis]], n) for d, (axis, n) in enumerate(loops)]
+        along = [axis for axis in long if axis in self.axes]
+        inner = [
+            (f"j{d}", step[along[axis]], n)
+            for d, (axis, n) in enumerate(merged([x.shape[a] for a in along], [tuple(step[a] for a in along)]))
+        ]
+        target = pointers.element(there, [(name, goes) for name, _, goes, _ in outer])
+        before: list[tuple[str, int]] = [(str(loop[0]), int(loop[1])) for loop in (*outer, *inner)]
+
+        def source(last: str = "") -> str:
+            """An element, where the last loop's number is written otherwise."""
+            return pointers.element(here, [*before[:-1], (last, before[-1][1])] if last else before)
+
+        if inner and outer and min(abs(s) for _, s, _, _ in outer) < min(abs(s) for _, s, _ in inner):
+            lines = self._across(outer, inner, source(), target)
+        else:
+            lines = self._along(outer, inner, source, target)
+        return "\n".join(lines), pointers.places
+
+    def _first(self, dtype: Any) -> str:
+        """What nothing is combined to."""
+        if self.statement.fun is np.add:
+            return number(0, dtype)
+        sign, kind = (-1, "min") if self.statement.fun is np.maximum else (1, "max")
+        return number(sign * math.inf if dtype.kind == "f" else getattr(np.iinfo(dtype), kind), dtype)
+
+    def _combined(self, a: str, b: str) -> str:
+        return f"{ {np.add: 'plus', np.maximum: 'maximum', np.minimum: 'minimum'}[self.statement.fun] }({a}, {b})"
+
+    def _last(self, text: str) -> str:
+        share = self.statement.options.get("share")
+        return text if share is None else f"{text} * {number(share, self.statement.out.dtype)}"
+
+    def _across(self, outer: Any, inner: Any, source: str, target: str) -> list[str]:
+        """Row by row into what is there already: as NumPy does it."""
+        dtype = self.statement.out.dtype
+        value = cast(source, self.array.dtype, dtype)
+
+        def over(loops: Any, line: str, indent: str = "") -> list[str]:
+            lines = []
+            for name, *_, n in loops:
+                lines.append(f"{indent}for {name} in range({n}):")
+                indent += "    "
+            return [*lines, indent + line]
+
+        lines = over(outer, f"{target} = {self._first(dtype)}")
+        lines += over([*inner, *outer], f"{target} = {self._combined(target, value)}")
+        return lines if self._last("") == "" else [*lines, *over(outer, f"{target} = {self._last(target)}")]
+
+    def _along(self, outer: Any, inner: Any, source: Callable[..., str], target: str) -> list[str]:
+        """Element by element into a register."""
+        out = self.statement.out.dtype
+        dtype = out
+        if self.statement.fun is np.add and out == np.float32 and math.prod(n for *_, n in inner) > EXACT_UP_TO:
+            dtype = np.dtype(np.float64)
+        lines, indent = [], ""
+        for name, *_, n in outer:
+            lines.append(f"{indent}for {name} in range({n}):")
+            indent += "    "
+        chains = CHAINS if self.statement.fun is not np.add and inner and inner[-1][2] % CHAINS == 0 else 1
+        names = [f"t{c}" for c in range(chains)] if chains > 1 else ["total"]
+        lines += [f"{indent}{name} = {self._first(dtype)}" for name in names]
+        deep = indent
+        for d, (name, _, n) in enumerate(inner):
+            lines.append(f"{deep}for {name} in range({n if d < len(inner) - 1 else n // chains}):")
+            deep += "    "
+        for c, name in enumerate(names):
+            text = source(f"({inner[-1][0]} * {chains} + {c})") if chains > 1 else source()
+            lines.append(f"{deep}{name} = {self._combined(name, cast(text, self.array.dtype, dtype))}")
+        total = names[0]
+        for name in names[1:]:
+            total = self._combined(total, name)
+        return [*lines, f"{indent}{target} = {self._last(cast(total, dtype, out))}"]
+
+
+def reduction_of(statement: Statement) -> Reduction | None:
+    """How a reduction is done; None for what is none."""
+    axes = statement.options.get("axes")
+    if axes is None or statement.fun not in (np.add, np.maximum, np.minimum):
+        return None
+    (x,), out = statement.operands, statement.out
+    if statement.fun is not np.add and np.dtype(np.bool_) in (x.dtype, out.dtype):
+        return None
+    return Reduction(statement, x, axes)

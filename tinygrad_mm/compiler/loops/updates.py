@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,8 @@ class Update:
 
     `arrays` are the parameters and their states; `numbers` are arrays of one element that are written before each step;
     `pieces` are (start, stop), and `gradients` lists for each a contiguous array, or None where `rows` is told later.
-    `run` makes the update where a formula has no loop. Of plain gradient descent, `rate` is the learning rate, and
-    `members` says by the names of gradients which elements they are for: a product of matrices may then be subtracted
-    from a parameter as it is made (`leave_out`).
+    `run` makes the update where a formula has no loop. Of plain gradient descent, `rate` is the learning rate: a
+    product of matrices may then be subtracted from a parameter as it is made (`leave_out`).
 
     The loop finds everything by address: `addressed` in its table, the pieces in `rows`, each (address of the gradient,
     start, number of elements).
@@ -42,12 +41,11 @@ class Update:
         pieces: Sequence[tuple[int, int]],
         gradients: Sequence[Any],
         rate: Any = None,
-        members: Mapping[str, tuple[int, int]] | None = None,
         run: Callable[[], None] | None = None,
     ) -> None:
         self.formula, self.arrays, self.numbers = formula, arrays, numbers
         self.pieces, self.gradients = list(pieces), list(gradients)
-        self.rate, self.members, self.run = rate, dict(members or {}), run
+        self.rate, self.run = rate, run
         self.dtype = np.dtype(arrays[0].dtype)
         self.constants = [np.asarray(c, self.dtype) for c in formula.code.constants.values()]
         self.addressed = [*arrays, *numbers, *self.constants]

@@ -1,271 +1,256 @@
-"""The parts of a program as text: names and places of arrays, compiled functions, and the calls between them."""
+"""A placed program written out for Numba: compiled pieces, and between them the calls of NumPy that have no loop."""
 
 from __future__ import annotations
 
 import builtins
 import keyword
+import math
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernel import free_name, looked_at
-from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of, weak
-from tinygrad_mm.compiler.loops.entropy import Entropy
-from tinygrad_mm.compiler.loops.memory import Memory
-from tinygrad_mm.compiler.loops.native import native, threads
-from tinygrad_mm.compiler.loops.nest_text import nest_text
-from tinygrad_mm.compiler.loops.nests import Nest
-from tinygrad_mm.compiler.loops.products import Product
+from tinygrad_mm.compiler.emitter import Emitted, Writer, assembled, with_head
+from tinygrad_mm.compiler.fused import one_hot_columns, one_hot_rows, pick_columns, pick_rows
+from tinygrad_mm.compiler.loops.native import compiled, native, threads
+from tinygrad_mm.compiler.loops.nests import Nest, Reduction, element_of, in_elements, reduction_of
+from tinygrad_mm.compiler.loops.products import Product, is_outer, product_of
 from tinygrad_mm.compiler.loops.scalars import typename
-from tinygrad_mm.compiler.loops.schedule import Call, Schedule
 from tinygrad_mm.compiler.loops.updates import Update, address
-from tinygrad_mm.compiler.program import Op, Program, Value
-from tinygrad_mm.graph import RULES, Scope, name_of
+from tinygrad_mm.compiler.placement import Step
+from tinygrad_mm.compiler.program import Program
+from tinygrad_mm.compiler.statements import Array, Memory, Statement, copy, ufunc
+from tinygrad_mm.graph import Scope
 
-__all__ = ["Writer"]
+__all__ = ["emit"]
 
 # fmt: off
 _WORDS = frozenset({
-    "np", "math", "memory", "table", "copies", "copy", "array", "copyto", "array_in", "empty", "asarray", "whole",
-    "refuse", "failed", "step", "make", "forward", "backward",
+    "np", "math", "memory", "table", "kept", "array_in", "empty", "asarray", "addresses", "whole", "refuse", "failed",
+    "step", "make", "forward", "backward", "update",
 })
 # fmt: on
 _ITEMS_IN_ONE = 200  # calls in one compiled function: the compiler's time grows faster than the program
+_OF_LABELS = frozenset({pick_rows, pick_columns, one_hot_rows, one_hot_columns})
 
 
-class _Binder:
-    """What kernels are given: names of functions and arrays; views of arrays are made where they are used."""
+@dataclass
+class Labelled:
+    """What is done by labels: the element at each one is picked, or 1 is written to its place and 0 elsewhere."""
 
-    def __init__(self, bind: Callable[..., str]) -> None:
-        self._bind = bind
+    statement: Statement
 
-    def __call__(self, what: Any, stem: str = "") -> str:
-        return self._bind(what, stem)
+    @property
+    def statements(self) -> list[Statement]:
+        """The one that it does."""
+        return [self.statement]
 
-    def seen(self, name: str, suffix: str, stem: str = "") -> str:
-        return looked_at(name, suffix)
+    @property
+    def picks(self) -> bool:
+        """Whether it picks, and so is the check that labels are in range."""
+        return self.statement.fun in (pick_rows, pick_columns)
 
-    def is_contiguous(self, name: str) -> bool:
+    @property
+    def classes(self) -> int:
+        """The number of them."""
+        fun = self.statement.fun
+        array = self.statement.operands[0] if self.picks else self.statement.out
+        return int(array.shape[0 if fun in (pick_columns, one_hot_columns) else 1])
+
+    def text(self) -> tuple[str, list[Array]]:
+        """The body of a function of pointers, and the arrays that these point to."""
+        statement, fun = self.statement, self.statement.fun
+        across = fun in (pick_columns, one_hot_columns)
+        labels = statement.operands[-1]
+        arrays = [statement.operands[0], labels, statement.out] if self.picks else [labels, statement.out]
+        step, down = _steps(arrays[0 if self.picks else 1])[:: -1 if across else 1]
+        (of_labels,) = _steps(labels)
+        kind = typename(statement.out.dtype)
+        if self.picks:
+            (of_out,) = _steps(statement.out)
+            return (
+                f"for i in range({labels.size}):\n"
+                f"    label = labels[i * {of_labels}]\n"
+                f"    if label < 0 or label >= {self.classes}:\n"
+                f"        return 1\n"
+                f"    out[i * {of_out}] = z[i * {step} + label * {down}]\n"
+                f"return 0"
+            ), arrays
+        loops = [f"for j in range({self.classes}):", f"for i in range({labels.size}):"][:: 1 if across else -1]
+        one, zero = f"{kind}(1)", f"{kind}(0)"
+        return (
+            f"{loops[0]}\n"
+            f"    {loops[1]}\n"
+            f"        out[i * {step} + j * {down}] = {one} if labels[i * {of_labels}] == j else {zero}"
+        ), arrays
+
+
+def _steps(array: Array) -> tuple[int, ...]:
+    return tuple(s // array.dtype.itemsize for s in array.ghost.strides)
+
+
+@dataclass
+class Call:
+    """A statement of Python between compiled pieces; without one, the call that makes an array."""
+
+    step: Step
+    statement: Statement | None
+
+    @property
+    def statements(self) -> list[Statement]:
+        """The one that it does."""
+        return [] if self.statement is None else [self.statement]
+
+
+Loop: TypeAlias = "Nest | Reduction | Product | Labelled"
+
+
+@dataclass
+class Item:
+    """A loop or a call, and the step that it begins in."""
+
+    step: Step
+    what: Loop | Call
+    number: int = 0
+
+
+class LoopWriter(Writer):
+    """The lines of one program, as compiled pieces and calls of NumPy between them."""
+
+    words = _WORDS
+
+    def __init__(
+        self, program: Program, path_of: Callable[[Scope | None], str], joint: bool, updates: Sequence[Update] = ()
+    ) -> None:
+        super().__init__(program, path_of, [*keyword.kwlist, *dir(builtins), *native()], fused=True)
+        self.joint, self.updates = joint, [u for u in updates if u.elements() is not None]
+        self.others = [u for u in updates if u.elements() is None]
+        self.pieces: dict[str, list[tuple[Any, int, bool]]] = {}
+        self._functions: dict[tuple[str, str], str] = {}
+        self._table: dict[str, int] = {}  # the place in the table of addresses of what is there always, by its text
+        self._first: dict[Update, int] = {}  # where in the table the addresses for an update begin
+        steps = self.placement.steps
+        halves = [steps] if joint else [[s for s in steps if s.op.backward is half] for half in (False, True)]
+        self.items = [_items(half) for half in halves]
+        self._uses = self._used()
+        for update in self.updates:
+            if update.rate is not None:
+                self._descend(update)
+            self._first[update] = sum(len(u.addressed) + 1 for u in self._first)
+
+    @property
+    def table(self) -> str:
+        """The arrays whose addresses compiled code finds in the table, as text."""
+        lists = (self.bind([*update.addressed, update.rows], "update_arrays") for update in self._first)
+        return ", ".join([*(f"*{name}" for name in lists), *self._table])
+
+    def dtype(self, dtype: Any) -> str:
+        """The name of a dtype: compiled code has other objects by the plain names."""
+        return self.bind(np.dtype(dtype), np.dtype(dtype).name)
+
+    # -- what is read later
+
+    def _used(self) -> dict[Memory, list[tuple[int, Array | None, bool]]]:
+        """For each piece of memory in order: (number of the item, array or None for anything in it, is it written)."""
+        uses: dict[Memory, list[tuple[int, Array | None, bool]]] = {}
+
+        def read(number: int, a: Any) -> None:
+            if isinstance(a, Array):
+                for memory in a.memory.all_seen():
+                    uses.setdefault(memory, []).append((number, a if memory is a.memory else None, False))
+
+        number = 0
+        for item in (item for half in self.items for item in half):
+            operands = [a for s in item.what.statements for a in s.operands]
+            if isinstance(item.what, Call):
+                operands += item.step.operands
+            for a in operands:
+                read(number, a)
+            for statement in item.what.statements:
+                uses.setdefault(statement.out.memory, []).append((number, statement.out, True))
+            item.number = number
+            number += 1
+        for value in self.program.wanted():
+            read(number, self.placement.arrays[id(value)])
+        return uses
+
+    def _is_read(self, array: Array, number: int) -> bool:
+        """Whether something behind an item reads what it has written to an array."""
+        if array.memory.kind != "buffer":
+            return True
+        low, high = array.extent
+        for other, a, written in self._uses[array.memory]:
+            if other <= number:
+                continue
+            if not written:
+                if a is None or a.overlaps(array):
+                    return True
+            elif a is not None and a.ghost.flags.c_contiguous and a.extent[0] <= low and high <= a.extent[1]:
+                return False
         return False
 
-
-class Writer:
-    """Collects the functions of one program."""
-
-    def __init__(self, program: Program, path_of: Callable[[Scope | None], str], joint: bool) -> None:
-        self.program, self.path_of, self.joint = program, path_of, joint
-        given = {key: place.name for key, place in program.places.items()}
-        self.schedule = Schedule(program, joint, given)
-        self.given = self.schedule.given
-        self.accesses = self.schedule.accesses
-        self.taken: set[str] = {*_WORDS, *keyword.kwlist, *dir(builtins), *given.values(), *native()}
-        self.bound: dict[str, Any] = {}
-        self.fixed: list[Any] = []  # constants, which have a place in the table
-        self.updates: list[Update] = []
-        self.descents: dict[int, tuple[Value, Value]] = {}  # id of a gradient -> parameter, learning rate
-        self.pieces: dict[str, list[tuple[Any, int, bool]]] = {}
-        self.arrays: list[tuple[str, str]] = []  # made once: name, how
-        self._functions: dict[tuple[str, str], str] = {}
-        self._names: dict[Any, str] = {}
-        self._keep: list[Any] = []
-        self._name_values()
-        self._plan()
-
-    # -- names and places
-
-    def name(self, stem: str) -> str:
-        """A name that is not taken."""
-        name = free_name(stem, self.taken)
-        self.taken.add(name)
-        return name
-
-    def bind(self, what: Any, stem: str = "") -> str:
-        """The name by which Python code calls a function or an array."""
-        key: Any = id(what)
-        if isinstance(what, np.ndarray):
-            key = ("array", what.shape, what.dtype.str, what.tobytes() if what.size <= 4096 else id(what))
-        if key not in self._names:
-            self._names[key] = name = self.name(stem or name_of(what))
-            self.bound[name] = what
-            self._keep.append(what)
-        return self._names[key]
-
-    def _name_values(self) -> None:
-        """Names of the arrays that are there from the beginning, and their numbers in the table."""
-        program = self.program
-        self.home: dict[int, str] = {}  # names in Python code
-        self.number: dict[int, int] = {}
-        self.inputs = [*program.inputs, *program.seeds]
-        for value in self.inputs:
-            self.home[id(value)] = self.name(value.name or "x")
-        for value in program.leaves:
-            self.number[id(value)] = len(self.number)
-            self.home[id(value)] = self.name(value.name or "leaf")
-        count = len(self.number)
-        for i, (key, name) in enumerate(self.given.items()):
-            self.number[key] = count + i
-            self.home[key] = name
-        roots = {id(self.accesses.root(a)): self.accesses.root(a) for a in _read(program) if a.shape is not None}
-        for key, root in roots.items():
-            if root.kind == "constant" and key not in self.number:
-                self.number[key] = count + len(self.given) + len(self.fixed)
-                self.fixed.append(root.example)
-                self.home[key] = self.name("c")
-        self.fixed_names = [self.home[key] for key, root in roots.items() if root.kind == "constant"]
-        self.always = set(self.number)  # what Python code finds under one name at each call
-
-    def _plan(self) -> None:
-        """Which results are in memory, which are arrays made at each call."""
-        program, schedule = self.program, self.schedule
-        self.fresh: dict[int, Value] = {}
-        self.python: set[int] = set()  # results of calls that make an array each time
-        scratch: dict[int, list[Value]] = {}
-        self.scratch: dict[int, list[Value]] = {}
-        later = {id(root) for reads in schedule.reads[schedule.middle :] for root in reads}
-        handed = [(v, False) for v in program.outputs] + [(e.value, False) for e in program.effects]
-        handed += [(v, True) for v in program.gradients if v is not None]
-        until: dict[int, int] = {}
-        for value, backward in handed:
-            root = self.accesses.root(value) if value.shape is not None else value
-            end = len(schedule.items) if backward or self.joint else schedule.middle
-            until[id(root)] = max(until.get(id(root), 0), end)
-            made = schedule.made.get(id(root), -1)
-            own_half = self.joint or backward == (made >= schedule.middle)
-            large = value.shape is not None and value.size > 32 and id(root) not in self.given
-            if root is value and made >= 0 and own_half and large and (backward or id(root) not in later or self.joint):
-                self.fresh[id(root)] = root
-        for number, item in enumerate(schedule.items):
-            if isinstance(item, Call):
-                result, kernel = item.op.result, kernel_of(item.op)
-                if not isinstance(kernel, Kernel) or result.shape is None:
-                    if id(result) in self.given:
-                        continue
-                    self.python.add(id(result))
-                    self.fresh.pop(id(result), None)
-                elif kernel.scratch:
-                    scratch[number] = [Value(np.empty(shape, dtype)) for shape, dtype in kernel.scratch]
-                    self.scratch[id(item.op)] = scratch[number]
-        elsewhere = {*self.fresh, *self.python, *self.given}
-        self.memory = Memory(schedule, elsewhere, until, scratch)
-        for key in self.fresh:
-            made = schedule.made[key]
-            self.home[key] = self.name("grad" if made >= schedule.middle and not self.joint else "out")
-
-    # -- gradient descent
-
-    def descend(self, update: Update) -> None:
+    def _descend(self, update: Update) -> None:
         """Subtract products from parameters as they are made, where they are gradients that nothing else reads.
 
-        By then, the parameter's memory has to be read for the last time, by whatever name. Nothing that may fail may
-        come later.
+        By then, the parameters' memory has to be read for the last time, by whatever name, and nothing that may fail
+        may come later.
         """
-        items, reads = self.schedule.items, self.schedule.reads
-        gradients = {name: key for key, name in self.given.items()}
-        wanted = {id(self.accesses.root(v)) for v in self.program.wanted()}
-        parameters = {address(v.leaf.value): v for v in self.program.leaves if v.leaf is not None}
-        rate: Value | None = None
-        for name, (start, stop) in update.members.items():
-            key = gradients.get(name, 0)
-            number = self.schedule.made.get(key)
-            parameter = parameters.get(address(update.arrays[0][start:]))
-            if number is None or parameter is None or parameter.size != stop - start or key in wanted:
+        values, rate = update.arrays[0], self.placement.fixed(update.rate, "learning_rate")
+        stores = list(zip(update.pieces, update.gradients, strict=True))
+        for item in reversed(self.items[-1]):
+            what = item.what
+            if isinstance(what, Call) or (isinstance(what, Labelled) and what.picks):
+                return
+            if not isinstance(what, Product) or what.stack:
                 continue
-            product, elements = items[number], update.arrays[0][start:stop]
-            later = [root for roots in reads[number:] for root in roots]
-            held = [v.leaf.value if v.leaf is not None else v.example for v in later if v.kind in ("leaf", "constant")]
-            if not isinstance(product, Product) or product.stack or any(id(root) == key for root in later):
+            place = what.statement.out
+            if place.memory.kind != "fixed" or not place.ghost.flags.c_contiguous or self._is_read_at_all(place):
                 continue
-            if any(np.may_share_memory(array, elements) for array in held):
-                continue
-            if any(isinstance(item, (Call, Entropy)) for item in items[number:]):
-                continue
-            if rate is None:
-                rate = self._fixed(update.rate, "learning_rate")
-            self.descents[key] = parameter, rate
-            update.leave_out(start, stop)
+            for (start, _), gradient in stores:
+                first = (address(place.ghost) - address(gradient)) // values.itemsize
+                if not 0 <= first <= first + place.size <= gradient.size:
+                    continue
+                target = values[start + first : start + first + place.size].reshape(place.shape)
+                if not self._reads_memory(target, item.number):
+                    what.rate, what.target = rate, self.placement.fixed(target, place.name.removeprefix("gradient_of_"))
+                    update.leave_out(start + first, start + first + place.size)
 
-    def _fixed(self, array: Any, name: str) -> Value:
-        """An array that is there always, as a Value."""
-        value = Value(array, "constant")
-        self.number[id(value)] = len(self.number)
-        self.fixed.append(array)
-        self.home[id(value)] = self.name(name)
-        self.fixed_names.append(self.home[id(value)])
-        self._keep.append(value)
-        return value
+    def _is_read_at_all(self, place: Array) -> bool:
+        uses = self._uses[place.memory]
+        return any(not written and (a is None or a.overlaps(place)) for _, a, written in uses)
 
-    # -- Python's view of a Value
+    def _reads_memory(self, target: Any, number: int) -> bool:
+        """Whether an item from a number on, or who is handed results, reads an array."""
+        fixed = (memory for memory in self._uses if memory.kind == "fixed")
+        return any(
+            not written and other >= number and (a is None or np.may_share_memory(a.ghost, target))
+            for memory in fixed
+            for other, a, written in self._uses[memory]
+        )
 
-    def array(self, value: Value) -> str:
-        """An expression for a Value in Python code."""
-        if id(value) in self.home:
-            return self.home[id(value)]
-        if value.shape is None:
-            self.home[id(value)] = self.name("parts")
-        elif id(value) in self.accesses.views:
-            base, view = self.accesses.views[id(value)]
-            text = view.text(self.array(base))
-            if id(self.accesses.root(base)) not in self.always:
-                return text  # of what is new at each call
-            self.home[id(value)] = name = self.name("view")
-            self.arrays.append((name, text))
-        elif id(value) in self.memory.offset:
-            self.home[id(value)] = name = self.name("t")
-            start, end = self.memory.offset[id(value)], self.memory.offset[id(value)] + max(value.nbytes, 1)
-            kind = self.bind(np.dtype(value.dtype), value.dtype.name)
-            self.arrays.append((name, f"array_in(memory[{start}:{end}], {value.shape}, {kind})"))
-            self.always.add(id(value))
-        else:
-            self.home[id(value)] = self.name("r")
-        return self.home[id(value)]
+    # -- pointers
 
-    def call(self, op: Op) -> list[str]:
-        """The statements of a NumPy call."""
-        kernel, result = kernel_of(op), op.result
-        operands = [self._operand(op, i) for i in range(len(op.args))]
-        if isinstance(kernel, Kernel) and id(result) not in self.python:
-            lines = []
-            if id(result) in self.fresh:
-                lines.append(self._allocation(result))
-            scratch = [self.array(v) for v in self.scratch.get(id(op), [])]
-            return lines + kernel.lines(self.array(result), operands, scratch, _Binder(self.bind))
-        if isinstance(kernel, View):
-            text = kernel.text(self.array(kernel.base))
-        else:
-            rule = RULES.get(op.fun)
-            function = rule.forward if rule is not None else getattr(op.fun, "forward", op.fun)
-            named = [f"{k}={self._literal(v)}" for k, v in op.kwargs.items()]
-            text = f"{self.bind(function, name_of(op.fun))}({', '.join([*operands, *named])})"
-        if result.shape is None:
-            return [f"{self.array(result)} = {text}"]
-        if id(result) in self.given:
-            return [f"copyto({self.array(result)}, {text})"]
-        return [f"{self.array(result)} = asarray({text}, order='C')"]
-
-    def _allocation(self, value: Value) -> str:
-        return f"{self.home[id(value)]} = empty({value.shape}, {self.bind(np.dtype(value.dtype), value.dtype.name)})"
-
-    def _operand(self, op: Op, i: int) -> str:
-        a = op.args[i]
-        if isinstance(a, Value):
-            return self.array(a)
-        weakly = weak(op, i)
-        return self._literal(a) if weakly is None else self.bind(weakly, "number")
-
-    def _literal(self, a: Any) -> str:
-        plain = (bool, int, str, type(None))
-        if type(a) in plain or (type(a) is tuple and all(type(x) in plain for x in a)):
-            return repr(a)
-        return self.bind(a, "c")
+    def _entry(self, text: str) -> int:
+        before = sum(len(update.addressed) + 1 for update in self._first)
+        return before + self._table.setdefault(text, len(self._table))
 
     # -- compiled functions
 
-    def function(self, title: str, parameters: list[str], body: str, kind: str = "loop") -> str:
-        """The name of a compiled function with this body: one function for all nests that are the same."""
-        text = f"({', '.join(parameters)}):\n" + "\n".join(f"    {line}" for line in body.splitlines())
-        return self.function_of(title, text, kind)
+    def function(self, title: str, text: str, kind: str = "loop") -> str:
+        """The name of a compiled function with this text, from its parameters on: one for all that are the same."""
+        if (kind, text) not in self._functions:
+            self._functions[kind, text] = self.name(title)
+        return self._functions[kind, text]
+
+    def functions(self) -> list[str]:
+        """The source of all compiled functions."""
+        return [
+            f"@{kind}\ndef {name}{text}\n" if kind else f"def {name}{text}\n"
+            for (kind, text), name in self._functions.items()
+        ]
 
     def calling(self, title: str, parameters: Sequence[str], places: Iterable[str], body: str) -> str:
         """The call of a compiled function with pointers.
@@ -277,170 +262,234 @@ class Writer:
         for parameter, place in zip(parameters, places, strict=True):
             if first.setdefault(place, parameter) != parameter:
                 body = re.sub(rf"\b{parameter}\b", first[place], body)
-        return f"{self.function(title, list(first.values()), body)}({', '.join(first)})"
+        text = f"({', '.join(first.values())}):\n" + "\n".join(f"    {line}" for line in body.splitlines())
+        return f"{self.function(title, text)}({', '.join(first)})"
 
-    def function_of(self, title: str, text: str, kind: str) -> str:
-        if (kind, text) not in self._functions:
-            self._functions[kind, text] = self.name(title)
-        return self._functions[kind, text]
+    # -- pieces
 
-    def functions(self) -> list[str]:
-        """The source of all compiled functions."""
-        return [
-            f"@{kind}\ndef {name}{text}\n" if kind else f"def {text}\n"
-            for (kind, text), name in self._functions.items()
-        ]
+    def half(self, steps: Sequence[Step], title: str) -> list[str]:
+        """The lines of a function that does these steps."""
+        self.lines, self._local = [], {}
+        last = self.joint or title == "go_back"
+        items = self.items[-1 if last else 0]
+        waiting: list[Item] = []
+        here = None
+        for item in items:
+            if isinstance(item.what, Call):
+                self._piece(waiting, (), title)
+                waiting = []
+                here = self.heading(item.step, here)
+                self._call(item.what)
+            else:
+                waiting.append(item)
+                if len(waiting) >= _ITEMS_IN_ONE:
+                    self._piece(waiting, (), title)
+                    waiting = []
+        self._piece(waiting, self.updates if self.joint else (), title)
+        self.lines.extend(f"{self.bind(update.run, 'update')}()" for update in self.others)
+        return self.lines
 
-    def piece(self, items: list[Any], updates: Sequence[Update], title: str) -> list[str]:
-        """Neighbouring items as one compiled function; returns the statements that call it."""
-        arguments: dict[int, Value] = {}
-        pointers: dict[str, str] = {}  # one for each place: results may be written over what nothing reads any more
+    def _call(self, call: Call) -> None:
+        step = call.step
+        if call.statement is not None:
+            self._allocate(call.statement.out)
+            self.lines.extend(call.statement.text(self))
+        elif step.op.result.shape is None:
+            self.lines.append(f"{step.out.name} = {self.made(step)}")
+        else:
+            self.lines.append(f"{step.out.name} = asarray({self.made(step)}, order='C')")
+
+    def _allocate(self, out: Array) -> None:
+        if out.memory.kind == "fresh" and out.top.name not in self._local:
+            self._local[out.top.name] = out.top.name
+            self.lines.append(f"{out.top.name} = empty({out.top.shape}, {self.dtype(out.top.dtype)})")
+
+    def _piece(self, items: Sequence[Item], updates: Sequence[Update], title: str) -> None:
+        """Write neighbouring items as one compiled function, and call it."""
+        arguments: dict[Array, bool] = {}  # arrays that are other ones at each call: whether they are written to
+        pointers: dict[str, str] = {}
         defined: list[str] = []
         lines: list[str] = []
         refusals: list[str] = []
-        written: set[int] = set()
-        outputs: dict[int, Value] = {}
 
-        def pointer(root: Value, offset: int = 0) -> str:
-            kind, skipped = typename(root.dtype), offset * root.dtype.itemsize
-            if id(root) in self.number:
-                where = f"pointer_at(table[{self.number[id(root)]}] + np.uint64({skipped}), {kind})"
-            elif id(root) in self.memory.offset:
-                where = f"pointer_in(memory, {self.memory.offset[id(root)] + skipped}, {kind})"
+        def pointer(array: Array, start: int | None = None, written: bool = False) -> str:
+            """A pointer to the first element, or to the one with this number in the array's memory."""
+            top, kind = array.top, typename(array.dtype)
+            skipped = (array.offset if start is None else start * array.dtype.itemsize) - top.offset
+            if top.memory.stays:
+                always = self.array(top) if top.memory.kind == "fixed" else f"memory[{top.memory.number}]"
+                where = f"pointer_at(table[{self._entry(always)}] + np.uint64({skipped}), {kind})"
             else:
-                arguments[id(root)] = root
-                where = f"pointer_in({self.array(root)}, {skipped}, {kind})"
+                arguments[top] = arguments.get(top, False) or written
+                where = f"pointer_in({top.name}, {skipped}, {kind})"
             if where not in pointers:
-                pointers[where] = name = self.name(f"{self.home.get(id(root), 't')}_")
-                defined.append(f"{name} = {where}  # {root.shape}")
+                stem = top.name or f"t{top.memory.number}"
+                pointers[where] = name = self.name(f"{stem}_")
+                defined.append(f"{name} = {where}")
             return pointers[where]
 
-        here = None
+        here = ""
         for item in items:
-            op = item.ops[0] if isinstance(item, (Nest, Entropy)) else item.op
-            path = self.path_of(op.scope) + (" (backward)" if op.backward else "")
+            what = item.what
+            path = self.path_of(item.step.op.scope) + (" (backward)" if item.step.op.backward else "")
             if path != here and path.strip():
                 lines.append(f"# {path}")
             here = path
-            made: list[Value] = []
-            if isinstance(item, Nest):
-                keep = {id(o.result) for o in item.ops if id(o.result) in self.memory.offset}
-                keep |= {id(o.result) for o in item.ops if id(o.result) in self.given or id(o.result) in self.fresh}
-                body, roots = nest_text(item, keep)
-                parameters = [f"p{i}" for i in range(len(roots))]
-                lines.append(self.calling(item.title(), parameters, map(pointer, roots), body))
-                made = [o.result for o in item.ops if id(o.result) in keep]
-            elif isinstance(item, Product):
-                a, b = (self.accesses[v] for v in item.op.args)
-                factors = pointer(a.root, a.offset), pointer(b.root, b.offset)
-                if id(item.op.result) in self.descents:
-                    parameter, rate = self.descents[id(item.op.result)]
-                    lines.append(item.call(*factors, pointer(parameter), pointer(rate)))
+            outs = {s.out.top for s in what.statements}
+            if isinstance(what, Nest):
+                body, places = what.text(lambda a, n=item.number: self._is_read(a, n))  # type: ignore[misc]
+            elif isinstance(what, Reduction):
+                body, places = what.text(lambda a: True)
+            elif isinstance(what, Labelled):
+                body, arrays = what.text()
+                names = ["z", "labels", "out"][-len(arrays) :]
+                found = [pointer(a, None, a.top in outs) for a in arrays]
+                call = self.calling("pick" if what.picks else "one_hot", names, found, body)
+                lines.extend([f"if {call}:", f"    return {len(refusals) + 1}"] if what.picks else [call])
+                if what.picks:
+                    refusals.append(f"refuse({self.array(what.statement.operands[1])}, {what.classes})")
+                continue
+            elif isinstance(what, Product):
+                a, b = what.statement.operands
+                if what.rate is not None:
+                    lines.extend(what.lines(pointer(a), pointer(b), pointer(what.target), pointer(what.rate)))
                 else:
-                    lines.extend(item.lines(*factors, pointer(item.op.result)))
-                    made = [item.op.result]
-            else:
-                lines.extend(self._entropy(item, pointer, refusals))
-                made = item.results
-            outputs.update({id(v): v for v in made if id(v) in self.fresh})
-            written.update(id(v) for v in made)
+                    lines.extend(what.lines(pointer(a), pointer(b), pointer(what.statement.out, None, True)))
+                continue
+            assert not isinstance(what, Call)
+            parameters = [f"p{i}" for i in range(len(places))]
+            found = [pointer(array, start, array.top in outs) for array, start in places]
+            lines.append(self.calling(what.title(), parameters, found, body))
         for update in updates:
-            lines.extend(self._update(update))
+            lines.extend(self._update(update) if len(update.rows) else [])
         if not lines:
-            return []
-        name = self.name(title)
-        values = list(arguments.values())
-        names = [self.array(v) for v in values]
-        self.function_of_piece(name, ["memory", "table", *names], [*defined, *lines, "return 0"])
-        kinds = [(np.uint8, 1, True), (np.uint64, 1, False)]
-        kinds += [(v.dtype, v.ndim, id(v) in written) for v in values]
-        self.pieces[name] = kinds
-        given = [n for n, v in zip(names, values, strict=True) if v.kind == "input"]
-        call = f"{name}({', '.join(['memory', 'table', *names])})"
+            return
+        for item in items:
+            for statement in item.what.statements:
+                self._allocate(statement.out)
+        names = [array.name for array in arguments]
+        text = f"({', '.join(['table', *names])}):\n" + "\n".join(f"    {x}" for x in [*defined, *lines, "return 0"])
+        name = self.function(title, text, "")
+        self.pieces[name] = [(np.uint64, 1, False)]
+        self.pieces[name] += [(a.dtype, a.ndim, written) for a, written in arguments.items()]
+        call = f"{name}({', '.join(['table', *names])})"
         call = f"failed = {call}" if refusals else call
-        python = [self._allocation(v) for v in outputs.values()]
+        given = [array.name for array in arguments if array.memory.kind == "input"]
         if given:
-            wholes = [f"{n} = whole({n})" for n in given]
-            python += ["try:", f"    {call}", "except TypeError:  # elements with gaps between them"]
-            python += [f"    {line}" for line in [*wholes, call]]
+            again = [*(f"{n} = whole({n})" for n in given), call]
+            self.lines += ["try:", f"    {call}", "except TypeError:  # elements with gaps between them"]
+            self.lines += [f"    {line}" for line in again]
         else:
-            python.append(call)
+            self.lines.append(call)
         for i, refusal in enumerate(refusals):
-            python += [f"if failed == {i + 1}:", f"    {refusal}"]
-        return python
-
-    def function_of_piece(self, name: str, parameters: list[str], body: list[str]) -> None:
-        """Note a function that Python calls."""
-        text = f"({', '.join(parameters)}):\n" + "\n".join(f"    {line}" for line in body)
-        self._functions["", name + text] = name
-
-    def _entropy(self, item: Entropy, pointer: Callable[..., str], refusals: list[str]) -> list[str]:
-        names = {"z": item.logits, "labels": item.labels, "lost": item.lost, "error": item.error, "scale": item.scale}
-        present = {name: value for name, value in names.items() if value is not None}
-        places = [pointer(self.accesses.root(v), self.accesses[v].offset) for v in present.values()]
-        refusals.append(f"refuse({self.array(item.labels)}, {item.logits.shape[-1]})")
-        call = self.calling("cross_entropy", list(present), places, item.text())
-        return [f"if {call}:", f"    return {len(refusals)}"]
+            self.lines += [f"if failed == {i + 1}:", f"    {refusal}"]
 
     def _update(self, update: Update) -> list[str]:
         elements = update.elements()
         assert elements is not None
-        first = len(self.number) + sum(len(u.addressed) + 1 for u in self.updates)
-        self.updates.append(update)
-        kind, driver = update.driver(self.function_of("update_elements", elements, "loop"), threads())
-        name = self.function_of("update_parameters", driver, kind)
+        kind, driver = update.driver(self.function("update_elements", elements), threads())
+        name = self.function("update_parameters", driver, kind)
+        first = self._first[update]
         rows = f"table[{first + len(update.addressed)}]"
         constants = ", ".join(f"{name} = {c!r}" for name, c in update.formula.code.constants.items())
         title = f"# update{': ' * bool(constants)}{constants}"
         return [title, f"{name}(table, {first}, {rows}, {len(update.rows)})"]
 
-    # -- halves
 
-    def half(self, items: list[Any], title: str, updates: Sequence[Update] = ()) -> list[str]:
-        """The Python statements for items in order."""
-        lines: list[str] = []
-        waiting: list[Any] = []
-        known = [u for u in updates if u.elements() is not None]
-
-        def flush(last: bool = False) -> None:
-            lines.extend(self.piece(waiting, known if last else (), title))
-            waiting.clear()
-
-        for item in items:
-            if isinstance(item, Call):
-                flush()
-                path = self.path_of(item.op.scope)
-                lines.extend([f"# {path}"] if path.strip() else [])
-                lines.extend(self.call(item.op))
-            else:
-                waiting.append(item)
-                if len(waiting) >= _ITEMS_IN_ONE:
-                    flush()
-        flush(True)
-        lines.extend(f"{self.bind(u.run, 'update')}()" for u in updates if u not in known)
-        return lines
-
-    def handed(self, values: Sequence[Value]) -> list[str]:
-        """Results as they are handed out: new arrays as they are, once, all others copied."""
-        names: list[str] = []
-        for value in values:
-            name = self.array(value)
-            own = id(value) in self.fresh or id(value) in self.given
-            names.append(name if own and name not in names else f"{name}.copy()")
-        return names
-
-    def crossing(self) -> list[str]:
-        """What the forward half makes anew at each call and the backward half reads."""
-        schedule = self.schedule
-        names: dict[str, None] = {}
-        reads = [root for roots in schedule.reads[schedule.middle :] for root in roots]
-        reads += [self.accesses.root(v) for v in self.program.gradients if v is not None]
-        for root in reads:
-            made = schedule.made.get(id(root), -1)
-            if 0 <= made < schedule.middle and (id(root) in self.python or id(root) in self.fresh):
-                names[self.array(root)] = None
-        return list(names)
+def _items(steps: Sequence[Step]) -> list[Item]:
+    """Steps as loops and calls; neighbouring elementwise statements are one nest."""
+    items: list[Item] = []
+    for step in steps:
+        if step.is_call:
+            items.append(Item(step, Call(step, None)))
+        for statement in (one for s in step.statements for one in _in_parts(s)):
+            arrays = [*statement.reads(), statement.out]
+            loop: Any = None
+            if all(in_elements(a) for a in arrays):
+                loop = _labelled(statement) or product_of(statement) or reduction_of(statement)
+                element = None if loop else element_of(statement)
+                if element is not None:
+                    last = items[-1].what if items else None
+                    if isinstance(last, Nest) and last.add(element):
+                        continue
+                    loop = Nest(element)
+            items.append(Item(step, loop or Call(step, statement)))
+    return items
 
 
-def _read(program: Program) -> list[Value]:
-    return [*(a for op in program.ops for a in op.operands()), *program.wanted()]
+def _in_parts(statement: Statement) -> list[Statement]:
+    """A concatenation as copies, the product of a column and a row as a multiplication; others as they are."""
+    if is_outer(statement):
+        return [ufunc(np.multiply, *statement.operands, out=statement.out)]
+    if statement.fun is not np.concatenate:
+        return [statement]
+    parts, start, axis = [], 0, statement.options["axis"]
+    for a in statement.operands:
+        stop = start + a.shape[axis]
+        key = (*(slice(None),) * axis, slice(start, stop))
+        if a.size:
+            parts.append(copy(a, statement.out.at(f"{':, ' * axis}{start}:{stop}", key)))
+        start = stop
+    return parts
+
+
+def _labelled(statement: Statement) -> Labelled | None:
+    if statement.fun not in _OF_LABELS or statement.operands[-1].dtype.kind not in "iu":
+        return None
+    return Labelled(statement)
+
+
+class Compiled(Emitted):
+    """The source of a program whose `pieces` Numba compiles: for each function, what it takes."""
+
+    def __init__(self, writer: LoopWriter, *rest: Any) -> None:
+        self._pieces = writer.pieces
+        super().__init__(writer, *rest)
+        self.needs_numba = True
+
+    def _execute(self) -> None:
+        super()._execute()
+        start = time.perf_counter()
+        for name, arrays in self._pieces.items():
+            self.namespace[name] = compiled(self.namespace[name], arrays)
+        self.warm_up = time.perf_counter() - start
+
+
+def emit(
+    program: Program,
+    title: str = "",
+    path_of: Callable[[Scope | None], str] = lambda scope: "",
+    updates: Sequence[Update] = (),
+    joint: bool = False,
+) -> Emitted:
+    """Write a program out as loops: as the functions `forward` and `backward`, or, `joint`, as one function `step`.
+
+    The updates are done at the end of it. The arrays of `program.places` are bound like the leaves.
+    """
+    writer = LoopWriter(program, path_of, joint, updates)
+    *functions, last = assembled(writer, joint)
+    keeping = f"{'step' if joint else 'forward.kept = backward'}.kept = kept"  # the table holds addresses only
+    writer.arrays += [f"kept = [{writer.table}]", "table = addresses(kept)"]
+    source = with_head(writer, [*functions, keeping, last], writer.bound)
+    source = "\n".join([*([f"# {title}"] if title else []), *writer.functions(), source])
+    namespace = {**native(), "math": math, "addresses": _addresses, "whole": _whole, "refuse": _refuse}
+    namespace["asarray"] = np.asarray
+    return Compiled(writer, source, f"loops {title or 'program'}", dict(writer.bound), namespace)
+
+
+def _addresses(arrays: Sequence[Any]) -> Any:
+    """The table in which compiled code finds where arrays begin."""
+    return np.array([address(array) for array in arrays], np.uint64)
+
+
+def _whole(array: Any) -> Any:
+    """An array as compiled code reads it: elements one behind the other."""
+    return np.require(array, requirements=["C", "A"])
+
+
+def _refuse(labels: Any, classes: int) -> None:
+    """Raise the error of a cross entropy whose labels are out of range."""
+    raise ValueError(
+        f"cross_entropy: labels lie between {labels.min()} and {labels.max()}; for {classes} classes they must lie "
+        f"between 0 and {classes - 1}"
+    )

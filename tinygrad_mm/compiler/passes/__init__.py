@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from tinygrad_mm.compiler.kernels import WHOLE
+from tinygrad_mm.compiler.lowerings import WHOLE
 from tinygrad_mm.compiler.passes.biases import fold_biases
 from tinygrad_mm.compiler.passes.cleaning import remove_dead, remove_identities, share_common
 from tinygrad_mm.compiler.passes.images import examples_last_in

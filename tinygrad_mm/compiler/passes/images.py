@@ -21,7 +21,7 @@ from tinygrad_mm.compiler.images import (
     to_maxima_last,
     windows_last,
 )
-from tinygrad_mm.compiler.kernels import reduced
+from tinygrad_mm.compiler.lowerings import reduced
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.functional.pooling import _max_pool, _to_maxima
 from tinygrad_mm.functional.sliding import overlap_add, windows

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.fused import prediction_error, where_positive
+from tinygrad_mm.compiler.fused import where_positive
 from tinygrad_mm.compiler.program import Op, Program, Value
-from tinygrad_mm.functional.activations import one_hot, softmax
 
-__all__ = ["flatten_products", "fuse", "fuse_errors", "read_results"]
+__all__ = ["flatten_products", "fuse"]
 
 
 def fuse(program: Program) -> None:
@@ -33,42 +32,6 @@ def fuse(program: Program) -> None:
             y, g = relus.get(id(mask.args[0])), op.args[2]
             if y is not None and isinstance(g, Value) and g.shape == y.shape == op.result.shape and g.dtype == y.dtype:
                 op.fun, op.args = where_positive, [g, y]
-
-
-def read_results(program: Program) -> None:
-    """Relu's backward pass from its result, for loops.
-
-    Looks for: `x <= 0`, where the program has computed `y = maximum(x, 0)` from this very x before.
-    Puts there: `y <= 0`. Precondition: none.
-    The same, because y <= 0 just where x <= 0 (see `fuse`); and y is kept anyway, for what reads it next.
-    """
-    relus: dict[int, Value] = {}
-    for op in program.ops:
-        if (x := _rectified(op)) is not None:
-            relus.setdefault(id(x), op.result)
-        elif op.fun is np.less_equal and _is_zero(op.args[1]) and id(op.args[0]) in relus:
-            op.args = [relus[id(op.args[0])], op.args[1]]
-
-
-def fuse_errors(program: Program) -> None:
-    """The gradient of cross entropy as one operation, which loops compute beside the loss.
-
-    Looks for: `softmax(logits) - one_hot(labels, classes, dtype)`, the softmax along the last axis.
-    Puts there: `prediction_error(logits, labels)`.
-    Precondition: labels has the shape of logits without the last axis, whose length is the number of classes.
-    The same, because that is how `prediction_error` is written.
-    """
-    makers = program.makers()
-    for op in program.ops:
-        if op.fun is not np.subtract or not all(isinstance(a, Value) for a in op.args):
-            continue
-        left, right = (makers.get(id(a)) for a in op.args)
-        if left is None or right is None or left.fun is not softmax or right.fun is not one_hot:
-            continue
-        logits, labels = left.args[0], right.args[0]
-        last = len(left.args) == 1 and left.kwargs.get("axis", -1) in (-1, logits.ndim - 1)
-        if last and isinstance(labels, Value) and op.result.shape == logits.shape == (*labels.shape, logits.shape[-1]):
-            op.fun, op.args = prediction_error, [logits, labels]
 
 
 def _rectified(op: Op) -> Value | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernels import Kernel, View, kernel_of
+from tinygrad_mm.compiler.lowerings import Lowering, View, lowering_of
 from tinygrad_mm.compiler.program import Op, Program, Value
 
 __all__ = ["copy_what_is_updated", "place_gradient"]
@@ -20,7 +20,7 @@ def place_gradient(program: Program, parameter: Any, value: Value, name: str, ar
     other one, and for one that has a place already, a copy is added at the end.
     """
     maker = program.makers().get(id(value))
-    if maker is None or id(value) in program.places or not isinstance(kernel_of(maker), Kernel):
+    if maker is None or id(value) in program.places or not isinstance(lowering_of(maker), Lowering):
         value = _copy(program, value)
     program.gradient_of[id(parameter)] = value
     program.place(value, name, array)
@@ -38,7 +38,7 @@ def copy_what_is_updated(program: Program, updated: Iterable[Any]) -> None:
     def is_updated(value: Value) -> bool:
         op = makers.get(id(value))
         if op is not None:
-            lowering = kernel_of(op)
+            lowering = lowering_of(op)
             if lowering is None and not isinstance(op.fun, np.ufunc):  # a plain call may return what it was given
                 return any(map(is_updated, op.operands()))
             return isinstance(lowering, View) and is_updated(lowering.base)

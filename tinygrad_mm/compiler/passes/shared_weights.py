@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernels import Kernel, kernel_of, reduced
+from tinygrad_mm.compiler.lowerings import Lowering, lowering_of, reduced
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.rules.shape import join
 
@@ -167,7 +167,7 @@ def join_in_place(program: Program) -> None:
             while (maker := makers.get(id(made))) is not None and maker.fun is np.reshape:
                 made = maker.args[0]
             free = maker is not None and id(made) not in wanted | program.places.keys()
-            if maker is None or not free or not isinstance(kernel_of(maker), Kernel):
+            if maker is None or not free or not isinstance(lowering_of(maker), Lowering):
                 made = Value(np.empty(value.shape, value.dtype))
                 ops.append(Op(np.positive, [value], {}, made, op.scope, op.backward))
             program.place(made, "rows", array[start:end].reshape(made.shape))

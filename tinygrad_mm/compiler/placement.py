@@ -1,0 +1,270 @@
+"""Where the results of a program are kept: which are views, which buffer each of the others is written to, how long.
+
+A buffer is reused as soon as nothing reads it any more, and an elementwise call writes over its own argument where it
+is the last to read it. Arrays that the program hands out are new at each call, unless a place for them was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+
+from tinygrad_mm.compiler.lowerings import lowering_of
+from tinygrad_mm.compiler.program import Op, Program, Value, free_name
+from tinygrad_mm.compiler.statements import Array, Lowering, Made, Memory, Statement, View, copy
+from tinygrad_mm.functional.error_function import erf
+from tinygrad_mm.functional.pooling import _at_maxima, _max_pool, _to_maxima
+from tinygrad_mm.functional.random import uniform_like
+from tinygrad_mm.functional.sliding import overlap_add
+
+__all__ = ["Placement", "Step"]
+
+
+@dataclass
+class Step:
+    """One op of a placed program: its statements; or, for a call that makes an array, none.
+
+    `copies` are those that bring such an array to a place that was given for it. `scratch` is written meanwhile.
+    """
+
+    op: Op
+    lowering: Lowering | Made | View | None
+    operands: list[Any]
+    out: Array
+    statements: list[Statement]
+    scratch: list[Array]
+
+    @property
+    def is_call(self) -> bool:
+        """Whether it makes a new array at each call."""
+        return self.lowering is None or isinstance(self.lowering, Made)
+
+
+class Placement:
+    """A placed program.
+
+    `arrays` says by the id of a Value where it is found. `steps` are its ops, without those that only look at an array
+    in another way. `buffers` are the sizes, in bytes, of what is to be allocated once. `names` are all names taken.
+    Where elementwise calls that follow each other are to be `fused` into one loop, what they do not read any more is
+    not taken again before the loop ends: else it could not read it element by element.
+    """
+
+    def __init__(self, program: Program, reserved: Sequence[str] = (), fused: bool = False) -> None:
+        self.program, self.fused = program, fused
+        self.arrays: dict[int, Array] = {}
+        self.steps: list[Step] = []
+        self.buffers: list[int] = []
+        self.without_reuse = 0
+        self.names: set[str] = {*reserved, *(place.name for place in program.places.values())}
+        self._memories: list[Memory] = []  # of the buffers
+        self._fixed: list[tuple[Any, list[int], Memory]] = []  # owner of the memory, its bounds
+        self._shared: dict[Any, Array] = {}  # arrays in buffers, by buffer, shape and dtype
+        self._root: dict[int, int] = {}  # the Value whose memory a view looks at
+        self._seen: dict[int, frozenset[int]] = {}  # the Values whose memory the result of a call may be in
+        for value in program.leaves:
+            self.arrays[id(value)] = leaf = self.fixed(value.example, value.name or "leaf")
+            leaf.is_leaf = True
+        for value in (*program.inputs, *program.seeds):
+            self.arrays[id(value)] = self._anew("input", value, value.name or "x")
+        for value in [*(a for op in program.ops for a in op.operands()), *program.wanted()]:
+            if value.kind == "constant" and id(value) not in self.arrays:
+                self.arrays[id(value)] = self.fixed(value.example, value.name or "c")
+        self.given = {key: self._given(place) for key, place in program.places.items()}
+        self._plan()
+
+    # -- arrays
+
+    def name(self, stem: str) -> str:
+        """A name that is not taken."""
+        name = free_name(stem, self.names)
+        self.names.add(name)
+        return name
+
+    def fixed(self, array: Any, stem: str) -> Array:
+        """An array that is there from the beginning. Two of them lie in one Memory where they may share elements."""
+        return Array(self._memory_of(array), array, name=self.name(stem))
+
+    def _given(self, place: Any) -> Array:
+        return Array(self._memory_of(place.array), place.array, name=place.name)
+
+    def _memory_of(self, array: Any) -> Memory:
+        owner = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        low, high = byte_bounds(owner)
+        for known, bounds, memory in self._fixed:
+            if known is owner:
+                return memory
+            if bounds[0] < high and low < bounds[1]:
+                bounds[:] = [min(low, bounds[0]), max(high, bounds[1])]
+                return memory
+        memory = Memory("fixed", origin=low)
+        self._fixed.append((owner, [low, high], memory))
+        return memory
+
+    def _anew(self, kind: str, value: Value, stem: str, seen: frozenset[Memory] = frozenset()) -> Array:
+        """An array that is another one at each call; Values that are no single array have no ghost."""
+        ghost = None if value.shape is None else np.empty(value.shape, value.dtype)
+        return Array(Memory(kind, seen=seen), ghost, name=self.name(stem))
+
+    def _in_buffer(self, memory: Memory, shape: tuple[int, ...], dtype: Any) -> Array:
+        key = (memory, shape, np.dtype(dtype))
+        if key not in self._shared:
+            self._shared[key] = Array(memory, np.empty(shape, dtype))
+        return self._shared[key]
+
+    # -- planning
+
+    def _plan(self) -> None:
+        program = self.program
+        lowerings = self._look()
+        last, later = self._last_reads()
+        handed = {id(v) for v in program.wanted()}
+        free: list[Memory] = []
+        soon: list[Memory] = []  # free as soon as the loop ends
+        held: dict[int, Memory] = {}  # id of a root -> its buffer
+        for i, op in enumerate(program.ops):
+            lowering, result, key = lowerings[i], op.result, id(op.result)
+            if isinstance(lowering, View):
+                seen = lowering.of(self.arrays[id(lowering.base)])
+                assert seen is not None
+                self.arrays[key] = seen
+                continue
+            operands = [self._operand(a) for a in op.args]
+            if not (self.fused and isinstance(lowering, Lowering) and lowering.inplace):
+                free += soon
+                soon.clear()
+            if not isinstance(lowering, Lowering):
+                fresh = isinstance(lowering, Made) or _is_fresh(op)
+                memories = [] if fresh else [a.memory for a in operands if isinstance(a, Array)]
+                out = self._anew("made", result, "r", frozenset(memories))
+                copies = [copy(out, self.given[key])] if key in self.given else []
+                self.arrays[key] = self.given.get(key, out)
+                self.steps.append(Step(op, lowering, operands, out, copies, []))
+                self.without_reuse += 0 if result.shape is None else result.nbytes
+                continue
+            if key in self.given:
+                out = self.given[key]
+            elif key in handed and (op.backward or key not in later):
+                out = self._anew("fresh", result, "grad" if op.backward else "out")
+            else:
+                out = self._place(op, lowering, last, free, held, i)
+            self.arrays[key] = out
+            self.without_reuse += result.nbytes
+            scattered = [
+                j for j in lowering.whole if isinstance(operands[j], Array) and not operands[j].ghost.flags.c_contiguous
+            ]
+            kinds = [*lowering.scratch, *((operands[j].shape, operands[j].dtype) for j in scattered)]
+            taken = [self._take(free, int(np.prod(s)) * np.dtype(d).itemsize) for s, d in kinds]
+            scratch = [self._in_buffer(memory, *kind) for memory, kind in zip(taken, kinds, strict=True)]
+            soon.extend(taken)
+            first = []
+            for j, whole in zip(scattered, scratch[len(lowering.scratch) :], strict=True):
+                first.append(copy(operands[j], whole))
+                operands[j] = whole
+            statements = lowering.statements(out, operands, scratch)
+            self.steps.append(Step(op, lowering, operands, out, [*first, *statements], scratch))
+            for root in [r for r in held if last[r] <= i]:
+                soon.append(held.pop(root))
+
+    def _operand(self, a: Any) -> Any:
+        if isinstance(a, Value):
+            return self.arrays[id(a)]
+        return self.fixed(a, "c") if type(a) is np.ndarray and a.ndim else a
+
+    def _look(self) -> list[Any]:
+        """The lowering of each op, and which Value's memory each view looks at.
+
+        Buffers are contiguous; a reshape of something that is not has to copy, and is no view then.
+        """
+        looked: dict[int, Array] = dict(self.arrays)
+        found = []
+        for op in self.program.ops:
+            lowering, key = lowering_of(op), id(op.result)
+            self._root[key] = key
+            if isinstance(lowering, View):
+                view = lowering.of(looked[id(lowering.base)])
+                if view is not None:
+                    self._root[key] = self._root.get(id(lowering.base), id(lowering.base))
+                    looked[key] = view
+                else:
+                    lowering = _copying(lowering)
+            if not isinstance(lowering, View):
+                ghost = None if op.result.shape is None else np.empty(op.result.shape, op.result.dtype)
+                looked[key] = self.given.get(key) or Array(Memory("buffer"), ghost)
+                if lowering is None and not _is_fresh(op):
+                    self._seen[key] = frozenset().union(*(self._roots(a) for a in op.operands()))
+            found.append(lowering)
+        return found
+
+    def _roots(self, value: Value) -> frozenset[int]:
+        """The Values whose memory is read where a Value is: its own, or those that it is a view of."""
+        root = self._root.get(id(value), id(value))
+        return self._seen.get(root, frozenset()) | {root}
+
+    def _last_reads(self) -> tuple[dict[int, int], set[int]]:
+        """For each Value that owns memory: the number of the last op that reads it, through whatever view; and those
+        that the backward half reads.
+        """
+        last: dict[int, int] = {}
+        later: set[int] = set()
+        for i, op in enumerate(self.program.ops):
+            for root in frozenset().union(*map(self._roots, op.operands())):
+                last[root] = i
+                if op.backward:
+                    later.add(root)
+            last[self._root[id(op.result)]] = i
+        for value in self.program.wanted():
+            last.update(dict.fromkeys(self._roots(value), len(self.program.ops)))
+        for gradient in self.program.gradients:
+            if gradient is not None:
+                later.update(self._roots(gradient))
+        return last, later
+
+    def _place(
+        self, op: Op, lowering: Lowering, last: dict[int, int], free: list[Memory], held: dict[int, Memory], i: int
+    ) -> Array:
+        """An array for the result of an op: that of an argument it may be written over, or one in a free buffer."""
+        result = op.result
+        for place in lowering.inplace:
+            a = op.args[place]
+            root = self._root.get(id(a), id(a))
+            others = [b for b in op.operands() if b is not a and root in self._roots(b)]
+            array = self.arrays[id(a)]
+            flags = array.ghost.flags  # a piece of what was broadcast cannot be written to
+            alone = root in held and last[root] == i and not others
+            if alone and flags.c_contiguous and flags.writeable and array.shape == result.shape:
+                held[id(result)] = held.pop(root)
+                return array
+        memory = self._take(free, result.nbytes)
+        held[id(result)] = memory
+        return self._in_buffer(memory, result.shape, result.dtype)
+
+    def _take(self, free: list[Memory], nbytes: int) -> Memory:
+        """A buffer that is free: the smallest that is large enough, else the largest, which then grows."""
+        if not free:
+            memory = Memory("buffer", len(self.buffers))
+            self.buffers.append(nbytes)
+            return memory
+        fitting = [m for m in free if self.buffers[m.number] >= nbytes]
+        memory = min(fitting or free, key=lambda m: (1 if fitting else -1) * self.buffers[m.number])
+        self.buffers[memory.number] = max(self.buffers[memory.number], nbytes)
+        free.remove(memory)
+        return memory
+
+
+# Plain calls whose results are new arrays, whatever they are given.
+_FRESH = frozenset({erf, overlap_add, uniform_like, _max_pool, _to_maxima, _at_maxima})
+
+
+def _is_fresh(op: Op) -> bool:
+    return isinstance(op.fun, np.ufunc) or op.fun in _FRESH
+
+
+def _copying(view: View) -> Lowering:
+    """A reshape that cannot be a view: its elements are copied into a buffer, in the shape that they have."""
+    return Lowering(lambda out, a, scratch: [copy(a[0], out.reshape(*a[0].shape))])
