@@ -210,6 +210,7 @@ class Update:
             g = gradient + (0 if o["kind"] is optim.AdamW else decay) * p
             square = beta2 * old["mean_square"] + (1 - beta2) * g * g
             off = np.abs(new["mean_square"] - square)
+            off = np.where(square > np.finfo(self.dtype).max / 4, 0.0, off)  # squares of 1e19 are infinite in float32
             found["mean_square"] = off / (4 * eps * square + (1 - beta2) * 2 * lost * (np.abs(g) + lost) + 1e-37)
             root = np.sqrt(new["mean_square"] / (1 - beta2**t))
             direction = new["mean"] / (1 - beta1**t) / (root + o["epsilon"])
