@@ -361,3 +361,42 @@ def test_a_recurrent_network_on_both_ways() -> None:
     loss = np.sum(model(tensor(1, 2, name="h"), 3))
     picture = tg.draw(loss, model=model, show="joint").picture
     assert {(c.path, c.backward) for c in picture.clusters if c.path} == {("cell", False), ("cell", True)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the caller gave is drawn once, under the caller's name
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def leaves_of(drawing):
+    return [(node.title, node.kind) for node in drawing.picture.nodes if node.kind in ("input", "constant")]
+
+
+def test_an_array_given_to_layers_is_one_input_with_its_name():
+    images = np.ones((4, 3), np.float32)
+    model = tg.nn.Dense(3, 2, rng=0)
+    once, twice = model(images), model(images)
+    assert leaves_of(tg.draw(np.sum(once), model=model)) == [("images", "input")]
+    assert leaves_of(tg.draw(np.sum(once + twice), model=model)) == [("images", "input")]
+
+
+def test_an_array_used_as_it_is_and_as_a_tensor_is_drawn_once():
+    zeros, weight = np.zeros(3), tg.Tensor(np.ones(3), requires_grad=True)
+    drawing = tg.draw(np.sum(weight * tg.Tensor(zeros) + zeros))
+    assert leaves_of(drawing) == [("weight", "input"), ("zeros", "input")]
+
+
+def test_other_arrays_in_the_same_memory_stay_apart():
+    table, weight = np.arange(6.0).reshape(2, 3), tg.Tensor(np.ones(3), requires_grad=True)
+    drawing = tg.draw(np.sum(weight * table[0] + table[1]))
+    assert len(leaves_of(drawing)) == 3
+
+
+def test_a_mask_that_a_layer_drew_is_no_input_and_stands_in_the_layer():
+    images = np.ones((4, 3), np.float32)
+    model = tg.nn.Sequential(tg.nn.Dense(3, 4, rng=0), tg.nn.Dropout(0.5, rng=0))
+    drawing = tg.draw(np.sum(model(images)), model=model)
+    assert [title for title, kind in leaves_of(drawing) if kind == "input"] == ["images"]
+    (mask,) = [node for node in drawing.picture.nodes if node.kind == "constant" and node.shape]
+    clusters = {cluster.id: cluster for cluster in drawing.picture.clusters}
+    assert clusters[mask.cluster].label == "Dropout"

@@ -471,3 +471,19 @@ def test_names_are_text_and_nothing_else(tmp_path_factory, name):
         assert page.data["values"][0]["label"] == name
     assert page.data["values"][-1]["label"] == name + "!"
     assert page.text["title"][0] == page.text["h1"][0] == f"Backpropagation from {printable(name)}!"
+
+
+@pytest.mark.parametrize(
+    "several",
+    [
+        lambda x: nn.LayerNorm(3)(x),
+        lambda x: nn.BatchNorm1d(3)(x),
+        lambda x: np.linalg.svd(x, full_matrices=False)[1],
+        lambda x: np.linalg.qr(x)[0] * np.linalg.qr(x)[1][0],
+    ],
+)
+def test_calls_with_several_results_are_told_and_shown(tmp_path, several):
+    x = tg.Tensor(np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32), requires_grad=True)
+    loss = np.sum(several(x * 2) ** 2 * np.arange(1.0, 4.0).astype(np.float32))
+    assert "BACKWARD" in str(tg.explain(loss))
+    assert tg.explore(loss, path=tmp_path / "several.html").exists()

@@ -7,34 +7,63 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from tinygrad_mm.cost import owner_of
 from tinygrad_mm.graph import Vertex
 
-__all__ = ["Names", "given_name", "names_in", "variables_of", "variables_of_caller"]
+__all__ = ["Names", "given_name", "is_made_on_the_way", "names_in", "place_of", "variables_of", "variables_of_caller"]
+
+Place: TypeAlias = "tuple[int, tuple[int, ...], tuple[int, ...], str]"  # address, shape, strides, dtype
 
 
 @dataclass(frozen=True)
 class Names:
     """What a model calls its tensors (by id) and its modules (by token), and what variables call tensors (by id).
 
-    `memory` says which of them own arrays that others may be views of (by id of the array).
+    `memory` says which of them own arrays that others may be views of (by id of the array), `given` what the arrays are
+    called that lie at a place in memory: a layer makes a Tensor of an array, which is still what the caller gave.
     """
 
     tensors: Mapping[int, str]
     modules: Mapping[object, str]
     variables: Mapping[int, str] = field(default_factory=dict)
     memory: Mapping[int, str] = field(default_factory=dict)
+    given: Mapping[Place, str] = field(default_factory=dict)
 
     def of(self, a: Any) -> str | None:
         """The name of a tensor or array: its place in the model, else the name given to it, else a variable."""
-        return self.tensors.get(id(a)) or given_name(a) or self.variables.get(id(a))
+        found = self.tensors.get(id(a)) or given_name(a) or self.variables.get(id(a))
+        if found is None and self.given and (place := place_of(a)) is not None:
+            found = self.given.get(place)
+        return found
+
+
+def place_of(a: Any) -> Place | None:
+    """Where an array without a gradient lies, and how: two that agree in this are the same array. None for others.
+
+    >>> x = np.ones((2, 3))
+    >>> place_of(x) == place_of(x[:]), place_of(x) == place_of(x.T)
+    (True, False)
+    """
+    if isinstance(a, Vertex):
+        plain = a.node is None and not a.requires_grad and type(a).__name__ == "Tensor"
+        a = a.value if plain else None
+    if not isinstance(a, np.ndarray) or not a.size or not a.ndim:  # numbers are drawn wherever they are used
+        return None
+    return a.__array_interface__["data"][0], a.shape, a.strides, str(a.dtype)
+
+
+def is_made_on_the_way(a: Any, beside: Sequence[Any]) -> bool:
+    """Whether a leaf is younger than a result that it is used with: no input, then, but a mask that a layer drew."""
+    if not isinstance(a, Vertex) or a.node is not None or a.requires_grad:
+        return False
+    return any(isinstance(b, Vertex) and b.node is not None and b.version < a.version for b in beside)
 
 
 def given_name(a: Any) -> str | None:
@@ -51,7 +80,7 @@ def names_in(model: Any, variables: Mapping[str, Any] | None = None) -> Names:
     Raises TypeError for something that has no `named_parameters()` and `named_modules()`.
 
     >>> names_in(None)
-    Names(tensors={}, modules={}, variables={}, memory={})
+    Names(tensors={}, modules={}, variables={}, memory={}, given={})
     """
     variables = variables or {}
     if model is not None and not (hasattr(model, "named_parameters") and hasattr(model, "named_modules")):
@@ -70,11 +99,15 @@ def names_in(model: Any, variables: Mapping[str, Any] | None = None) -> Names:
             modules.setdefault(getattr(inner, "token", None), _joined(name, path))
     called: dict[int, str] = {}
     memory: dict[int, str] = {}
+    given: dict[Place, str] = {}
     for name, value in variables.items():
         if isinstance(value, (Vertex, np.ndarray)):
             called.setdefault(id(value), name)
             memory.setdefault(id(owner_of(value)), name)
-    return Names(tensors, modules, called, memory)
+            place = place_of(value)
+            if place is not None:
+                given.setdefault(place, name)
+    return Names(tensors, modules, called, memory, given)
 
 
 def variables_of(frame: FrameType | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tinygrad_mm.drawing.call import is_array, is_commutative, lets_through, ope
 from tinygrad_mm.drawing.picture import Kind, Picture, PictureCluster, PictureEdge, PictureNode
 from tinygrad_mm.drawing.text import number_text, shortened
 from tinygrad_mm.graph import Scope, Vertex, select, topological
-from tinygrad_mm.names import Names, names_in
+from tinygrad_mm.names import Names, Place, is_made_on_the_way, names_in, place_of
 from tinygrad_mm.tensor import Buffer, Parameter
 
 __all__ = ["Failure", "Names", "Reading", "names_in", "read", "reading"]
@@ -142,6 +142,7 @@ class _Reader:
         self.outputs = {id(output) for output in outputs}  # named at their own nodes, not also at their operations
         self.nodes: list[PictureNode] = []
         self.edges: list[PictureEdge] = []
+        self.same: dict[Place, Any] = {}  # what is met first of the Tensors and arrays that are one array
         self.leaves: dict[int, _Leaf] = {}  # id of a tensor or array -> what is known of it
         self.owners: dict[int, Vertex] = {}  # id of an array -> the vertex with a gradient that holds it
         self.sources: dict[int, _Source] = {}  # id of a vertex -> where it comes from
@@ -161,21 +162,28 @@ class _Reader:
         assert node.args is not None
         self.cluster(node.scope, self.is_backward(vertex))
         self.owners.setdefault(id(vertex.value), vertex)
-        for leaf in {id(a): a for a in node.args if is_array(a)}.values():
-            self.meet_leaf(leaf, node.scope, self.is_backward(vertex))
+        for leaf in {id(a): a for a in map(self.one, node.args) if is_array(a)}.values():
+            self.meet_leaf(leaf, node.scope, self.is_backward(vertex), node.args)
 
     def meet_failure(self, failure: Failure) -> None:
         self.cluster(failure.scope, False)
-        for leaf in {id(a): a for _, a in failure.operands if is_array(a)}.values():
+        for leaf in {id(a): a for a in (self.one(a) for _, a in failure.operands) if is_array(a)}.values():
             self.meet_leaf(leaf, failure.scope, False)
 
-    def meet_leaf(self, a: Any, scope: Scope | None, backward: bool) -> None:
-        """Note one more use of a leaf, made in a scope."""
+    def one(self, a: Any) -> Any:
+        """The Tensor or array that stands for all that are the same array in memory."""
+        place = place_of(a) if is_array(a) else None
+        return a if place is None else self.same.setdefault(place, a)
+
+    def meet_leaf(self, a: Any, scope: Scope | None, backward: bool, beside: Sequence[Any] = ()) -> None:
+        """Note one more use of a leaf, made in a scope, together with what stands `beside` it in the call."""
         if isinstance(a, Vertex) and a.node is not None:
             return
         leaf = self.leaves.get(id(a))
         if leaf is None:
-            leaf = self.leaves[id(a)] = _Leaf(a, self.kind(a), self.title(a), scope, backward)
+            title = self.title(a)
+            kind: Kind = "constant" if title is None and scope and is_made_on_the_way(a, beside) else self.kind(a)
+            leaf = self.leaves[id(a)] = _Leaf(a, kind, title, scope, backward)
             self.memory.new(a.value if isinstance(a, Vertex) else a)
             if isinstance(a, Vertex) and a.requires_grad:
                 self.owners.setdefault(id(a.value), a)
@@ -290,6 +298,7 @@ class _Reader:
 
     def source(self, a: Any, user: Vertex | None, cluster: str | None, backward: bool) -> _Source:
         """Where an operand comes from: a computed node, a number drawn for this use, or a leaf."""
+        a = self.one(a)
         leaf = self.leaves.get(id(a))
         if leaf is None and id(a) in self.sources:
             return self.sources[id(a)]
