@@ -229,7 +229,8 @@ class LoopWriter(Writer):
             skipped = (array.offset if start is None else start * array.dtype.itemsize) - top.offset
             if top.memory.stays:
                 always = self.array(top) if top.memory.kind == "fixed" else f"memory[{top.memory.number}]"
-                where = f"pointer_at(table[{self._entry(always)}] + np.uint64({skipped}), {kind})"
+                sign = "-" if skipped < 0 else "+"  # a place may lie in front of the one that its memory is known by
+                where = f"pointer_at(table[{self._entry(always)}] {sign} np.uint64({abs(skipped)}), {kind})"
             else:
                 arguments[top] = arguments.get(top, False) or written
                 where = f"pointer_in({top.name}, {skipped}, {kind})"
