@@ -18,12 +18,12 @@ from tinygrad_mm.compiler.passes.placing import copy_what_is_updated, place_grad
 from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.compiler.program import Program, Value
 from tinygrad_mm.compiler.report import Report, report
+from tinygrad_mm.compiler.threads.shares import Shares, of_calls, of_loops, shared
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.flat import Flat
 from tinygrad_mm.optim.optimizer import Optimizer
-from tinygrad_mm.step.shares import Shares, of_calls, of_loops, shared
 from tinygrad_mm.step.update import Update
 from tinygrad_mm.tensor import Tensor
 
