@@ -456,6 +456,19 @@ def test_copy_deepcopy_and_pickle():
         pickle.dumps(p * 2)
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_hooks_stay_with_the_original(duplicate):
+    p = tg.Parameter([1.0, 2.0])
+    called = []
+    remove = p.register_hook(lambda g: called.append(1))
+    q = duplicate(p)
+    (q * 2).sum().backward()
+    assert called == []
+    (p * 2).sum().backward()
+    assert called == [1]
+    remove()
+
+
 def test_buffer_assign():
     from tinygrad_mm.graph import entered
 

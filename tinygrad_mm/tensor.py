@@ -375,13 +375,17 @@ class Tensor(ArrayMethods, Vertex):
         refuse_while_tracing("pickle.dumps(t) or copy.copy(t)")
         if self.node is not None:
             raise TypeError("only leaves can be pickled: a graph belongs to the process that made it; use t.detach()")
-        return _rebuild, (type(self), self.value, self.requires_grad, self.grad, self.extra)
+        return _rebuild, (type(self), self.value, self.requires_grad, self.grad, self._extra_of_a_copy())
 
     def _leaf_like(self, value: Any, memo: dict[int, Any]) -> Tensor:
         grad = None if self.grad is None else self.grad.copy()
-        copy = _rebuild(type(self), value, self.requires_grad, grad, dict(self.extra) if self.extra else None)
+        copy = _rebuild(type(self), value, self.requires_grad, grad, self._extra_of_a_copy())
         memo[id(self)] = copy
         return copy
+
+    def _extra_of_a_copy(self) -> dict[str, Any] | None:
+        """What a copy has besides the array: hooks stay with the original, as those of modules do."""
+        return {key: value for key, value in (self.extra or {}).items() if key != "hooks"} or None
 
     # -- operators: the fast door
 
