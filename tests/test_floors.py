@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # What stands on which floor. A unit is a file or a folder of the package; units of one floor do not know each other.
 FLOORS = (
     {"constants", "files", "graph", "memory"},
-    {"backprop", "errors", "frontier", "methods", "numeric", "rules", "trees"},
+    {"arrays", "backprop", "errors", "frontier", "methods", "numeric", "rules", "trees"},
     {"recording"},
     {"gradient", "updates"},
     {"tensor"},

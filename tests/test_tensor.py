@@ -35,7 +35,6 @@ def parameter(*shape, dtype=np.float32):
         ([[1, 2], [3, 4]], "int64"),
         (True, "bool"),
         ([], "float32"),
-        (np.float64(1.0), "float32"),
         (np.zeros(2), "float64"),
         ([np.zeros(2), np.zeros(2)], "float64"),
         (np.zeros(2, np.float16), "float16"),

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinygrad_mm.arrays import as_array
 from tinygrad_mm.backprop import backpropagate
 from tinygrad_mm.graph import Vertex, entered, state, thread
-from tinygrad_mm.recording import apply, as_array, refuse_while_tracing, result
+from tinygrad_mm.recording import apply, refuse_while_tracing, result
 from tinygrad_mm.rules.elementwise import stop_gradient
 
 __all__ = ["backward", "gradients", "no_grad"]

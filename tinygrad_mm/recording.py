@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.arrays import array_of, as_array, is_foreign_array, operand_array
 from tinygrad_mm.errors import caller, explained, qualified
 from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Rule, Vertex, primitives_go_to, select, state, thread, tick
 from tinygrad_mm.rules.indexing import Slot
@@ -21,7 +22,6 @@ from tinygrad_mm.rules.indexing import Slot
 __all__ = [
     "applied",
     "apply",
-    "as_array",
     "as_it_is",
     "binary",
     "call",
@@ -51,30 +51,6 @@ def results_are(kind: type[Vertex]) -> None:
     """Say which class of Vertex a result is: `Tensor`, which stands one floor up."""
     global _kind
     _kind = kind
-
-
-def as_array(data: Any, dtype: Any = None) -> np.ndarray[Any, Any]:
-    """An array of `data`: arrays keep their dtype, Python floats become float32, ints int64, bools bool.
-
-    >>> as_array([1.0, 2.0]).dtype, as_array(np.array([1.0])).dtype, as_array(3).dtype
-    (dtype('float32'), dtype('float64'), dtype('int64'))
-    """
-    if isinstance(data, np.ndarray):
-        return data if dtype is None else data.astype(dtype, copy=False)
-    if isinstance(data, Vertex):
-        raise TypeError("this is a Tensor already; use it as it is, or t.detach() to cut it from its graph")
-    try:
-        array = np.asarray(data, dtype=dtype)
-    except ValueError as error:
-        raise ValueError(f"the data have no rectangular shape: {error}") from error
-    if dtype is not None:
-        return array
-    first = data
-    while isinstance(first, (list, tuple)) and first:
-        first = first[0]
-    if isinstance(first, np.ndarray) or array.dtype.kind not in "fi":
-        return array
-    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)
 
 
 def as_it_is(a: Any) -> bool:
@@ -216,8 +192,8 @@ def call(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -
         if fun in _LOOK_AT_VALUES:
             refuse_while_tracing(qualified(fun))
         return fun(*_plain(args), **_plain(kwargs))
-    args = [a.item() if isinstance(a, np.generic) else a for a in args]
-    kwargs = {name: a.item() if isinstance(a, np.generic) else a for name, a in kwargs.items()}
+    args = [_given(a) for a in args]
+    kwargs = {name: _given(a) for name, a in kwargs.items()}
     if isinstance(fun, np.ufunc):
         args = [operand(a, (list, tuple)) for a in args]
     if not rule.differentiable:
@@ -284,10 +260,19 @@ def _top(a: Any) -> Any:
 
 
 def operand(a: Any, sequences: Any = list) -> Any:
-    """An operand in normal form: NumPy scalars become Python scalars (weak), sequences become arrays."""
-    if isinstance(a, sequences):
-        return as_array(a)
-    return a.item() if isinstance(a, np.generic) else a
+    """An operand in normal form: NumPy scalars become Python scalars (weak), sequences and others' arrays ours."""
+    return as_array(a) if isinstance(a, sequences) else _given(a)
+
+
+def _given(a: Any) -> Any:
+    """An argument with NumPy scalars as Python scalars (weak), and with arrays of other libraries as NumPy's."""
+    if type(a) in _UFUNCS_TAKE or isinstance(a, Vertex):
+        return a
+    if isinstance(a, np.generic):
+        return a.item()
+    if type(a) in (list, tuple) and any(map(is_foreign_array, a)):
+        return type(a)(map(_given, a))
+    return operand_array(a) if is_foreign_array(a) else a
 
 
 def _plain(a: Any) -> Any:
@@ -307,7 +292,8 @@ def _hidden(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 
 def _foreign(other: Any) -> bool:
     """Whether an operand should be given the chance to handle the operation itself."""
-    return not isinstance(other, (Vertex, np.ndarray, np.generic, float, int, list, tuple))
+    known = isinstance(other, (Vertex, np.ndarray, np.generic, float, int, list, tuple))
+    return not known and not is_foreign_array(other)
 
 
 def index(key: Any) -> tuple[Any, tuple[Vertex, ...]]:
@@ -318,7 +304,7 @@ def index(key: Any) -> tuple[Any, tuple[Vertex, ...]]:
         if isinstance(part, Vertex):
             tensors.append(part)
             return Slot(len(tensors) - 1)
-        return part
+        return array_of(part) if is_foreign_array(part) else part
 
     key = tuple(map(replace, key)) if isinstance(key, tuple) else replace(key)
     return key, tuple(tensors)

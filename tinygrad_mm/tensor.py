@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.arrays import as_array
 from tinygrad_mm.gradient import backward
 from tinygrad_mm.graph import NO_KWARGS, RULES, Vertex, name_of, state, tick
 from tinygrad_mm.memory import Place
@@ -18,7 +19,6 @@ from tinygrad_mm.methods import ArrayMethods
 from tinygrad_mm.recording import (
     applied,
     apply,
-    as_array,
     as_it_is,
     binary,
     call,
@@ -35,7 +35,7 @@ from tinygrad_mm.updates import At
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Buffer", "Parameter", "Tensor"]
+__all__ = ["Buffer", "Parameter", "Tensor", "from_dlpack"]
 
 TensorLike: TypeAlias = "Tensor | np.ndarray[Any, Any] | float | int | bool | Sequence[Any]"
 
@@ -75,7 +75,7 @@ class Tensor(ArrayMethods, Vertex):
         if value.dtype.kind not in "fiub":
             raise TypeError(
                 f"a Tensor holds real numbers or booleans, not {value.dtype}; complex numbers can be kept as two "
-                "Tensors, text as integer codes"
+                "Tensors, text as integer codes, numbers among objects by a.astype(np.float64)"
             )
         self.value = value
         self.node = None
@@ -245,6 +245,8 @@ class Tensor(ArrayMethods, Vertex):
         return At(self)
 
     # -- NumPy's protocols
+
+    __array_priority__ = __pandas_priority__ = 5000  # beside an array of another library, the Tensor decides
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         rule = RULES.get(ufunc) if not kwargs and method == "__call__" else None
@@ -498,6 +500,17 @@ def _rebuild(kind: type[Tensor], value: Any, requires_grad: bool, grad: Any, ext
     tensor.value, tensor.node, tensor.version = value, None, tick()
     tensor.requires_grad, tensor.grad, tensor.extra = requires_grad, grad, extra
     return tensor
+
+
+def from_dlpack(a: Any) -> Tensor:
+    """An array of another library as a Tensor outside any graph, without a copy where it lies in ordinary memory.
+
+    Raises BufferError for an array on a device that NumPy cannot read, TypeError for one of no real numbers.
+
+    >>> from_dlpack(np.array([1.0, 2.0]))
+    Tensor([1., 2.], dtype=float64)
+    """
+    return Tensor(np.from_dlpack(a))
 
 
 results_are(Tensor)

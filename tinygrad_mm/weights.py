@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.arrays import as_array
 from tinygrad_mm.files import keep_permissions
-from tinygrad_mm.recording import as_array
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["WeightsError", "load", "load_with_metadata", "read_metadata", "remove_unfinished", "save"]

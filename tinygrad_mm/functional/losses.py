@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.arrays import as_array
 from tinygrad_mm.constants import ones, row_starts
 from tinygrad_mm.functional.activations import log_softmax, one_hot, softmax, softmax_back, softplus
 from tinygrad_mm.graph import Vertex, defkept, defvjp, primitive
-from tinygrad_mm.recording import as_array
 from tinygrad_mm.rules.indexing import at_places, checked
 
 __all__ = [
@@ -332,7 +332,7 @@ def kl_div(log_predictions: Any, targets: Any, reduction: str = "mean", log_targ
 
 def _array(a: Any) -> Any:
     """An array or Tensor as it is, anything else as an array."""
-    return a if isinstance(a, Vertex) or hasattr(a, "dtype") else as_array(a)
+    return a if isinstance(a, Vertex) or type(a) is np.ndarray else as_array(a)
 
 
 def _reduced(lost: Any, reduction: str) -> Any:
