@@ -766,7 +766,7 @@ def test_batches_without_a_target(data):
 @pytest.mark.parametrize("loss", [lambda p, t: p, lambda p, t: 1.0])
 def test_losses_that_are_no_single_tensor(loss):
     model = network()
-    with pytest.raises(TypeError, match=r"loss\(prediction, target\) returned .*; it must be one number"):
+    with pytest.raises(TypeError, match="fit: the loss returned"):
         fit(model, (X, Y), loss, sgd(model), 1, progress=False)
 
 

@@ -139,7 +139,8 @@ def _seed(y: Vertex, gradient: Any, unused: bool = False, recorded: bool = False
     if not y.requires_grad and not unused:
         raise RuntimeError(
             "backward: this tensor has no graph behind it. None of its inputs has requires_grad=True, or it was "
-            "computed under no_grad(), or a function without gradient (a comparison, argmax, detach) cut it off"
+            "computed under no_grad(), or a function without gradient (a comparison, argmax, detach) cut it off; or "
+            "it is itself a gradient, which has a graph only from gradients(..., create_graph=True)"
         )
     if gradient is None:
         if y.value.size != 1:

@@ -373,6 +373,12 @@ class Tensor(ArrayMethods, Vertex):
             raise RuntimeError("only leaves can be deep-copied; use t.detach() to cut a computed tensor loose")
         return self._leaf_like(self.value.copy(), memo)
 
+    def __copy__(self) -> Tensor:
+        if self.node is not None:
+            return self.copy()
+        kind, parts = self.__reduce__()
+        return kind(*parts)
+
     def __reduce__(self) -> Any:
         refuse_while_tracing("pickle.dumps(t) or copy.copy(t)")
         if self.node is not None:

@@ -125,9 +125,10 @@ def _dense(layers: Sequence[Any]) -> Iterator[tuple[Any, Any, Any, tuple[object,
     """What is to be known of the first layers that are dense, and of which each call would be the plain one."""
     kinds = [kind for kind in _DENSE if kind.forward is _FORWARD and kind.__call__ is _CALL]  # nobody patched them
     for layer in layers:
-        kind, own = type(layer), layer.__dict__
-        if kind not in kinds:
+        kind = type(layer)
+        if kind not in kinds:  # a plain function, which may have no __dict__
             return
+        own = layer.__dict__
         if "_before" in own or "_after" in own or "forward" in own:
             return
         yield own.get("weight"), own.get("bias"), own.get("activation"), (own["_token"], kind.__name__)
@@ -165,9 +166,12 @@ class Embedding(Module):
     def _check_range(self, values: Any) -> None:
         """Raise IndexError where a code has no row."""
         if values.size and not 0 <= values.min() <= values.max() < self.num_embeddings:
+            fix = "; codes count from 0, and none may be negative"
+            if values.min() >= 0:
+                fix = f"; did you mean Embedding({values.max() + 1}, {self.features})?"
             raise IndexError(
                 f"Embedding: codes lie in {values.min()}..{values.max()}, but there are rows "
-                f"0..{self.num_embeddings - 1} only; did you mean Embedding({values.max() + 1}, {self.features})?"
+                f"0..{self.num_embeddings - 1} only{fix}"
             )
 
     def describe(self) -> str:

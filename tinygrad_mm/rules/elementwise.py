@@ -118,6 +118,9 @@ defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf
 # fmt: on
 
 RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways
+# The ufunc behind the method: x.clip(a, b) of an array and Tensors comes with it.
+_clip = np._core.umath.clip  # type: ignore[attr-defined]
+defcomposite(_clip, lambda a, a_min, a_max: np.clip(a, a_min, a_max), law="(...), (...), (...) -> (...) broadcast")
 RULES[np.clip].forward = lambda a, *bounds: np.clip(as_arrays([a, *(b for b in bounds if b is not None)])[0], *bounds)
 
 

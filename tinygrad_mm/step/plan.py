@@ -79,7 +79,10 @@ class Plan:
         trace.let_go()
         program = trace.program
         if len(program.outputs) != 1 or program.outputs[0].size != 1 or not trace.differentiable[0]:
-            raise TypeError("compile_step: the loss must be one number that depends on parameters, such as a mean")
+            raise TypeError(
+                "compile_step: the loss must be one number that depends on parameters, such as a mean: a Tensor, not "
+                "what has left the graph by float(), .item(), .data or .detach()"
+            )
         in_calls = backend is NUMPY and not optimizer.fused
         short = self._prescaled(program, laid_out) if in_calls else None
         seed = Value(np.full(program.outputs[0].shape, weight, program.outputs[0].dtype), "constant")

@@ -13,6 +13,7 @@ from tinygrad_mm.compiler.backends import NUMPY, backend_of
 from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
 from tinygrad_mm.optim.optimizer import Optimizer
+from tinygrad_mm.step.parts import check_parts
 from tinygrad_mm.step.plan import Plan
 from tinygrad_mm.tensor import Tensor
 
@@ -34,7 +35,8 @@ def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimiz
     a share of the batch: the examples are those of the first axis. Where products and the update are large, threads
     make some rows or columns of each product, and parts of the update. Results are the same but for rounding.
 
-    Raises TypeError where the loss is not one number, and where a parameter has a gradient hook.
+    Raises TypeError where the loss is not one number, and where a parameter has a gradient hook; ValueError where the
+    optimizer has none of the model's parameters (it warns where it lacks some).
 
     >>> from tinygrad_mm import nn, optim
     >>> model = nn.Linear(1, 1, rng=0)
@@ -54,6 +56,7 @@ class Step:
     def __init__(
         self, model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimizer, backend: str = "numpy"
     ) -> None:
+        check_parts("compile_step", model, loss, optimizer)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.backend = backend_of(backend)
         self.plans: list[Plan] = []
