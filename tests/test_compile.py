@@ -10,9 +10,14 @@ import copy
 import functools
 import gc
 import logging
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import tracemalloc
+from collections import deque
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -934,6 +939,341 @@ def test_one_program_serves_numbers_that_come_back():
     for rate in (0.5, 0.25, 0.5, float("0.25"), 0.5):
         assert_agree(compiled(x), x * rate)
     assert len(compiled.plans) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is promised, kind by kind
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Table:
+    """An object of the user's that is asked by operators."""
+
+    shift = 1.0
+
+    def __init__(self):
+        self.numbers, self.names = [2.0, 3.0], {"a"}
+
+    def __getitem__(self, i):
+        return self.numbers[i]
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def __contains__(self, name):
+        return name in self.names
+
+    def __bool__(self):
+        return len(self.numbers) > 1
+
+    def __call__(self, x):
+        return x + self.shift
+
+    def scaled(self, x):
+        return x * 2.0
+
+    @property
+    def power(self):
+        return len(self.numbers)
+
+    @staticmethod
+    def negative(x):
+        return -x
+
+
+class Derived(Table):
+    pass
+
+
+def with_defaults(x, scale=2.0, *, shift=1.0):
+    return x * scale + shift
+
+
+def with_an_attribute(x):
+    return x * with_an_attribute.scale
+
+
+def other_code(x, scale=2.0, *, shift=1.0):
+    return x * scale - shift
+
+
+def set_attribute(owner, name, value):
+    """Set an attribute; returns what sets it back."""
+    before = vars(owner).get(name, ...)
+    setattr(owner, name, value)
+    return lambda: delattr(owner, name) if before is ... else setattr(owner, name, before)
+
+
+FOLLOWED = {
+    "__defaults__": lambda o: (with_defaults, lambda: setattr(with_defaults, "__defaults__", (3.0,))),
+    "__defaults__ of what is called": lambda o: (
+        lambda x: with_defaults(x) * 2,
+        lambda: setattr(with_defaults, "__defaults__", (4.0,)),
+    ),
+    "__kwdefaults__": lambda o: (with_defaults, lambda: setattr(with_defaults, "__kwdefaults__", {"shift": 7.0})),
+    "an item of __kwdefaults__": lambda o: (with_defaults, lambda: with_defaults.__kwdefaults__.update(shift=9.0)),
+    "__code__": lambda o: (with_defaults, lambda: setattr(with_defaults, "__code__", other_code.__code__)),
+    "the attribute of a function": lambda o: (with_an_attribute, lambda: setattr(with_an_attribute, "scale", 5.0)),
+    "the order of a dict": lambda o: (
+        lambda x: functools.reduce(lambda y, k: y * o.options[k] + 1, o.options, x),
+        lambda: o.options.update(a=o.options.pop("a")),
+    ),
+    "a deque": lambda o: (lambda x: x * o.queue[0] + sum(o.queue), lambda: o.queue.rotate()),
+    "a deque that is filled": lambda o: (lambda x: x * sum(o.queue), lambda: o.queue.append(5.0)),
+    "the keywords of a partial": lambda o: (lambda x: o.partial(x), lambda: o.partial.keywords.update(scale=6.0)),
+    "the keywords of a compiled partial": lambda o: (o.partial, lambda: o.partial.keywords.update(shift=6.0)),
+    "__getitem__": lambda o: (lambda x: x * o.table[0], lambda: o.table.numbers.__setitem__(0, 5.0)),
+    "__len__": lambda o: (lambda x: x * len(o.table), lambda: o.table.numbers.append(5.0)),
+    "__contains__": lambda o: (lambda x: x * (2.0 if "b" in o.table else 1.0), lambda: o.table.names.add("b")),
+    "__bool__": lambda o: (lambda x: x if o.table else -x, lambda: o.table.numbers.pop()),
+    "__call__": lambda o: (lambda x: o.table(x), lambda: setattr(o.table, "shift", 3.0)),
+    "the attribute of a class": lambda o: (lambda x: o.table(x), lambda: set_attribute(Table, "shift", 4.0)),
+    "a method": lambda o: (lambda x: o.table.scaled(x), lambda: set_attribute(Table, "scaled", lambda s, x: x - 2.0)),
+    "a method that a subclass has now": lambda o: (
+        lambda x: o.derived.scaled(x),
+        lambda: set_attribute(Derived, "scaled", lambda s, x: x - 3.0),
+    ),
+    "a method that an object has now": lambda o: (
+        lambda x: o.table.scaled(x),
+        lambda: setattr(o.table, "scaled", lambda x: x - 4.0),
+    ),
+    "a property": lambda o: (lambda x: x**o.table.power, lambda: set_attribute(Table, "power", property(lambda s: 3))),
+    "a static method": lambda o: (
+        lambda x: o.table.negative(x),
+        lambda: set_attribute(Table, "negative", staticmethod(lambda x: x * 3)),
+    ),
+    "forward of a class": lambda o: (o.net, lambda: set_attribute(Net, "forward", lambda s, x: x * 3)),
+    "forward of a class of ours": lambda o: (
+        o.sequential,
+        lambda: set_attribute(nn.Tanh, "forward", lambda s, x: x * 3),
+    ),
+    "forward of a module": lambda o: (o.net, lambda: setattr(o.net, "forward", lambda x: x * 4)),
+}  # fmt: skip
+
+
+def objects():
+    with_an_attribute.scale = 2.0
+    with_defaults.__defaults__, with_defaults.__kwdefaults__ = (2.0,), {"shift": 1.0}
+    net = Net()
+    return SimpleNamespace(
+        options={"a": 2.0, "b": 3.0},
+        queue=deque([1.0, 2.0]),
+        partial=functools.partial(with_defaults, scale=3.0),
+        table=Table(),
+        derived=Derived(),
+        net=net.eval(),
+        sequential=nn.Sequential(nn.Tanh()),
+    )
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_what_is_followed(name):
+    """By the guards alone: the check is off. And what did not change costs no trace."""
+    code = with_defaults.__code__
+    f, change = FOLLOWED[name](objects())
+    compiled = tg.compile(f, verify=False)
+    x = normal(4, 3) + 3
+    before = np.asarray(f(x).detach() if hasattr(f(x), "detach") else f(x))
+    for _ in range(2):
+        assert_agree(compiled(x), f(x))
+    assert len(compiled.plans) == 1
+    undo = change()
+    try:
+        assert not np.array_equal(np.asarray(f(x).detach() if hasattr(f(x), "detach") else f(x)), before)
+        for _ in range(2):
+            assert_agree(compiled(x), f(x))
+        assert len(compiled.plans) == 2
+    finally:
+        if callable(undo):
+            undo()
+        with_defaults.__code__ = code
+
+
+@pytest.mark.parametrize("name", ["forward of a class", "forward of a module"])
+def test_what_is_followed_in_training_steps(name):
+    o = objects()
+    _, change = FOLLOWED[name](o)
+    step = tg.compile_step(o.net, lambda y, t: np.sum(y), optim.SGD(o.net.parameters(), 0.1), verify=False)
+    x = normal(4, 3)
+    step(x, x)
+    undo = change()
+    try:
+        with pytest.raises(TypeError, match="must be one number that depends on parameters"):
+            step(x, x)  # what stands there now has none
+    finally:
+        if callable(undo):
+            undo()
+
+
+def test_what_is_fixed_until_it_is_traced_again(monkeypatch):
+    monkeypatch.setenv("SCALE_OF_A_TEST", "2.0")
+    holder = SimpleNamespace(rate=3.0)
+    name = "ra" + "te"
+
+    def f(x):
+        return x * float(os.environ["SCALE_OF_A_TEST"]) * vars(holder)[name]
+
+    model = nn.Linear(3, 3, rng=0)
+    compiled = tg.compile(f, verify=False)
+    step = tg.compile_step(model, lambda y, t: np.sum(f(y)), optim.SGD(model.parameters(), 0.0), verify=False)
+    x = normal(4, 3)
+    y, loss = compiled(x), step(x, x)
+    monkeypatch.setenv("SCALE_OF_A_TEST", "4.0")
+    holder.rate = 6.0
+    assert_agree(compiled(x), y)
+    assert step(x, x) == loss
+    compiled.retrace()
+    step.retrace()
+    assert_agree(compiled(x), y * 4)
+    assert step(x, x) == pytest.approx(4 * loss)
+
+
+c = 0.0
+
+
+class ReadsAnAttribute(nn.Module):
+    """`c` is a global of this file, too."""
+
+    def __init__(self):
+        self.c, self.inner = 2.0, nn.Linear(3, 3, rng=0)
+
+    def forward(self, x):
+        return self.inner(x) * self.c
+
+
+def test_what_is_not_read_is_not_looked_at():
+    """A global variable with the name of an attribute changes at each step, as in a notebook's loop."""
+    global c
+    model = ReadsAnAttribute()
+    compiled = tg.compile(model)
+    step = tg.compile_step(model, lambda y, t: np.sum(y), optim.SGD(model.parameters(), 0.1))
+    x = normal(4, 3)
+    for i in range(4):
+        c = float(i)
+        compiled(x)
+        step(x, x)
+    assert len(compiled.plans) == 1
+    assert len(step.plans) == 1
+    model.c = 5.0
+    assert_agree(compiled(x), model(x))
+
+
+def test_a_program_that_is_traced_again_and_again_says_why(caplog):
+    model = ReadsAnAttribute()
+    compiled = tg.compile(model)
+    step = tg.compile_step(model, lambda y, t: np.sum(y), optim.SGD(model.parameters(), 0.1))
+    x = normal(4, 3)
+    for call, what in ((lambda: compiled(x), "ReadsAnAttribute"), (lambda: step(x, x), "compile_step")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "tinygrad_mm.compile"):
+            for _ in range(2):  # each serves twice: that is no row
+                for _ in range(4):
+                    model.c += 1.0
+                    call()
+                    call()
+            assert not caplog.records
+            for _ in range(6):
+                model.c += 1.0
+                call()
+        (record,) = caplog.records
+        message = record.getMessage()
+        assert what in message
+        assert "c' had changed each time" in message
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Nothing waits for ever
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def run_script(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_in_the_middle_of_a_trace():
+    """In the child, the thread that is tracing is gone."""
+    code = """
+import os, threading, warnings
+import numpy as np
+import tinygrad_mm as tg
+warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
+tracing, forked = threading.Event(), threading.Event()
+def slow(x):
+    tracing.set()
+    forked.wait()
+    return x * 2
+thread = threading.Thread(target=tg.compile(slow), args=(np.ones(3),))
+thread.start()
+tracing.wait()
+child = os.fork()
+if not child:
+    f = tg.compile(lambda x: np.tanh(x) * 3)
+    for _ in range(3):
+        f(np.ones(3))
+    os._exit(len(f.plans))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+f = tg.compile(lambda x: x * 3)
+print(f(np.ones(3)), len(f.plans))  # here somebody is about it: nobody waits
+forked.set()
+thread.join()
+print(f(np.ones(3)), len(f.plans))
+"""
+    assert run_script(code) == "1\n[3. 3. 3.] 0\n[3. 3. 3.] 1\n"
+
+
+THREADED = """
+import os, random, signal, sys
+import numpy as np
+import tinygrad_mm as tg
+from tinygrad_mm.compiler import together
+from tinygrad_mm.step import shares
+together.threads = (0, 0).__len__  # two, by a function that holds nothing of this module
+shares.ELEMENTS = shares.IN_A_CALL = shares.FOR_A_PARAMETER = 0
+class Training:
+    def __init__(self):
+        self.model = tg.nn.Linear(4, 3, rng=0)
+        self.step = tg.compile_step(self.model, tg.cross_entropy, tg.optim.SGD(self.model.parameters(), 0.1))
+        self.batch = np.ones((12, 4), np.float32), np.zeros(12, int)
+        for _ in range(3):
+            self.run()
+        assert self.step.plans[0].shares.parts == 2
+    def run(self):
+        return self.step(*self.batch)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+def test_a_signal_in_the_middle_of_a_step_whose_handler_makes_one():
+    code = """
+one, other, made = Training(), Training(), []
+before = [library.num_threads for library in together._blas().lib_controllers]
+signal.signal(signal.SIGALRM, lambda *args: made.append(other.run()))
+steps = 0
+while len(made) < 300:
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 5e-4))
+    one.run()
+    steps += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+alone = Training()
+for _ in range(steps):
+    alone.run()
+same = np.array_equal(one.model.weight.data, alone.model.weight.data)
+print(same, [library.num_threads for library in together._blas().lib_controllers] == before)
+"""
+    assert run_script(THREADED + code) == "True True\n"
+
+
+def test_a_step_when_the_interpreter_ends():
+    code = """
+class Last(Training):
+    def __del__(self):
+        os.write(1, f"{self.run() > 0} {sys.is_finalizing()}\\n".encode())
+last = Last()
+"""
+    assert run_script(THREADED + code) == "True True\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
-from tinygrad_mm.drawing.arrays import CELLS, view_of
-from tinygrad_mm.drawing.thumbnail import colour, heat_map
+from tinygrad_mm.drawing.arrays import CELLS, colour, heat_map, view_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Values and gradients

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
-from tinygrad_mm.drawing import Picture, distant
+from tinygrad_mm.drawing import Picture, folding
 from tinygrad_mm.drawing.folding import LIMIT
 
 
@@ -277,7 +277,7 @@ def test_the_way_back_to_a_focus_is_that_from_the_outputs() -> None:
 
 
 def test_edges_past_most_of_the_picture_end_at_chips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distant, "MOST_CROSSED", 100)
+    monkeypatch.setattr(folding, "MOST_CROSSED", 100)
     h, states = tensor(2, name="x"), []
     for _ in range(25):
         h = np.sin(h)

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import tinygrad_mm as tg
 from tinygrad_mm import nn
 from tinygrad_mm.drawing import Drawing
-from tinygrad_mm.drawing.layout import docked, sequence
+from tinygrad_mm.drawing.dot import docked, sequence
 from tinygrad_mm.drawing.text import printable
 from tinygrad_mm.drawing.theme import INK, LOOKS
 

@@ -296,7 +296,7 @@ def test_rules_stand_there_as_mathematics_and_as_written(tmp_path):
     (entry,) = [e for e in data["entries"] if data["values"][e["target"]]["label"] == "layers.1.weight"]
     assert "ᵀ" in entry["formula"]
     assert entry["formula"].startswith("∂L/∂layers.1.weight = ")
-    assert entry["source"].startswith("lambda g, y, a, b:")
+    assert entry["source"].startswith("a.mT @ g")
     assert "(4, 5) @ (5, 2)" in entry["shapes"]
 
 

@@ -18,11 +18,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What stands on which floor. A unit is a file or a folder of the package; units of one floor do not know each other.
 FLOORS = (
-    {"constants", "files", "graph", "memory"},
-    {"arrays", "backprop", "errors", "frontier", "methods", "numeric", "rules", "trees"},
-    {"recording"},
-    {"gradient", "updates"},
+    {"files", "graph", "memory"},
+    {"arrays", "backprop", "cost", "errors", "frontier", "numeric", "rules", "trees"},
+    {"dispatch", "methods", "names", "updates"},
     {"tensor"},
+    {"gradient"},
     {"debug", "drawing", "functional", "transforms"},
     {"compiler"},
     {"data", "explorer", "nn", "onnx", "optim", "testing", "weights"},
@@ -133,6 +133,69 @@ def test_a_floor_named_in_a_docstring_is_the_one_in_the_table(path):
     docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
     for number in re.findall(r"^Floor (\d+)", docstring, re.MULTILINE):
         assert int(number) == FLOOR[unit_of(module_of(path))]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# No circles
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def known_as(path: Path) -> str:
+    """The name that a file is imported by; a folder's own file has the folder's."""
+    return module_of(path).removesuffix(".__init__")
+
+
+def imports_of(source: str, module: str, modules: set[str]) -> set[str]:
+    """The modules, out of those given, that a file imports anywhere; `from package import name` may mean a module."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            inner = {f"{base}.{alias.name}" for alias in node.names}
+            found.update(name if name in modules else base for name in inner)
+    return found & modules
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The modules that import each other: those left when whatever imports no other module of them is taken away."""
+    left = {module: set(others) for module, others in graph.items()}
+    for forwards in (True, False):  # take away the ends, then the beginnings
+        while True:
+            used = {other for others in left.values() for other in others}
+            ends = [m for m, others in left.items() if (not others & left.keys() if forwards else m not in used)]
+            if not ends:
+                break
+            for module in ends:
+                del left[module]
+            left = {module: others & left.keys() for module, others in left.items()}
+    return [[module, *sorted(others)] for module, others in sorted(left.items())]
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Those that wait inside functions and those for type checkers count too: they join what is read together."""
+    modules = {known_as(path) for path in FILES}
+    graph = {
+        known_as(path): imports_of(path.read_text("utf-8"), module_of(path), modules) - {known_as(path)}
+        for path in FILES
+    }
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"p.a": "import p.b", "p.b": "from p import a"}, {"p.a", "p.b"}),
+        ({"p.a": "from .b import x", "p.b": "def f():\n    import p.a", "p.c": "import p.a"}, {"p.a", "p.b"}),
+        ({"p.a": "from p import b", "p.b": "import p.c", "p.c": "if TYPE_CHECKING:\n    import p.a"}, {"p.a", "p.b", "p.c"}),
+        ({"p.a": "from p import b, c", "p.b": "import p.c", "p.c": "import numpy"}, set()),
+    ],
+)  # fmt: skip
+def test_the_check_finds_circles(files, found):
+    graph = {module: imports_of(source, module, set(files)) for module, source in files.items()}
+    assert {row[0] for row in circles(graph)} == found
 
 
 # ---------------------------------------------------------------------------------------------------------------------

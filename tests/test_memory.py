@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -64,3 +68,33 @@ def test_parameters_and_states_begin_with_a_line(compiled):
         optimizer.step()
     arrays = [optimizer.state_of(model[0].weight)[name] for name in ("mean", "mean_square")]
     assert [start(a) for a in (model[0].weight.data, *arrays)] == [0, 0, 0]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what keeps or returns memory is another malloc")
+@pytest.mark.parametrize(
+    ("rows", "layers", "left_alone"),
+    [(1024, 1, False), (6144, 8, False), (1024, 1, True)],
+    ids=["2 MB", "more than 64 MB at once", "2 MB, with malloc as it is"],
+)
+def test_training_steps_use_the_memory_of_the_step_before(rows: int, layers: int, left_alone: bool) -> None:
+    code = f"""
+import resource
+import numpy as np
+import tinygrad_mm as tg
+x, w = np.ones(({rows}, 16), np.float32), tg.Tensor(np.full((16, 512), 0.01, np.float32), requires_grad=True)
+def faults():
+    for _ in range(10):
+        y = x @ w
+        for _ in range({layers}):
+            y = np.tanh(y)
+        np.sum(y * y).backward()
+        w.grad = None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+first = faults()
+print(faults() - first)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    if left_alone:
+        environment["MALLOC_TRIM_THRESHOLD_"] = "131072"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert (int(found.stdout) < 100) != left_alone  # each array would take 512 pages or more, at each step

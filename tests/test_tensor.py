@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import pickle
-import platform
-import subprocess
-import sys
 import threading
 import weakref
 
@@ -16,8 +12,6 @@ import numpy as np
 import pytest
 
 import tinygrad_mm as tg
-from tinygrad_mm import constants
-from tinygrad_mm.constants import ones, row_starts, zeros_beside
 
 
 def parameter(*shape, dtype=np.float32):
@@ -530,7 +524,7 @@ def test_shape_errors_name_operation_and_shapes():
         parameter(2, 3).reshape(4)
     with pytest.raises(IndexError, match="getitem"):
         parameter(2)[5]
-    with pytest.raises(TypeError, match="add"):
+    with pytest.raises(TypeError, match=r"unsupported operand type\(s\) for \+"):
         parameter(2) + "text"
 
 
@@ -736,27 +730,6 @@ def test_results_are_taken_in_the_order_of_time_whatever_the_order_of_arguments(
     assert x.grad == 2 * 42 * 39
 
 
-@pytest.mark.parametrize("array", [ones(3, np.dtype(np.float32)), row_starts(3, 2), zeros_beside(np.ones(3))])
-def test_kept_constants_are_read_only(array):
-    with pytest.raises(ValueError, match="read-only"):
-        array[0] = 7
-
-
-def test_kept_constants_are_few_and_what_they_were_asked_for():
-    for n in [*range(1, 3 * constants.MANY), constants.LARGEST, constants.LARGEST + 1]:
-        for dtype in (np.float32, np.float64):
-            assert np.array_equal(ones(n, np.dtype(dtype)), np.ones(n))
-            assert ones(n, np.dtype(dtype)).dtype == dtype
-            zeros = zeros_beside(np.ones((n, 1), dtype))
-            assert n > constants.LARGEST if type(zeros) is int else (zeros.shape, zeros.dtype) == ((n, 1), dtype)
-            assert not np.any(zeros)
-        assert np.array_equal(row_starts(n, 3), np.arange(0, 3 * n, 3))
-    assert zeros_beside(tg.Tensor([1.0])) == 0
-    for table in (constants._ONES, constants._ROW_STARTS, constants._ZEROS):
-        assert len(table) <= constants.MANY
-        assert all(array.size <= constants.LARGEST for array in table.values())
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rows", [1, 31, 32, 33])
 @pytest.mark.parametrize("sizes", [(39, 41), (40, 40), (64, 64), (96, 96), (97, 96), (7, 300), (1, 1)])
@@ -805,27 +778,3 @@ def test_a_new_thread_is_outside_every_module_and_records():
     assert y.node.scope.label == "Spawning"
     assert seen[0].node.scope is None
     assert seen[0].requires_grad
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what keeps or returns memory is another malloc")
-@pytest.mark.parametrize(("rows", "layers"), [(1024, 1), (6144, 8)], ids=["2 MB", "more than 64 MB at once"])
-def test_training_steps_use_the_memory_of_the_step_before(rows: int, layers: int) -> None:
-    code = f"""
-import resource
-import numpy as np
-import tinygrad_mm as tg
-x, w = np.ones(({rows}, 16), np.float32), tg.Tensor(np.full((16, 512), 0.01, np.float32), requires_grad=True)
-def faults():
-    for _ in range(10):
-        y = x @ w
-        for _ in range({layers}):
-            y = np.tanh(y)
-        np.sum(y * y).backward()
-        w.grad = None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-first = faults()
-print(faults() - first)
-"""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert int(found.stdout) < 100  # each array would take 512 pages or more, at each step

@@ -37,6 +37,26 @@ def assert_close(ours, theirs, what=""):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=what)
 
 
+@pytest.mark.parametrize("upstream", [1.0, np.inf, np.nan])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (functional.relu, F.relu),
+        (functional.leaky_relu, F.leaky_relu),
+        (functional.elu, F.elu),
+        (lambda x: np.clip(x, -0.5, 0.5), lambda x: torch.clamp(x, -0.5, 0.5)),
+    ],
+)
+def test_masks_choose_rather_than_multiply(ours, theirs, upstream):
+    """Where nothing passes, 0 times an infinite gradient would be NaN; and NaN is on the side that PyTorch puts it."""
+    values = np.array([np.nan, -np.inf, -1, 0, 1, np.inf], np.float32)
+    x, t = tg.Tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    with np.errstate(invalid="ignore"):
+        ours(x).backward(np.full(6, upstream, np.float32))
+    theirs(t).backward(torch.full((6,), upstream))
+    np.testing.assert_array_equal(x.grad, t.grad.numpy())
+
+
 def flat(outputs):
     return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
 

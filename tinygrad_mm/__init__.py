@@ -18,7 +18,7 @@ from tinygrad_mm.tensor import Buffer, Parameter, Tensor, from_dlpack
 
 if TYPE_CHECKING:
     from tinygrad_mm import data, nn, optim, testing, training, weights
-    from tinygrad_mm.compiler import compile
+    from tinygrad_mm.compiler import CompileWarning, compile
     from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
     from tinygrad_mm.drawing import Drawing, draw, draw_error, record_lines
     from tinygrad_mm.explorer import draw_jacobian, explain, explore
@@ -72,6 +72,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AnomalyError",
     "Buffer",
+    "CompileWarning",
     "Drawing",
     "EarlyStopping",
     "History",
@@ -151,7 +152,7 @@ _LATER = {
     **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
     **dict.fromkeys(("Drawing", "draw", "draw_error", "record_lines"), "drawing"),
     **dict.fromkeys(("draw_jacobian", "explain", "explore"), "explorer"),
-    "compile": "compiler",
+    **dict.fromkeys(("CompileWarning", "compile"), "compiler"),
     "compile_step": "step",
     **dict.fromkeys(("checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp"), "transforms"),
     **dict.fromkeys(("local_jacobian", "value_and_grad", "vjp"), "transforms"),

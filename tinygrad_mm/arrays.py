@@ -10,7 +10,7 @@ import numpy as np
 
 from tinygrad_mm.graph import Vertex
 
-__all__ = ["array_of", "as_array", "is_foreign_array", "operand_array"]
+__all__ = ["array_of", "as_array", "index_arrays", "is_foreign_array", "operand_array"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -53,6 +53,13 @@ def operand_array(a: Any) -> Array:
             f"{type(a).__name__} computes by rules of its own, which a Tensor does not know; say np.asarray(a)"
         )
     return array_of(a)
+
+
+def index_arrays(key: Any) -> Any:
+    """An index with the arrays of other libraries in it as NumPy's."""
+    if type(key) is tuple:
+        return tuple(array_of(part) if is_foreign_array(part) else part for part in key)
+    return array_of(key) if is_foreign_array(key) else key
 
 
 def as_array(data: Any, dtype: Any = None) -> Array:

@@ -1,42 +1,91 @@
 """The reverse pass: one loop, from the outputs back to the leaves.
 
-Floor 1. The same loop runs on plain arrays (a fast first-order pass) and on Tensors (a pass that is itself recorded, so
-that it can be differentiated again): only what is handed to the rules differs.
+Floor 1. A call `y = fun(a, b)` hands the gradient g of y on: its rule says what a and b get of it, and where a value
+was used several times, what it gets is added up. Going through the calls from the last one made to the first, the
+gradient of each result is complete when its turn comes.
+
+The same loop runs on plain arrays (a first-order pass) and on Tensors (a pass that is itself recorded, so that it can
+be differentiated again): only what is handed to the rules differs.
 """
 
 from __future__ import annotations
 
 import functools
-import operator
-from bisect import insort
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.constants import ones
-from tinygrad_mm.graph import (
-    NO_KWARGS,
-    RULES,
-    Joint,
-    Node,
-    Rule,
-    Vertex,
-    name_of,
-    released,
-    select,
-    thread,
-    topological,
-)
-from tinygrad_mm.memory import keep_freed_memory
+from tinygrad_mm.graph import RULES, Node, Vertex, name_of, select, state, topological
 
-__all__ = ["backpropagate", "unbroadcast"]
+__all__ = ["accumulate", "backpropagate", "unbroadcast"]
 
 
-Arrive: TypeAlias = Callable[[Vertex, Any, bool], None]
+def backpropagate(
+    roots: Sequence[Vertex],
+    gradients: Sequence[Any],
+    targets: Collection[Vertex] | None = None,
+    recorded: bool = False,
+    release: bool = True,
+) -> dict[Vertex, Any]:
+    """The gradients of the targets (by default: of every leaf that requires one, and wherever `retain_grad` asked).
 
-_time = operator.attrgetter("version")
-ndarray = np.ndarray  # found sooner than in its module, where each contribution asks
+    `gradients` are those of the roots. With `recorded`, gradients are Tensors and the pass is recorded. With `release`,
+    the graph is taken apart on the way, so that activations are freed as early as they can be.
+
+    Raises RuntimeError where the graph was released before, or where a tensor has been changed since the forward pass.
+    """
+    targets = None if targets is None else set(targets)
+    order = topological(roots)
+    visited = {id(vertex) for vertex in order} if targets is None else _users(targets, order)
+    sums: dict[Vertex, Any] = {}  # the gradient of each vertex, as far as it is added up
+    found: dict[Vertex, Any] = {}  # complete gradients of what was asked for
+    for root, g in zip(roots, gradients, strict=True):
+        if root.requires_grad:
+            sums[root] = sums[root] + g if root in sums else g
+    monitor = state.monitor
+    while order:  # what was made last comes first: all that it was used for was made later still
+        vertex = order.pop()
+        node = vertex.node
+        if node is None or vertex not in sums:
+            continue
+        g = sums.pop(vertex)
+        if vertex.extra or monitor is not None or targets is not None:
+            g = _complete(vertex, g, targets, found)
+        g, y, args = _call_behind(vertex, node, g, recorded)
+        rule = RULES[node.fun]
+        vjps = [functools.partial(rule.each, i) for i in range(len(args))] if rule.each else rule.vjps
+        for i, (a, vjp) in enumerate(zip(node.args or (), vjps, strict=False)):
+            if vjp is None or not isinstance(a, Vertex) or id(a) not in visited:
+                continue
+            c = vjp(g, y, *args, **node.kwargs)
+            if c is None:  # nothing that this argument was used for has a gradient
+                continue
+            if monitor is not None:
+                monitor.contribution(vertex, i, c)
+            c = _fit(c, a.value, node, i)
+            sums[a] = _added(sums[a], c) if a in sums else c
+        if release:
+            node.args = None
+    for leaf, g in sums.items():  # at the end: a pass that fails has left no leaf with half of its gradient
+        if leaf.extra or monitor is not None or targets is not None:
+            _complete(leaf, g, targets, found)
+        else:
+            found[leaf] = g
+    return found
+
+
+def accumulate(leaf: Vertex, g: Any) -> None:
+    """Add a gradient to `leaf.grad`."""
+    if leaf.grad is None:
+        leaf.grad = np.array(g)  # a copy: what a rule returned may be an array that someone else holds
+        return
+    if not isinstance(leaf.grad, np.ndarray) or leaf.grad.shape != g.shape:
+        raise TypeError(
+            f".grad of a tensor of shape {leaf.value.shape} was set to {type(leaf.grad).__name__} of shape "
+            f"{np.shape(leaf.grad)}; it is an array of the tensor's shape, or None"
+        )
+    leaf.grad += g
 
 
 def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
@@ -47,248 +96,89 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
     >>> unbroadcast(np.ones((5, 3)), (3,))
     array([5., 5., 5.])
     """
-    given = gradient.shape
-    if len(shape) == 1 and len(given) == 2 and given[1] == shape[0]:  # the usual case: a bias, added to a batch's rows
-        dtype = gradient.dtype
-        if type(gradient) is ndarray and dtype.kind == "f":
-            return ones(given[0], dtype).dot(gradient)  # in BLAS, a third of np.add.reduce's time
-        return np.add.reduce(gradient, axis=0)
-    if given == shape:
-        return gradient
-    lead = len(given) - len(shape)
-    stretched = (lead + i for i, n in enumerate(shape) if n == 1 and gradient.shape[lead + i] != 1)
-    axes = (*range(lead), *stretched)
-    if axes:
-        gradient = np.add.reduce(gradient, axis=axes)
     if gradient.shape == shape:
         return gradient
-    if lead < 0 or gradient.shape != tuple(n for i, n in enumerate(shape) if lead + i not in axes):
-        raise ValueError(f"a gradient of shape {gradient.shape} cannot be summed to {shape}")
-    return gradient.reshape(shape)
+    added = gradient.ndim - len(shape)
+    stretched = [i for i, n in enumerate(shape) if n == 1 and gradient.shape[added + i] != 1]
+    total = np.sum(gradient, axis=(*range(added), *(added + i for i in stretched)))
+    return np.expand_dims(total, tuple(stretched)) if stretched else total
 
 
-def backpropagate(
-    roots: Sequence[Vertex],
-    gradients: Sequence[Any],
-    arrive: Arrive,
-    targets: Collection[Vertex] | None = None,
-    recorded: bool = False,
-    release: bool = True,
-) -> None:
-    """Send gradients from the roots to the targets (by default: to every leaf that requires one).
-
-    `arrive(vertex, gradient, owned)` is called once for each target, with its complete gradient; `owned` says that no
-    one else holds that array. With `recorded`, gradients are Tensors and the pass is recorded. With `release`, the
-    graph is taken apart on the way, so that activations are freed as early as they can be.
-
-    The vertex made last comes first: everything it was used for was made later still, so that its gradient is complete.
-    Leaves come at the end, so that a pass that fails has left none with half of its gradient.
-
-    Raises RuntimeError where the graph was released before, or where a leaf has been changed since the forward pass.
-    """
-    if not recorded:
-        keep_freed_memory()
-    wanted = None if targets is None else set(targets)
-    on_path = None if wanted is None else _on_path(topological(roots), wanted)  # ids, which keep nothing alive
-    pending: dict[Vertex, Any] = {}  # computed vertices and their gradients so far
-    leaves: dict[Vertex, Any] = {}  # leaves and their gradients so far
-    shared: set[Vertex] = set()  # leaves whose gradient so far is an array that someone else may hold
-    summed: set[Vertex] = set()  # vertices whose gradient so far is a sum made here: more is added to it in place
-    for root, gradient in zip(roots, gradients, strict=True):
-        if root.requires_grad:
-            found = leaves if root.node is None else pending
-            found[root] = found[root] + gradient if root in found else gradient
-    shared.update(leaves)
-    ready = sorted(pending, key=_time)  # the computed vertices, in order of the time at which they were made
-
-    monitor = thread.now.monitor
-    watched = monitor is not None or wanted is not None
-    by_rules = watched or recorded  # each call by the rule of its own
-    while ready:
-        vertex = ready.pop()
-        g = pending.pop(vertex)
-        if watched or vertex.extra is not None:
-            g = _complete(vertex, g, arrive, shared, wanted)
-        if summed:
-            summed.discard(vertex)
-        node = vertex.node
-        assert node is not None
-
-        if not by_rules and isinstance(node, Joint):
-            at_once = node.back(g, vertex)
-            if at_once is not None:
-                for a, c in at_once:
-                    found = leaves if a.node is None else pending
-                    if a in found:
-                        _add(found, a, c, summed, shared)
-                        continue
-                    found[a] = c
-                    if found is pending:
-                        if ready and ready[-1].version > a.version:
-                            insort(ready, a, key=_time)
-                        else:
-                            ready.append(a)
-                if release:
-                    looked_at = node.folded is None  # by another thread, meanwhile
-                    node.folded = None
-                    if looked_at:
-                        node.args = None
-                continue
-
-        fun, args, kwargs, version = node.fun, node.args, node.kwargs, vertex.version
-        if args is None:
-            raise released(node)
-
-        if fun is select:  # what reads one output of a call adds to that output's place among the call's gradients
-            a = args[0]
-            if a.requires_grad and (on_path is None or id(a) in on_path):
-                found = leaves if a.node is None else pending
-                slots = found.get(a)
-                if slots is None:
-                    slots = found[a] = [None] * len(a.value)
-                    if found is pending:
-                        insort(ready, a, key=_time)
-                slot = args[1] if len(args) > 1 else kwargs["index"]
-                slots[slot] = g if slots[slot] is None else slots[slot] + g
-                if monitor is not None:
-                    monitor.contribution(vertex, 0, g)
-            if release:
-                node.args = None
-            continue
-
-        values: list[Any] = []
-        for a in args:
-            if isinstance(a, Vertex):
-                if a.version > version:
-                    raise RuntimeError(
-                        f"a tensor of shape {a.value.shape} was changed after {name_of(fun)} had read it, so this "
-                        "gradient would be wrong; call backward() before the update, or run the forward pass again"
-                    )
-                values.append(a.value)
-            else:
-                values.append(a)
-        rule, y = RULES[fun], vertex.value
-        operands: Sequence[Any] = values
-        if type(g) is list:  # a call that returned several arrays: outputs nobody used have gradient zero
-            g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
-        vjps = rule.vjps or _each(rule, args)
-        if recorded:
-            operands = args
-            y = tuple(select(vertex, i) for i in range(len(y))) if type(g) is list else vertex
-            thread.now.scope = node.scope
-        elif node.kept is not None:
-            y, vjps = node.kept, rule.from_kept
-
-        i, count = -1, len(args)
-        for vjp in vjps:  # counted by hand: a `zip` of all three takes twice the time on two arguments
-            i += 1
-            if i == count:
-                break
-            a, value = args[i], values[i]
-            if value is a or vjp is None or not a.requires_grad:
-                continue
-            if on_path is not None and id(a) not in on_path:
-                continue
-            c = vjp(g, y, *operands) if kwargs is NO_KWARGS else vjp(g, y, *operands, **kwargs)
-            if c is None:  # nothing that this argument was used for has a gradient
-                continue
-            if monitor is not None:
-                monitor.contribution(vertex, i, c)
-            if type(c) is not ndarray or c.shape != value.shape or c.dtype is not value.dtype:
-                c = _fit(c, value, node, i)
-            found = leaves if a.node is None else pending
-            if a in found:
-                _add(found, a, c, summed, shared)
-                continue
-            found[a] = c
-            if found is leaves:  # a new array that nobody else holds may become `.grad` without a copy
-                if not rule.fresh or c is g or c is y or type(c) is not ndarray or c.base is not None:
-                    shared.add(a)
-                else:
-                    for v in values:
-                        if v is c:
-                            shared.add(a)
-            elif ready and ready[-1].version > a.version:
-                insort(ready, a, key=_time)
-            else:
-                ready.append(a)
-        if release:
-            node.args = node.kept = None
-
-    for leaf, g in leaves.items():
-        if watched or leaf.extra is not None:
-            g = _complete(leaf, g, arrive, shared, wanted)
-        if wanted is None:
-            arrive(leaf, g, leaf not in shared)
-
-
-def _add(found: dict[Vertex, Any], vertex: Vertex, contribution: Any, summed: set[Vertex], shared: set[Vertex]) -> None:
-    """One more contribution to a gradient: in place where the sum so far was made here."""
-    if vertex in summed:
-        np.add(found[vertex], contribution, out=found[vertex])
-        return
-    found[vertex] = total = found[vertex] + contribution
-    if type(total) is ndarray:
-        summed.add(vertex)
-        shared.discard(vertex)
-
-
-def _complete(vertex: Vertex, g: Any, arrive: Arrive, shared: set[Vertex], wanted: set[Vertex] | None) -> Any:
-    """What a complete gradient goes through besides the rules: hooks, the monitor, and whoever asked to see it."""
-    extra = vertex.extra or {}
-    if extra.get("hooks"):
-        g = _run_hooks(vertex, g)
-        if vertex.node is None:
-            shared.add(vertex)  # a hook may have kept the array
-    if thread.now.monitor is not None:
-        thread.now.monitor.visit(vertex, g)
-    if vertex in wanted if wanted is not None else extra.get("retain_grad") and vertex.node is not None:
-        arrive(vertex, g, vertex.node is None and vertex not in shared)
-    return g
-
-
-def _each(rule: Rule, args: Sequence[Any]) -> list[Callable[..., Any]]:
-    """The rule of a function of any number of arguments, once for each of them."""
-    return [functools.partial(rule.each, i) for i in range(len(args))] if rule.each is not None else []
-
-
-def _on_path(order: Sequence[Vertex], targets: Collection[Vertex]) -> set[int]:
-    """The ids of the vertices that a target was used for: the only ones the pass has to visit."""
-    on_path = {id(t) for t in targets}
+def _users(targets: Collection[Vertex], order: Sequence[Vertex]) -> set[int]:
+    """The ids of the targets and of all that was made from them: what a pass to the targets has to visit."""
+    users = {id(t) for t in targets}
     for vertex in order:
-        node = vertex.node
-        if node is not None and any(id(a) in on_path for a in node.args or ()):
-            on_path.add(id(vertex))
-    return on_path
+        if vertex.node is not None and any(id(a) in users for a in vertex.node.args or ()):
+            users.add(id(vertex))
+    return users
+
+
+def _call_behind(vertex: Vertex, node: Node, g: Any, recorded: bool) -> tuple[Any, Any, Sequence[Any]]:
+    """The gradient, the result and the arguments of a call, as its rule is to see them: arrays, or Tensors."""
+    args = node.args or ()
+    for a in args:
+        if isinstance(a, Vertex) and a.version > vertex.version:
+            raise RuntimeError(
+                f"a tensor of shape {a.value.shape} was changed after {name_of(node.fun)} had read it, so this "
+                "gradient would be wrong; call backward() before the update, or run the forward pass again"
+            )
+    y = vertex.value
+    if isinstance(g, list):  # of several results, those that nobody used have gradient zero
+        g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
+    if not recorded:
+        return g, y, [a.value if isinstance(a, Vertex) else a for a in args]
+    state.scope = node.scope  # what the rule computes belongs to the module that made the call
+    return g, tuple(select(vertex, i) for i in range(len(y))) if isinstance(y, tuple) else vertex, args
+
+
+def _added(total: Any, c: Any) -> Any:
+    """The sum of two gradients; that of a call with several results is a list, in which None stands for zero."""
+    if isinstance(c, list):
+        return [
+            one if other is None else other if one is None else one + other for one, other in zip(total, c, strict=True)
+        ]
+    return total + c
 
 
 def _fit(c: Any, value: Any, node: Node, i: int) -> Any:
     """The one place where a contribution takes the shape and dtype of its argument."""
+    if isinstance(value, tuple):
+        return c
     try:
-        if type(value) is tuple:
-            return c
-        c = unbroadcast(c, value.shape)
-        return c if c.dtype == value.dtype else c.astype(value.dtype)
-    except (AttributeError, ValueError, IndexError) as error:
-        raise RuntimeError(
-            f"the rule of {name_of(node.fun)} for argument {i} returned {type(c).__name__} of shape "
-            f"{getattr(c, 'shape', None)}, which is not a gradient for an argument of shape {value.shape}"
-        ) from error
+        fitting = unbroadcast(c, value.shape)
+        if fitting.shape == value.shape:
+            return fitting if fitting.dtype == value.dtype else fitting.astype(value.dtype)
+    except (AttributeError, ValueError, IndexError):
+        pass
+    raise RuntimeError(
+        f"the rule of {name_of(node.fun)} for argument {i} returned {type(c).__name__} of shape "
+        f"{getattr(c, 'shape', None)}, which is not a gradient for an argument of shape {value.shape}"
+    )
 
 
-def _run_hooks(vertex: Vertex, g: Any) -> Any:
-    """The gradient after each hook has seen it; what a hook returns takes its place."""
-    for hook in list((vertex.extra or {}).get("hooks", {}).values()):
-        replaced = hook(g)
-        if replaced is None:
-            continue
-        if isinstance(replaced, Vertex) and not isinstance(g, Vertex):
-            replaced = replaced.value
-        if getattr(replaced, "shape", None) != vertex.value.shape:
-            raise RuntimeError(
-                f"the hook {name_of(hook)} returned {type(replaced).__name__} of shape "
-                f"{getattr(replaced, 'shape', None)} for a gradient of shape {vertex.value.shape}; "
-                "return an array of that shape, or None to leave the gradient as it is"
-            )
-        g = replaced if replaced.dtype == vertex.value.dtype else replaced.astype(vertex.value.dtype)
+def _complete(vertex: Vertex, g: Any, targets: Collection[Vertex] | None, found: dict[Vertex, Any]) -> Any:
+    """A complete gradient as hooks leave it, which is what rules see next; noted in `found` where it was asked for."""
+    extra = vertex.extra or {}
+    for hook in list(extra.get("hooks", {}).values()):
+        g = _hooked(vertex, g, hook)
+    if state.monitor is not None:
+        state.monitor.visit(vertex, g)
+    if vertex in targets if targets is not None else vertex.node is None or extra.get("retain_grad"):
+        found[vertex] = g
     return g
+
+
+def _hooked(vertex: Vertex, g: Any, hook: Callable[[Any], Any]) -> Any:
+    """The gradient after a hook has seen it; what the hook returns takes its place."""
+    replaced = hook(g)
+    if replaced is None:
+        return g
+    if isinstance(replaced, Vertex) and not isinstance(g, Vertex):
+        replaced = replaced.value
+    if getattr(replaced, "shape", None) != vertex.value.shape:
+        raise RuntimeError(
+            f"the hook {name_of(hook)} returned {type(replaced).__name__} of shape "
+            f"{getattr(replaced, 'shape', None)} for a gradient of shape {vertex.value.shape}; "
+            "return an array of that shape, or None to leave the gradient as it is"
+        )
+    return replaced if replaced.dtype == vertex.value.dtype else replaced.astype(vertex.value.dtype)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.graph import name_of
+from tinygrad_mm.graph import name_of, state
 
-__all__ = ["caller", "explained", "qualified"]
+__all__ = ["caller", "explained", "qualified", "refuse_while_tracing"]
 
 
 def caller() -> tuple[str, int]:
@@ -53,3 +53,12 @@ def explained(error: Exception, fun: Callable[..., Any], values: Sequence[Any], 
     if kind is None or issubclass(kind, (UnicodeError, OSError)):
         kind = next((k for k in (TypeError, IndexError, ValueError) if isinstance(error, k)), None)
     return kind(message) if kind else error
+
+
+def refuse_while_tracing(what: str) -> None:
+    """Raise TypeError while a function is being traced: `what` would leave the graph."""
+    if state.tracing:
+        raise TypeError(
+            f"{what} would bake one value into a function that is being traced; "
+            "keep the computation in Tensors (np.where instead of if), or move it outside the traced function"
+        )

@@ -1,6 +1,6 @@
-"""From a loss to gradients: what stands between a user's call and the reverse pass.
+"""Gradients as Tensors, of any order, and computing without them.
 
-Floor 3: `backprop` knows the pass, `recording` knows how results are made; here they meet.
+Floor 4.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tinygrad_mm.arrays import as_array
 from tinygrad_mm.backprop import backpropagate
-from tinygrad_mm.graph import Vertex, entered, state, thread
-from tinygrad_mm.recording import apply, refuse_while_tracing, result
+from tinygrad_mm.graph import Vertex, entered, state
 from tinygrad_mm.rules.elementwise import stop_gradient
+from tinygrad_mm.tensor import apply, result, seed
 
-__all__ = ["backward", "gradients", "no_grad"]
+__all__ = ["gradients", "no_grad"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -53,19 +52,6 @@ class no_grad(ContextDecorator):  # noqa: N801 (used like a function)
 
     def _recreate_cm(self) -> no_grad:
         return no_grad()  # each call, and so each thread, has one of its own
-
-
-def backward(y: Vertex, gradient: Any = None, retain_graph: bool = False) -> None:
-    """Add dy/d(leaf) to `.grad` of every leaf that requires a gradient: what `y.backward()` does."""
-    now = thread.now
-    if now.tracing:
-        refuse_while_tracing("t.backward(), which writes to .grad,")
-    before = now.recording
-    now.recording = False
-    try:
-        backpropagate([y], [_seed(y, gradient)], _accumulate, release=not retain_graph)
-    finally:
-        now.recording = before
 
 
 def gradients(
@@ -107,70 +93,21 @@ def gradients(
             raise TypeError(f"gradients: xs[{i}] is a {type(x).__name__}; gradients are taken with respect to Tensors")
         if not x.requires_grad and not allow_unused:
             raise RuntimeError(f"gradients: xs[{i}] requires no gradient; set requires_grad=True before using it")
-    found: dict[int, Any] = {}
     retain = create_graph if retain_graph is None else retain_graph
     cut = state.tracing and not create_graph
     if state.tracing:  # the pass is part of what is traced
         create_graph = retain = True
     with entered(recording=create_graph, scope=state.scope):
-        backpropagate(
-            ys,
-            [_seed(one, weight, allow_unused, create_graph) for one, weight in zip(ys, weights, strict=True)],
-            lambda x, g, owned: found.__setitem__(id(x), g if owned or create_graph else np.array(g)),
-            targets=targets,
-            recorded=create_graph,
-            release=not retain,
-        )
+        seeds = [seed(one, weight, allow_unused, create_graph) for one, weight in zip(ys, weights, strict=True)]
+        found = backpropagate(ys, seeds, targets, recorded=create_graph, release=not retain)
     results = []
     for i, x in enumerate(targets):
-        g = found.get(id(x))
+        g = found.get(x)
         if g is None and not allow_unused:
             raise RuntimeError(
                 f"gradients: y does not depend on xs[{i}] (shape {x.value.shape}); "
                 "pass allow_unused=True to get None for it"
             )
-        g = g if g is None or isinstance(g, Vertex) else result(g)
+        g = g if g is None or isinstance(g, Vertex) else result(np.array(g))
         results.append(apply(stop_gradient, (g,)) if cut and g is not None else g)
     return results[0] if isinstance(xs, Vertex) else tuple(results)
-
-
-def _seed(y: Vertex, gradient: Any, unused: bool = False, recorded: bool = False) -> Any:
-    """The gradient that a backward pass starts from."""
-    if not y.requires_grad and not unused:
-        raise RuntimeError(
-            "backward: this tensor has no graph behind it. None of its inputs has requires_grad=True, or it was "
-            "computed under no_grad(), or a function without gradient (a comparison, argmax, detach) cut it off; or "
-            "it is itself a gradient, which has a graph only from gradients(..., create_graph=True)"
-        )
-    if gradient is None:
-        if y.value.size != 1:
-            raise RuntimeError(
-                f"backward: the output has shape {y.value.shape}; reduce it to one number (np.sum, np.mean), "
-                "or pass gradient= of that shape"
-            )
-        one = np.empty(y.value.shape, y.value.dtype)
-        one.fill(1)
-        return result(one) if recorded else one
-    if isinstance(gradient, Vertex):
-        given: Any = gradient if recorded else gradient.value
-        shape, dtype = gradient.value.shape, gradient.value.dtype
-    else:
-        given = np.array(as_array(gradient))  # a hook may write into it
-        shape, dtype = given.shape, given.dtype
-        given = result(given) if recorded else given
-    if shape != y.value.shape:
-        raise ValueError(f"backward: gradient has shape {shape}, the output {y.value.shape}; they must be equal")
-    return given if dtype == y.value.dtype else given.astype(y.value.dtype)
-
-
-def _accumulate(leaf: Vertex, g: Any, owned: bool) -> None:
-    """Add a gradient to `leaf.grad`, copying only what someone else holds."""
-    if leaf.grad is None:
-        leaf.grad = g if owned and type(g) is np.ndarray else np.array(g)
-        return
-    if not isinstance(leaf.grad, np.ndarray) or leaf.grad.shape != g.shape:
-        raise TypeError(
-            f".grad of a tensor of shape {leaf.value.shape} was set to {type(leaf.grad).__name__} of shape "
-            f"{np.shape(leaf.grad)}; it is an array of the tensor's shape, or None"
-        )
-    np.add(leaf.grad, g, out=leaf.grad)

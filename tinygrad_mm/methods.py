@@ -1,7 +1,8 @@
-"""The methods of `ndarray`, by way of the NumPy functions of the same name.
+"""What every `ndarray` has: attributes, methods, and Python's own protocols (`len`, `float`, `print`, ...).
 
-Floor 1. `Tensor` inherits them; each is one call that NumPy's dispatch protocol brings back to the graph. Methods that
-would write into the array raise, and name the function that returns a new one.
+Floor 2. `Tensor` inherits them; a method is one call of the NumPy function of the same name, which NumPy's dispatch
+protocol brings back to the graph. Methods that would write into the array raise, and name the function that returns a
+new one; what makes a plain number of a Tensor raises while a function is being traced.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
+
+from tinygrad_mm.errors import refuse_while_tracing
+from tinygrad_mm.graph import Node, name_of
+from tinygrad_mm.rules.shape import astype
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,6 +42,44 @@ class ArrayMethods:
     """`x.sum(axis=0)` is `np.sum(x, axis=0)`, and so on for every method of `ndarray`; shapes are NumPy's."""
 
     __slots__ = ()
+
+    value: Any
+    node: Node | None
+    requires_grad: bool
+    grad: Any
+    extra: dict[str, Any] | None
+
+    # -- attributes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return self.value.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the elements."""
+        return self.value.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.value.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.value.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the elements take."""
+        return self.value.nbytes
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes one element takes."""
+        return self.value.itemsize
 
     # -- reductions: shape (...) -> the axes named removed, or kept with length 1 under keepdims
 
@@ -210,6 +253,14 @@ class ArrayMethods:
         """Elements rounded; the gradient stops here."""
         return np.round(self, decimals, **_given(out=out))  # type: ignore
 
+    def copy(self) -> Self:
+        """A copy, in the graph."""
+        return np.copy(self)  # type: ignore
+
+    def astype(self, dtype: Any) -> Self:
+        """The tensor in another dtype; the gradient comes back in this one's."""
+        return astype(self, np.dtype(dtype))  # type: ignore
+
     def conj(self) -> Self:
         """The array itself: Tensors are real."""
         return self
@@ -219,6 +270,108 @@ class ArrayMethods:
     def dot(self, other: Any, out: None = None) -> Self:
         """`np.dot(self, other)`."""
         return np.dot(self, other, **_given(out=out))  # type: ignore
+
+    # -- plain numbers
+
+    def item(self) -> float | int | bool:
+        """The single element as a Python number."""
+        refuse_while_tracing("t.item()")
+        return self.value.item()
+
+    def tolist(self) -> Any:
+        """The elements as nested lists of Python numbers."""
+        refuse_while_tracing("t.tolist()")
+        return self.value.tolist()
+
+    # -- Python's protocols
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Any:
+        if self.value.ndim == 0:
+            raise TypeError("a tensor with no axes cannot be iterated over")
+        return (self[i] for i in range(len(self.value)))  # type: ignore[index]
+
+    def __bool__(self) -> bool:
+        refuse_while_tracing("bool(t) (an if or while on a tensor)")
+        return bool(self.value)
+
+    def __float__(self) -> float:
+        refuse_while_tracing("float(t)")
+        return float(self.value)
+
+    def __int__(self) -> int:
+        refuse_while_tracing("int(t)")
+        return int(self.value)
+
+    def __index__(self) -> int:
+        refuse_while_tracing("a tensor as a Python index")
+        return self.value.__index__()
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    def __repr__(self) -> str:
+        if isinstance(self.value, tuple):
+            return f"<{len(self.value)} outputs of {self.node!r}>"
+        text = np.array2string(self.value, separator=", ", prefix=f"{type(self).__name__}(")
+        parts = [text, f"dtype={self.value.dtype}"]
+        if self.requires_grad:
+            parts.append("requires_grad=True")
+        if self.node is not None:
+            parts.append(f"made by {name_of(self.node.fun)}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __str__(self) -> str:
+        """What `print` shows: value, shape, dtype, whether there is a gradient, and the operation that made it.
+
+        >>> from tinygrad_mm.tensor import Tensor
+        >>> w = Tensor([1.0, 2.0], requires_grad=True)
+        >>> print(w)
+        Tensor([1., 2.], shape=(2,), dtype=float32, requires_grad=True, no grad yet)
+        >>> np.sum(w * w).backward()
+        >>> print(w, w.detach(), sep="\\n")
+        Tensor([1., 2.], shape=(2,), dtype=float32, requires_grad=True, grad=[2., 4.])
+        Tensor([1., 2.], shape=(2,), dtype=float32)
+        """
+        if isinstance(self.value, tuple):
+            return repr(self)
+        name = type(self).__name__
+        parts = [np.array2string(self.value, separator=", ", prefix=f"{name}(")]
+        parts += [f"shape={self.value.shape}", f"dtype={self.value.dtype}"]
+        if self.requires_grad:
+            parts.append("requires_grad=True")
+        if isinstance(self.grad, np.ndarray):
+            small = self.grad.size <= 8
+            norm = np.linalg.norm(self.grad.astype(np.float64))
+            parts.append(f"grad={np.array2string(self.grad, separator=', ')}" if small else f"grad of norm {norm:.4g}")
+        elif self.requires_grad and (self.node is None or (self.extra or {}).get("retain_grad")):
+            parts.append("no grad yet")
+        if self.node is not None:
+            parts.append(f"made by {name_of(self.node.fun)}{'' if self.node.args is not None else ' (graph released)'}")
+        return f"{name}({', '.join(parts)})"
+
+    def __divmod__(self, other: Any) -> tuple[Self, Self]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Self, Self]:
+        return other // self, other % self
+
+    def __round__(self, digits: int = 0) -> Self:
+        return np.round(self, digits)  # type: ignore
+
+    def __neg__(self) -> Self:
+        return np.negative(self)  # type: ignore
+
+    def __pos__(self) -> Self:
+        return self
+
+    def __abs__(self) -> Self:
+        return np.absolute(self)  # type: ignore
+
+    def __invert__(self) -> Self:
+        return np.invert(self)  # type: ignore
 
     # -- methods that write in place
 

@@ -1,43 +1,146 @@
 """`Tensor`: a NumPy duck array that remembers how it was made.
 
-Floor 4. Operators take the fast door (`apply`, directly); NumPy's own functions come in by its dispatch protocols
-(`__array_ufunc__`, NEP 13, and `__array_function__`, NEP 18) and reach the same `apply`.
+Floor 3. Operators, NumPy's functions (by its dispatch protocols: `__array_ufunc__`, NEP 13, and `__array_function__`,
+NEP 18) and our own all end in `apply`, which calls the function on plain arrays and leaves a Node behind where a
+gradient will be wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.arrays import as_array
-from tinygrad_mm.gradient import backward
-from tinygrad_mm.graph import NO_KWARGS, RULES, Vertex, name_of, state, tick
-from tinygrad_mm.memory import Place
+from tinygrad_mm.arrays import as_array, index_arrays, is_foreign_array
+from tinygrad_mm.backprop import accumulate, backpropagate
+from tinygrad_mm.dispatch import in_normal_form, normal_form, plain, rule_of
+from tinygrad_mm.errors import caller, explained, qualified, refuse_while_tracing
+from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Vertex, entered, name_of, select, state, tick
+from tinygrad_mm.memory import keep_freed_memory
 from tinygrad_mm.methods import ArrayMethods
-from tinygrad_mm.recording import (
-    applied,
-    apply,
-    as_it_is,
-    binary,
-    call,
-    index,
-    refuse_while_tracing,
-    result,
-    results_are,
-)
 from tinygrad_mm.rules.elementwise import stop_gradient
-from tinygrad_mm.rules.indexing import getitem
-from tinygrad_mm.rules.shape import astype
+from tinygrad_mm.rules.indexing import getitem, without_tensors
 from tinygrad_mm.updates import At
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-__all__ = ["Buffer", "Parameter", "Tensor", "from_dlpack"]
+__all__ = ["Buffer", "Parameter", "Tensor", "apply", "from_dlpack", "result", "seed"]
 
 TensorLike: TypeAlias = "Tensor | np.ndarray[Any, Any] | float | int | bool | Sequence[Any]"
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A call and its record
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS) -> Any:
+    """Call `fun` on the arrays behind the arguments and record the call: the heart of the engine.
+
+    Arguments are in normal form: Tensors, arrays, and Python values, no Tensor hidden in a container. The result is a
+    Tensor, or Tensors in a container where the function returns several arrays.
+    """
+    rule = RULES[fun]
+    values, needed = [], False
+    for a in args:
+        values.append(a.value if isinstance(a, Vertex) else a)
+        needed = needed or (isinstance(a, Vertex) and a.requires_grad)
+    try:
+        value = rule.forward(*values, **kwargs)
+    except Exception as error:
+        raise explained(error, fun, values, kwargs) from error
+    y = result(value)
+    needed = needed and state.recording
+    if needed or state.tracing:
+        line = caller() if state.lines else None
+        y.node = Node(fun, _as_assigned(args) if state.assigned else args, kwargs, state.scope, line)
+        several = isinstance(y.value, tuple)
+        y.requires_grad = needed and rule.differentiable and (several or y.value.dtype.kind == "f")
+    if state.monitor is not None:
+        state.monitor.result(y, fun, args, kwargs)
+    return _outputs(y, value) if isinstance(y.value, tuple) else y
+
+
+def result(value: Any) -> Tensor:
+    """An array, or a tuple of them, as a Tensor outside any graph."""
+    y = Tensor.__new__(Tensor)
+    if type(value) is not np.ndarray:
+        value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
+    Vertex.__init__(y, value)
+    return y
+
+
+def _outputs(y: Tensor, returned: Any) -> Any:
+    """Each output of a call that returned several, in a container of the kind that the call returned."""
+    outputs = [apply(select, (y, i)) for i in range(len(y.value))]
+    return type(returned)(*outputs) if hasattr(returned, "_fields") else type(returned)(outputs)
+
+
+def _as_assigned(args: Sequence[Any]) -> tuple[Any, ...]:
+    """While tracing, what a buffer was assigned is what later calls read."""
+    assigned = state.assigned or {}
+    return tuple(assigned[id(a)][1] if id(a) in assigned else a for a in args)
+
+
+def _call(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS) -> Any:
+    """A call as NumPy hands it over: recorded, or evaluated as the expression that stands for it, whose calls are."""
+    if not kwargs and in_normal_form(fun, args):
+        return apply(fun, args)
+    rule = rule_of(fun, args, kwargs)
+    if rule.metadata:
+        if fun in _LOOK_AT_VALUES:
+            refuse_while_tracing(qualified(fun))
+        return fun(*plain(args), **plain(kwargs))
+    expression, args, kwargs = normal_form(rule, args, kwargs)
+    return apply(fun, args, kwargs) if expression is None else expression(*args, **kwargs)
+
+
+# Answers about arrays that depend on what these hold.
+_LOOK_AT_VALUES = frozenset({np.array_equal, np.array_equiv, np.allclose, np.min_scalar_type})
+
+
+def _operators(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    """The operator `a fun b` and its reflection; beside an object of an unknown kind Python asks that one next."""
+
+    def operator(self: Any, other: Any) -> Any:
+        known = isinstance(other, _OPERANDS) or is_foreign_array(other)
+        return _call(fun, (self, other)) if known else NotImplemented
+
+    def reflected(self: Any, other: Any) -> Any:
+        known = isinstance(other, _OPERANDS) or is_foreign_array(other)
+        return _call(fun, (other, self)) if known else NotImplemented
+
+    return operator, reflected
+
+
+_OPERANDS = (Vertex, np.ndarray, np.generic, float, int, list, tuple)
+
+
+def seed(y: Vertex, gradient: Any = None, unused: bool = False, recorded: bool = False) -> Any:
+    """The gradient that a backward pass starts from: 1 for a single number, or one that is given."""
+    if not y.requires_grad and not unused:
+        raise RuntimeError(
+            "backward: this tensor has no graph behind it. None of its inputs has requires_grad=True, or it was "
+            "computed under no_grad(), or a function without gradient (a comparison, argmax, detach) cut it off; or "
+            "it is itself a gradient, which has a graph only from gradients(..., create_graph=True)"
+        )
+    if gradient is None:
+        if y.value.size != 1:
+            raise RuntimeError(
+                f"backward: the output has shape {y.value.shape}; reduce it to one number (np.sum, np.mean), "
+                "or pass gradient= of that shape"
+            )
+        gradient = np.ones_like(y.value)
+    given: Any = gradient if isinstance(gradient, Vertex) else result(np.array(as_array(gradient)))
+    if given.value.shape != y.value.shape:
+        raise ValueError(
+            f"backward: gradient has shape {given.value.shape}, the output {y.value.shape}; they must be equal"
+        )
+    g = given if recorded else given.value
+    return g if g.dtype == y.value.dtype else g.astype(y.value.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tensor
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 class Tensor(ArrayMethods, Vertex):
@@ -58,15 +161,11 @@ class Tensor(ArrayMethods, Vertex):
 
     __slots__ = ()
 
-    place: Place | None = None  # parameters may have one
-
     def __init__(self, data: TensorLike, requires_grad: bool = False, dtype: Any = None) -> None:
         if isinstance(data, Tensor):
             if state.tracing:  # a recorded copy, so that no value is baked in
                 data = data.detach() if dtype is None else data.detach().astype(dtype)
-                self.value, self.node, self.version = data.value, data.node, data.version
-                self.grad = self.extra = None
-                self.requires_grad = requires_grad
+                super().__init__(data.value, data.node, requires_grad)
                 return
             if data.node is not None:
                 raise TypeError("Tensor(t) would cut t from its graph; say t.detach() if that is what you want")
@@ -77,12 +176,7 @@ class Tensor(ArrayMethods, Vertex):
                 f"a Tensor holds real numbers or booleans, not {value.dtype}; complex numbers can be kept as two "
                 "Tensors, text as integer codes, numbers among objects by a.astype(np.float64)"
             )
-        self.value = value
-        self.node = None
-        self.grad = None
-        self.extra = None
-        self.version = tick()
-        self.requires_grad = False
+        super().__init__(value)
         if requires_grad:
             self.requires_grad_()
 
@@ -105,8 +199,6 @@ class Tensor(ArrayMethods, Vertex):
             np.copyto(self.value, new)
         else:
             self.value = new
-            if isinstance(self, Parameter):
-                self.place = None  # it is one beside the array of before
         self.version = tick()
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
@@ -123,36 +215,6 @@ class Tensor(ArrayMethods, Vertex):
             )
         self.requires_grad = requires_grad
         return self
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-        return self.value.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the elements."""
-        return self.value.dtype
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return self.value.ndim
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return self.value.size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes the elements take."""
-        return self.value.nbytes
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes one element takes."""
-        return self.value.itemsize
 
     @property
     def is_leaf(self) -> bool:
@@ -173,31 +235,9 @@ class Tensor(ArrayMethods, Vertex):
             self.extra = {}
         self.extra[key] = value
 
-    def item(self) -> float | int | bool:
-        """The single element as a Python number."""
-        refuse_while_tracing("t.item()")
-        return self.value.item()
-
-    def tolist(self) -> Any:
-        """The elements as nested lists of Python numbers."""
-        refuse_while_tracing("t.tolist()")
-        return self.value.tolist()
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """The array, for a tensor that requires no gradient; otherwise raises and names `detach()`."""
-        return self.__array__()
-
     def detach(self) -> Tensor:
         """The same array as a tensor outside the graph."""
         return apply(stop_gradient, (self,)) if state.tracing else result(self.value)
-
-    def copy(self) -> Tensor:
-        """A copy, in the graph."""
-        return apply(np.copy, (self,))
-
-    def astype(self, dtype: Any) -> Tensor:
-        """The tensor in another dtype; the gradient comes back in this one's."""
-        return apply(astype, (self, np.dtype(dtype)))
 
     # -- the graph
 
@@ -215,7 +255,12 @@ class Tensor(ArrayMethods, Vertex):
         >>> w.grad
         array(6., dtype=float32)
         """
-        backward(self, gradient, retain_graph)
+        refuse_while_tracing("t.backward(), which writes to .grad,")
+        keep_freed_memory()
+        with entered(recording=False):
+            found = backpropagate([self], [seed(self, gradient)], release=not retain_graph)
+        for leaf, g in found.items():
+            accumulate(leaf, g)
 
     def retain_grad(self) -> Tensor:
         """Keep this computed tensor's gradient in `.grad`, too, when `backward()` passes through it.
@@ -249,20 +294,13 @@ class Tensor(ArrayMethods, Vertex):
     __array_priority__ = __pandas_priority__ = 5000  # beside an array of another library, the Tensor decides
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        rule = RULES.get(ufunc) if not kwargs and method == "__call__" else None
-        if rule is not None and rule.composite is None:
-            for a in inputs:
-                if not isinstance(a, Tensor) and not as_it_is(a):
-                    break
-            else:
-                return applied(rule, inputs, NO_KWARGS)
         if any(a is not None for a in kwargs.pop("out", ())):
             raise TypeError(
                 f"{name_of(ufunc)}: out= would write into an array outside the graph; use the returned Tensor instead "
                 "(for a += b with an array a: a = a + b)"
             )
         if method == "__call__":
-            return call(ufunc, inputs, kwargs)
+            return _call(ufunc, inputs, kwargs)
         whole = _UFUNC_METHODS.get((ufunc, method))
         if whole is not None:
             if method == "reduce" and len(inputs) < 2:
@@ -277,7 +315,7 @@ class Tensor(ArrayMethods, Vertex):
         )
 
     def __array_function__(self, func: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
-        return call(func, args, kwargs)
+        return _call(func, args, kwargs)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         refuse_while_tracing("np.asarray(t)")
@@ -290,6 +328,10 @@ class Tensor(ArrayMethods, Vertex):
             return self.value
         return np.array(self.value, dtype=dtype, copy=copy)
 
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The array, for a tensor that requires no gradient; otherwise raises and names `detach()`."""
+        return self.__array__()
+
     def __dlpack__(self, **options: Any) -> Any:
         refuse_while_tracing("np.from_dlpack(t)")
         if self.requires_grad:
@@ -298,74 +340,6 @@ class Tensor(ArrayMethods, Vertex):
 
     def __dlpack_device__(self) -> Any:
         return self.value.__dlpack_device__()
-
-    # -- Python's protocols
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-    def __iter__(self) -> Any:
-        if self.value.ndim == 0:
-            raise TypeError("a tensor with no axes cannot be iterated over")
-        return (self[i] for i in range(len(self.value)))
-
-    def __bool__(self) -> bool:
-        refuse_while_tracing("bool(t) (an if or while on a tensor)")
-        return bool(self.value)
-
-    def __float__(self) -> float:
-        refuse_while_tracing("float(t)")
-        return float(self.value)
-
-    def __int__(self) -> int:
-        refuse_while_tracing("int(t)")
-        return int(self.value)
-
-    def __index__(self) -> int:
-        refuse_while_tracing("a tensor as a Python index")
-        return self.value.__index__()
-
-    def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else str(self)
-
-    def __repr__(self) -> str:
-        if isinstance(self.value, tuple):
-            return f"<{len(self.value)} outputs of {self.node!r}>"
-        text = np.array2string(self.value, separator=", ", prefix=f"{type(self).__name__}(")
-        parts = [text, f"dtype={self.value.dtype}"]
-        if self.requires_grad:
-            parts.append("requires_grad=True")
-        if self.node is not None:
-            parts.append(f"made by {name_of(self.node.fun)}")
-        return f"{type(self).__name__}({', '.join(parts)})"
-
-    def __str__(self) -> str:
-        """What `print` shows: value, shape, dtype, whether there is a gradient, and the operation that made it.
-
-        >>> w = Tensor([1.0, 2.0], requires_grad=True)
-        >>> print(w)
-        Tensor([1., 2.], shape=(2,), dtype=float32, requires_grad=True, no grad yet)
-        >>> np.sum(w * w).backward()
-        >>> print(w, w.detach(), sep="\\n")
-        Tensor([1., 2.], shape=(2,), dtype=float32, requires_grad=True, grad=[2., 4.])
-        Tensor([1., 2.], shape=(2,), dtype=float32)
-        """
-        if isinstance(self.value, tuple):
-            return repr(self)
-        name = type(self).__name__
-        parts = [np.array2string(self.value, separator=", ", prefix=f"{name}(")]
-        parts += [f"shape={self.value.shape}", f"dtype={self.value.dtype}"]
-        if self.requires_grad:
-            parts.append("requires_grad=True")
-        if isinstance(self.grad, np.ndarray):
-            small = self.grad.size <= 8
-            norm = np.linalg.norm(self.grad.astype(np.float64))
-            parts.append(f"grad={np.array2string(self.grad, separator=', ')}" if small else f"grad of norm {norm:.4g}")
-        elif self.requires_grad and (self.node is None or (self.extra or {}).get("retain_grad")):
-            parts.append("no grad yet")
-        if self.node is not None:
-            parts.append(f"made by {name_of(self.node.fun)}{'' if self.node.args is not None else ' (graph released)'}")
-        return f"{name}({', '.join(parts)})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         refuse_while_tracing("copy.deepcopy(t)")
@@ -395,12 +369,12 @@ class Tensor(ArrayMethods, Vertex):
         """What a copy has besides the array: hooks stay with the original, as those of modules do."""
         return {key: value for key, value in (self.extra or {}).items() if key != "hooks"} or None
 
-    # -- operators: the fast door
+    # -- operators
 
     __hash__ = object.__hash__  # tensors are compared by identity in sets and dicts, elementwise by ==
 
     def __getitem__(self, key: Any) -> Tensor:
-        key, tensors = index(key)
+        key, tensors = without_tensors(index_arrays(key))
         return apply(getitem, (self, key, *tensors))
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -410,45 +384,24 @@ class Tensor(ArrayMethods, Vertex):
         )
 
     # fmt: off
-    __add__,      __radd__      = binary(np.add)
-    __sub__,      __rsub__      = binary(np.subtract)
-    __mul__,      __rmul__      = binary(np.multiply)
-    __truediv__,  __rtruediv__  = binary(np.divide)
-    __pow__,      __rpow__      = binary(np.power)
-    __matmul__,   __rmatmul__   = binary(np.matmul)
-    __mod__,      __rmod__      = binary(np.remainder)
-    __floordiv__, __rfloordiv__ = binary(np.floor_divide)
-    __and__,      __rand__      = binary(np.bitwise_and)
-    __or__,       __ror__       = binary(np.bitwise_or)
-    __xor__,      __rxor__      = binary(np.bitwise_xor)
-    __lshift__,   __rlshift__   = binary(np.left_shift)
-    __rshift__,   __rrshift__   = binary(np.right_shift)
-    __eq__,       _             = binary(np.equal)
-    __ne__,       _             = binary(np.not_equal)
-    __lt__,       __gt__        = binary(np.less)[0], binary(np.greater)[0]
-    __le__,       __ge__        = binary(np.less_equal)[0], binary(np.greater_equal)[0]
+    __add__,      __radd__      = _operators(np.add)
+    __sub__,      __rsub__      = _operators(np.subtract)
+    __mul__,      __rmul__      = _operators(np.multiply)
+    __truediv__,  __rtruediv__  = _operators(np.divide)
+    __pow__,      __rpow__      = _operators(np.power)
+    __matmul__,   __rmatmul__   = _operators(np.matmul)
+    __mod__,      __rmod__      = _operators(np.remainder)
+    __floordiv__, __rfloordiv__ = _operators(np.floor_divide)
+    __and__,      __rand__      = _operators(np.bitwise_and)
+    __or__,       __ror__       = _operators(np.bitwise_or)
+    __xor__,      __rxor__      = _operators(np.bitwise_xor)
+    __lshift__,   __rlshift__   = _operators(np.left_shift)
+    __rshift__,   __rrshift__   = _operators(np.right_shift)
+    __eq__,       _             = _operators(np.equal)
+    __ne__,       _             = _operators(np.not_equal)
+    __lt__,       __gt__        = _operators(np.less)[0], _operators(np.greater)[0]
+    __le__,       __ge__        = _operators(np.less_equal)[0], _operators(np.greater_equal)[0]
     # fmt: on
-
-    def __neg__(self) -> Tensor:
-        return apply(np.negative, (self,))
-
-    def __pos__(self) -> Tensor:
-        return self
-
-    def __abs__(self) -> Tensor:
-        return apply(np.absolute, (self,))
-
-    def __invert__(self) -> Tensor:
-        return apply(np.invert, (self,))
-
-    def __divmod__(self, other: Any) -> tuple[Tensor, Tensor]:
-        return self // other, self % other
-
-    def __rdivmod__(self, other: Any) -> tuple[Tensor, Tensor]:
-        return other // self, other % self
-
-    def __round__(self, digits: int = 0) -> Tensor:
-        return np.round(self, digits)  # type: ignore
 
 
 class Parameter(Tensor):
@@ -458,14 +411,7 @@ class Parameter(Tensor):
     Parameter([0., 0.], dtype=float32, requires_grad=True)
     """
 
-    __slots__ = ("place",)
-
-    place: Place | None  # where an optimizer likes to find the gradient
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        parameter = super().__new__(cls)
-        parameter.place = None
-        return parameter
+    __slots__ = ()
 
     def __init__(self, data: TensorLike, requires_grad: bool = True, dtype: Any = None) -> None:
         super().__init__(data, requires_grad=requires_grad, dtype=dtype)
@@ -503,8 +449,8 @@ class Buffer(Tensor):
 def _rebuild(kind: type[Tensor], value: Any, requires_grad: bool, grad: Any, extra: Any) -> Tensor:
     """A leaf from its parts, for copies and pickles."""
     tensor = kind.__new__(kind)
-    tensor.value, tensor.node, tensor.version = value, None, tick()
-    tensor.requires_grad, tensor.grad, tensor.extra = requires_grad, grad, extra
+    Vertex.__init__(tensor, value, None, requires_grad)
+    tensor.grad, tensor.extra = grad, extra
     return tensor
 
 
@@ -518,8 +464,6 @@ def from_dlpack(a: Any) -> Tensor:
     """
     return Tensor(np.from_dlpack(a))
 
-
-results_are(Tensor)
 
 _UFUNC_METHODS: dict[tuple[np.ufunc, str], Callable[..., Any]] = {
     (np.add, "reduce"): np.sum,

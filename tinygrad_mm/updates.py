@@ -1,14 +1,14 @@
 """Functional updates: `x.at[index].set(v)` instead of `x[index] = v`, which the graph could not differentiate.
 
-Floor 3.
+Floor 2.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from tinygrad_mm.recording import apply, index, operand
-from tinygrad_mm.rules.indexing import index_add, index_multiply, index_set
+from tinygrad_mm.arrays import index_arrays
+from tinygrad_mm.rules.indexing import index_add, index_multiply, index_set, without_tensors
 
 __all__ = ["At"]
 
@@ -22,7 +22,7 @@ class At:
         self.tensor = tensor
 
     def __getitem__(self, key: Any) -> At:
-        self.key, self.tensors = index(key)
+        self.key, self.tensors = without_tensors(index_arrays(key))
         return self
 
     def set(self, value: Any) -> Any:
@@ -32,7 +32,7 @@ class At:
         >>> Tensor([1.0, 2.0]).at[0].set(5.0)
         Tensor([5., 2.], dtype=float32)
         """
-        return apply(index_set, (self.tensor, operand(value), self.key, *self.tensors))
+        return index_set(self.tensor, value, self.key, *self.tensors)
 
     def add(self, value: Any) -> Any:
         """The elements plus `value`; where an element is named twice both are added.
@@ -41,7 +41,7 @@ class At:
         >>> Tensor([1.0, 2.0]).at[[0, 0]].add(5.0)
         Tensor([11.,  2.], dtype=float32)
         """
-        return apply(index_add, (self.tensor, operand(value), self.key, *self.tensors))
+        return index_add(self.tensor, value, self.key, *self.tensors)
 
     def multiply(self, value: Any) -> Any:
         """The elements times `value`; where an element is named twice both factors count.
@@ -50,4 +50,4 @@ class At:
         >>> Tensor([1.0, 2.0]).at[1].multiply(5.0)
         Tensor([ 1., 10.], dtype=float32)
         """
-        return apply(index_multiply, (self.tensor, operand(value), self.key, *self.tensors))
+        return index_multiply(self.tensor, value, self.key, *self.tensors)

@@ -3,6 +3,7 @@
     python tests/benchmarks/compare.py                              # everything that is installed
     python tests/benchmarks/compare.py --networks tiny deep --optimizers SGD --contenders eager NumPy --threads 1
     python tests/benchmarks/compare.py --python MyGrad=/other/venv/bin/python --out tests/benchmarks/results
+    python tests/benchmarks/compare.py --contenders tinygrad_mm tinygrad_mm@../before  # another checkout beside this one
 
 Each contender lives in a process of its own; they take turns, and while one runs the others sleep. Each starts from the
 same weights and gets the same new batch at each step (float32 inputs, integer labels; copies that it needs it makes
@@ -87,7 +88,7 @@ def compare(options: argparse.Namespace, threads: int, cells: dict, results: dic
                 continue
             for name in options.contenders:
                 if name not in workers or workers[name].process.poll() is not None:
-                    workers[name] = start(name, threads, options.python)
+                    workers[name] = start(name, threads, options)
             begin = time.perf_counter()
             found = cell(workers, network, optimizer, options.rounds, options.seconds)
             cells[f"{network} {optimizer}"] = found
@@ -118,9 +119,11 @@ def reason(values: dict) -> str | None:
     return values.get("refused") or values.get("failed")
 
 
-def start(name: str, threads: int, pythons: dict[str, str]) -> Worker:
-    python = next((path for part, path in pythons.items() if part.lower() in name.lower()), sys.executable)
-    return Worker([python, str(HERE / "worker.py"), contenders()[name], name, str(threads)], threads)
+def start(name: str, threads: int, options: argparse.Namespace) -> Worker:
+    python = next((path for part, path in options.python.items() if part.lower() in name.lower()), sys.executable)
+    own, _, checkout = name.partition("@")
+    command = [python, str(HERE / "worker.py"), contenders()[own], own, str(threads)]
+    return Worker(command, threads, options.checkouts.get(checkout))
 
 
 def cell(workers: dict[str, Worker], network: str, optimizer: str, rounds: int, seconds: float) -> dict[str, dict]:
@@ -170,7 +173,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     names = list(contenders())
     parser.add_argument("--networks", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS), choices=OPTIMIZERS)
-    parser.add_argument("--contenders", nargs="+", default=[""], help=f"parts of these names: {', '.join(names)}")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        default=[""],
+        help=f"parts of these names, NAME@PATH for that of another checkout: {', '.join(names)}",
+    )
     parser.add_argument("--rounds", type=int, default=9, help="at least five to compare; 0 only checks the losses")
     parser.add_argument("--seconds", type=float, default=0.2, help="for which a contender runs in a round")
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
@@ -180,8 +188,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="measure nothing; write the report again")
     options = parser.parse_args(arguments)
     options.python = dict(pair.split("=", 1) for pair in options.python)
-    parts = [part.lower() for part in options.contenders]
-    options.contenders = [name for name in names if any(part in name.lower() for part in parts)]
+    options.checkouts, found = {}, {}
+    for wanted in options.contenders:
+        part, at, path = wanted.partition("@")
+        label = Path(path).resolve().name if at else ""
+        if at:
+            options.checkouts[label] = str(Path(path).resolve())
+        found |= {f"{name}{at}{label}": None for name in names if part.lower() in name.lower()}
+    options.contenders = sorted(found, key=lambda name: (names.index(name.partition("@")[0]), name))
     if not options.contenders:
         parser.error(f"no contender is called so; there are {', '.join(names)}")
     return options

@@ -45,7 +45,7 @@ def environment(threads: int) -> dict[str, str]:
 class Worker:
     """A process `python FILE ARGUMENTS...` that reads a request, a line of JSON, and writes a line of JSON."""
 
-    def __init__(self, command: list[str], threads: int) -> None:
+    def __init__(self, command: list[str], threads: int, checkout: str | None = None) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command,
@@ -54,7 +54,7 @@ class Worker:
             stderr=self.errors,
             text=True,
             bufsize=1,
-            env=environment(threads),
+            env=environment(threads) | ({"PYTHONPATH": checkout} if checkout else {}),
         )
 
     def ask(self, timeout: float = 300, **request: object) -> dict:

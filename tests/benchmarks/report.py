@@ -110,6 +110,12 @@ def ratios(cells: dict[str, dict]) -> str:
                 )
         if any(text != "-" for text in row):
             rows.append([wanted.title, *row])
+    others = dict.fromkeys(name for found in cells.values() for name in found if "@" in name)
+    for name in others:
+        own = name.partition("@")[0]
+        wanted = Ratio(f"{own} / {name}", own, (name,), ())
+        pairs = [[quotient(found, wanted, of) for of in (min, statistics.median)] for found in cells.values()]
+        rows.append([wanted.title, *("-" if best is None else f"{best:.2f} ({median:.2f})" for best, median in pairs)])
     note = "Ratios of the bests (of the medians), against the fastest of several; with the aim, in bold where it is missed."
     return f"{note}\n\n{markdown(['ratio', *cells], rows)}" if rows else ""
 

@@ -158,6 +158,7 @@ PRODUCTS = [
     Row(np.matmul,                  "k", "... k m", zero_d=ValueError),
     Row(np.matmul,                  "k", "k", zero_d=ValueError),
     Row(np.matmul,                  "k n n", "n n", zero_d=ValueError, note="one matrix for a stack"),
+    Row(np.matmul,                  "n n", "k n n", zero_d=ValueError, note="a stack for one matrix"),
     Row(np.matmul,                  "... n n", call=lambda a: a @ a @ a, zero_d=ValueError, note="of itself"),
     Row(np.dot,                     "k", "k"),
     Row(np.dot,                     "n k", "k m"),

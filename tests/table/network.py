@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from table.row import Row
 from tinygrad_mm import functional
-from tinygrad_mm.functional.losses import _prediction_error
+from tinygrad_mm.functional.activations import pick
 from tinygrad_mm.graph import defvjp, primitive, select
 
 
@@ -59,7 +59,7 @@ ROWS = [
     Row(functional.logsumexp,   "s... n", oracle=log_of_sum, ulps=64, domain=(1, 3), empty=ValueError),
     Row(functional.logsumexp,   "s... n", options={**AXIS, "keepdims": st.booleans()}, oracle=log_of_sum, ulps=64, domain=(1, 3), empty=ValueError),
     Row(functional._cross_entropy, "n 2", zero_d=IndexError, options={"reduction": st.sampled_from(["mean", "sum", "none"])}, call=lambda x, reduction: functional._cross_entropy(x, labels(x), reduction), oracle=losses, ulps=2000),
-    Row(_prediction_error, "n 2", zero_d=IndexError, call=lambda x: _prediction_error(x, labels(x)), oracle=lambda x: shares(x) - np.eye(2, dtype=x.dtype)[labels(x)], ulps=64),
+    Row(pick, "n 2", zero_d=IndexError, call=lambda x: pick(x, labels(x)), oracle=lambda x: np.take_along_axis(x, labels(x)[:, None], 1)[:, 0]),
     Row(select,                 "...", "...", call=sum_and_product),
     Row(select,                 "...", "...", call=lambda a, b: sum_and_product(a, b)[1], note="one of two"),
 ]

@@ -37,5 +37,6 @@ are on (`detect_anomaly`), and inside another trace, the function itself is call
 from __future__ import annotations
 
 from tinygrad_mm.compiler.compiled import Compiled, compile
+from tinygrad_mm.compiler.verification import CompileWarning
 
-__all__ = ["Compiled", "compile"]
+__all__ = ["CompileWarning", "Compiled", "compile"]

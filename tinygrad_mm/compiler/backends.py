@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tinygrad_mm.compiler import emitter, passes
+from tinygrad_mm.compiler import emitter
+from tinygrad_mm.compiler.passes import FOR_CALLS, Pass
 
 __all__ = ["NUMPY", "Backend", "backend_of"]
 
 
 class Backend(NamedTuple):
-    """`optimize(program, fixed)` rewrites a program for `emit`, which writes it out."""
+    """`passes` rewrite a program for `emit`, which writes it out."""
 
     name: str
-    optimize: Callable[..., Any]
+    passes: tuple[Pass, ...]
     emit: Callable[..., Any]
 
 
-NUMPY = Backend("numpy", passes.optimize, emitter.emit)
+NUMPY = Backend("numpy", FOR_CALLS, emitter.emit)
 
 
 def backend_of(name: str) -> Backend:
@@ -33,4 +34,4 @@ def backend_of(name: str) -> Backend:
     from tinygrad_mm.compiler import loops
 
     loops.require_numba()
-    return Backend("numba", loops.optimize, loops.emit)
+    return Backend("numba", loops.PASSES, loops.emit)

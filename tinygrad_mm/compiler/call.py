@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tinygrad_mm.compiler.fused import clear_error
 from tinygrad_mm.compiler.tracing import drawn_again, without_hooks
@@ -13,10 +13,7 @@ from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import Vertex, defvjp_each, entered, name_of, primitive, state, tick
 from tinygrad_mm.tensor import Tensor
 
-if TYPE_CHECKING:
-    from tinygrad_mm.compiler.plan import Plan
-
-__all__ = ["Call", "Instance", "as_tensor", "run_compiled"]
+__all__ = ["Call", "Instance", "Planned", "as_tensor", "run_compiled"]
 
 
 class Instance:
@@ -29,16 +26,41 @@ class Instance:
         self.forward, self.backward = emitted.make(arrays)
 
 
+class Planned(Protocol):
+    """What a call wants to know of its program.
+
+    `needs` lists for each target the outputs that depend on it (None: all), `number` gives the number of the target by
+    that of an argument of `run_compiled`, `idle` are buffers that nobody uses.
+    """
+
+    function: Callable[..., Any]
+    inputs: list[Any]
+    targets: list[Any]
+    needs: list[tuple[int, ...] | None]
+    number: dict[int, int]
+    effects: list[Any]
+    generators: list[Any]
+    differentiable: list[bool]
+    idle: list[Instance]
+
+    def instance(self) -> Instance:
+        """Functions with buffers that nobody uses at the moment."""
+
+    def replay(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs as a recorded computation."""
+
+
 class Call:
     """One call of a compiled function, from its forward half to the last gradient taken from it.
 
-    It holds a set of buffers, which goes back to the plan when the graph lets go of it.
+    It holds a set of buffers, which goes back to the plan when the graph lets go of it. `check` is given the first
+    gradients that the program finds, and the seeds, and returns what to hand out.
     """
 
-    __slots__ = ("crossing", "drawn", "found", "instance", "plan", "seeds", "spent", "values")
+    __slots__ = ("check", "crossing", "drawn", "found", "instance", "plan", "seeds", "spent", "values")
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Planned, check: Callable[[list[Any], list[Any]], list[Any]] | None = None) -> None:
+        self.plan, self.check = plan, check
         self.instance: Instance | None = plan.instance()
         self.found: dict[int, Any] = {}  # gradients that were computed but not asked for yet, by number of the target
         self.seeds: Any = None
@@ -72,7 +94,7 @@ class Call:
         seeds = g if isinstance(g, list) else [g]
         if self.seeds is None or i not in self.found or not all(map(is_, seeds, self.seeds)):
             recorded = any(isinstance(one, Vertex) for one in seeds)
-            found = self._recorded(seeds, arguments) if recorded else self._computed(seeds)
+            found = self._recorded(seeds, arguments) if recorded else self.computed(self._wanted(seeds))
             self.found, self.seeds = dict(enumerate(found)), seeds
         found_here = self.found.pop(i)  # each once: whoever asks again has begun another pass
         return found_here if self._is_needed(i, seeds) else None
@@ -85,16 +107,18 @@ class Call:
         )
 
     def _wanted(self, seeds: Sequence[Any]) -> list[Any]:
-        return [s for s, wanted in zip(seeds, self.plan.trace.differentiable, strict=True) if wanted]
+        return [s for s, wanted in zip(seeds, self.plan.differentiable, strict=True) if wanted]
 
-    def _computed(self, seeds: Sequence[Any]) -> list[Any]:
-        """By the backward half of the program."""
+    def computed(self, seeds: Sequence[Any]) -> list[Any]:
+        """The gradients by the backward half of the program, given those of the outputs that have one."""
         assert self.instance is not None
         if self.spent:  # the first pass has written over what the forward half had left for it
             with drawn_again(self.drawn):
                 _, _, self.crossing = self.instance.forward(*self.values)
         self.spent = True
-        return list(self.instance.backward(*self.values, *self._wanted(seeds), *self.crossing))
+        found = list(self.instance.backward(*self.values, *seeds, *self.crossing))
+        check, self.check = self.check, None
+        return found if check is None else check(found, list(seeds))
 
     def _recorded(self, seeds: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
         """As a recorded computation: the calls of the function are made once more, on Tensors, and differentiated."""

@@ -4,16 +4,20 @@ A compiled program is right as long as everything that the trace has read is wha
 each call, and so are arrays in cells and globals of the function itself. All else (numbers, flags, which objects stand
 where) is guarded: looked at before each call, by identity.
 
-What is found: cells, globals and defaults of the function and of the functions it calls; all that a Module consists of;
-what lists, tuples, dicts and sets hold; of any other object, those attributes that the function's code names.
+What is found: cells, globals and defaults of the function and of the functions it calls, by the names that their
+bytecode loads; all that a Module consists of; what lists, tuples, dicts, sets, deques and the arguments of a partial
+hold; of functions, classes and any other object, those attributes that the code names, and what the methods read that
+operators and the like call (`table[i]`, `len(table)`); which function a class has under the name of a method.
 """
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import sys
 import types
+from collections import deque
 from collections.abc import Callable, Iterable
 from operator import attrgetter, getitem
 from typing import Any
@@ -29,6 +33,9 @@ _PLAIN = (int, float, str, bytes, bool, type(None), complex, np.generic, np.dtyp
 _contents = attrgetter("cell_contents")
 _MISSING = object()
 _FIXED = ("builtins", "numpy")  # where objects come from that have no attributes to change
+_IMPLICIT = frozenset(  # methods that are called without being named
+    f"__{name}__" for name in ("call", "getitem", "len", "iter", "next", "contains", "bool", "float", "int", "index")
+) | {"__getattr__"}
 _SMALL = 1024  # bytes: an array of this size is compared with what it held
 _STRUCTURE = 1000  # a container with more items is data: it is compared as a whole
 
@@ -61,7 +68,8 @@ class Captured:
         self.generators: list[np.random.Generator] = []
         self.arrays: dict[int, Any] = {}
         # Guards: `holder[key]`, the contents of cells, and attributes of objects, which are to stay the same objects;
-        # the sizes of containers; containers that are to stay equal to a copy of theirs; what small arrays hold.
+        # the sizes of containers; the keys of dicts in order; names that are to stay out of dicts; containers that are
+        # to stay equal to a copy of theirs; what small arrays hold.
         self._holders: list[Any] = []
         self._keys: list[Any] = []
         self._values: list[Any] = []
@@ -72,11 +80,15 @@ class Captured:
         self._items: list[Any] = []
         self._sized: list[Any] = []
         self._sizes: list[int] = []
+        self._ordered: list[Any] = []
+        self._orders: list[list[Any]] = []
+        self._without: list[Any] = []
+        self._words: list[str] = []
         self._wholes: list[Any] = []
         self._copies: list[Any] = []
         self._small: list[Any] = []
         self._bytes: list[bytes] = []
-        kinds = ("entries", "cells", "attributes", "sizes", "wholes", "small")
+        kinds = ("entries", "cells", "attributes", "sizes", "orders", "absent", "wholes", "small")
         self._called: dict[str, list[str]] = {kind: [] for kind in kinds}
         self._seen: dict[Any, Any] = {}  # what was looked at already; held, so that no id is used twice
         self._check: Callable[..., bool] | None = None  # all guards as one function
@@ -105,8 +117,9 @@ class Captured:
             return None
         if isinstance(function, functools.partial):
             self._function(function.func)
-            for a in (*function.args, *function.keywords.values()):
+            for a in function.args:
                 self._object(a, "", words_of(function))
+            self._container(function.keywords, "keywords", words_of(function))
         elif isinstance(function, types.MethodType):
             self._object(function.__self__, "", words_of(function))
             self._function(function.__func__)
@@ -118,13 +131,36 @@ class Captured:
                 except ValueError:  # not filled yet: a function that calls itself before it is defined
                     continue
                 self._slot(cell, None, value, name, words, inputs)
-            for name in sorted(words):
+            for name in sorted(globals_of(function)):
                 value = function.__globals__.get(name, _MISSING)
                 if value is not _MISSING:
                     self._slot(function.__globals__, name, value, name, words, inputs)
-            for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-                self._object(value, "", words)
+            for part in ("__code__", "__defaults__", "__kwdefaults__"):
+                if not is_known(str(function.__globals__.get("__name__", ""))):
+                    self._attribute(function, part, f"{function.__name__}.{part}")
+                if part != "__code__":
+                    self._object(getattr(function, part) or (), f"{function.__name__}.{part}", words)
         return None
+
+    def _attribute(self, owner: Any, word: str, name: str) -> Any:
+        """Guard an attribute of an object; returns what it is."""
+        self._owners.append(owner)
+        self._attributes.append(word)
+        self._items.append(getattr(owner, word))
+        self._called["attributes"].append(name)
+        return self._items[-1]
+
+    def _method(self, value: Any, word: str, name: str) -> None:
+        """Guard that an object has this method: that of its class, and nothing of its own in front of it."""
+        kind = value if isinstance(value, type) else type(value)
+        if (id(kind), word) not in self._seen and isinstance(getattr(kind, word, None), (types.FunctionType, property)):
+            self._seen[id(kind), word] = kind
+            self._attribute(kind, word, f"{kind.__name__}.{word}")
+        own = getattr(value, "__dict__", None)
+        if type(own) is dict and word not in own and not hasattr(type(value), "named_modules"):
+            self._without.append(own)
+            self._words.append(word)
+            self._called["absent"].append(f"{name}.{word}" if name else word)
 
     def _itself(self) -> None:
         """The function is reached from itself: its arrays cannot be replaced for a trace of one call of it."""
@@ -166,6 +202,9 @@ class Captured:
         if isinstance(value, _PLAIN):
             return
         if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+            own = vars(getattr(value, "__func__", value))
+            for word in sorted(words & own.keys()):
+                self._slot(own, word, own[word], f"{name}.{word}" if name else word, words)
             self._function(value)
         elif isinstance(value, Vertex):
             if self._new(value):
@@ -180,7 +219,8 @@ class Captured:
         elif isinstance(value, np.random.Generator):
             if self._new(value):
                 self.generators.append(value)
-        elif isinstance(value, (dict, list, tuple, set, frozenset)):
+                self.names.setdefault(id(value), name)
+        elif isinstance(value, (dict, list, tuple, set, frozenset, deque)):
             if self._new(value):
                 self._container(value, name, words)
         elif hasattr(type(value), "named_modules") and not isinstance(value, type):
@@ -192,11 +232,15 @@ class Captured:
     def _other(self, value: Any, name: str, words: frozenset[str]) -> None:
         """Any other object: the attributes that are named in the code it is reached from."""
         if self._new(value, words):
-            self._methods(value, name, words | {"__call__"})
+            self._methods(value, name, words | _IMPLICIT)
             if hasattr(value, "__wrapped__"):  # another compiled function, a cached one
                 self._function(value.__wrapped__)
 
     def _container(self, value: Any, name: str, words: frozenset[str]) -> None:
+        if isinstance(value, dict):
+            self._ordered.append(value)
+            self._orders.append(list(value))
+            self._called["orders"].append(name)
         if isinstance(value, (set, frozenset)) or len(value) > _STRUCTURE:
             self._wholes.append(value)
             self._copies.append(value.copy() if hasattr(value, "copy") else value)
@@ -206,7 +250,8 @@ class Captured:
             for i, item in enumerate(value):
                 self._object(item, f"{name}.{i}" if name else str(i), words)
             return
-        self._size(value, name)
+        if not isinstance(value, dict):
+            self._size(value, name)
         for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
             self._slot(value, key, item, f"{name}.{key}" if name else str(key), words)
 
@@ -224,8 +269,9 @@ class Captured:
         for key, item in list(vars(value).items()):
             if key != "_token":
                 self._slot(vars(value), key, item, f"{name}.{key}" if name else key)
+        self._method(value, "forward", name)
         if not is_known(type(value).__module__):
-            self._methods(value, name, frozenset({"forward"}))
+            self._methods(value, name, _IMPLICIT | {"forward"})
 
     def _methods(self, value: Any, name: str, words: Iterable[str]) -> None:
         """Guard the attributes of an object that are named in the code it is reached from; look into its methods."""
@@ -238,19 +284,17 @@ class Captured:
             if isinstance(found, property):
                 found = found.fget
             if isinstance(found, types.FunctionType):
+                self._method(value, word, name)
                 self._function(found)
                 inner = words_of(found) - done
                 todo.extend(inner)
                 done |= inner
-            elif found is not _MISSING and word != "__call__" and word not in _modules_own(value):
+            elif found is not _MISSING and word not in _IMPLICIT and word not in _modules_own(value):
                 item = getattr(value, word, _MISSING)
                 if item is _MISSING or isinstance(item, (types.MethodType, types.BuiltinMethodType)):
                     continue
-                self._owners.append(value)
-                self._attributes.append(word)
-                self._items.append(item)
-                self._called["attributes"].append(f"{name}.{word}" if name else word)
-                self._object(item, f"{name}.{word}" if name else word, frozenset(done))
+                path = f"{name}.{word}" if name else word
+                self._object(self._attribute(value, word, path), path, frozenset(done))
 
     def path_of(self) -> Callable[[Scope | None], str]:
         """A function that says where a call was made: the path of its module and what kind of module that is."""
@@ -280,6 +324,13 @@ class Captured:
         self._check = None
         return True
 
+    def what_changed(self) -> str | None:
+        """The same as `changed`; also where something is no longer there."""
+        try:
+            return self.changed()
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            return f"something that is gone ({error!r})"
+
     def guard(self, guards: Guards) -> None:
         """Add the conditions that everything stands where it stood."""
         for holder, key, value in zip(self._holders, self._keys, self._values, strict=True):
@@ -291,6 +342,10 @@ class Captured:
             guards.same(f"{guards.name(owner)}.{attribute}", value)
         for sized, size in zip(self._sized, self._sizes, strict=True):
             guards.true(f"len({guards.name(sized)}) == {size}")
+        for ordered, keys in zip(self._ordered, self._orders, strict=True):
+            guards.true(f"[*{guards.name(ordered)}] == {guards.name(keys)}")
+        for own, word in zip(self._without, self._words, strict=True):
+            guards.true(f"{word!r} not in {guards.name(own)}")
         for whole, copy in zip(self._wholes, self._copies, strict=True):
             guards.true(f"{guards.name(whole)} == {guards.name(copy)}")
         for small, content in zip(self._small, self._bytes, strict=True):
@@ -309,6 +364,12 @@ class Captured:
             values[:] = now
         for a, n, name in zip(self._sized, self._sizes, self._called["sizes"], strict=True):
             if len(a) != n:
+                return name
+        for a, b, name in zip(map(list, self._ordered), self._orders, self._called["orders"], strict=True):
+            if a != b:
+                return name
+        for a, word, name in zip(self._without, self._words, self._called["absent"], strict=True):
+            if word in a:
                 return name
         for a, b, name in zip(self._wholes, self._copies, self._called["wholes"], strict=True):
             if a != b:
@@ -345,13 +406,22 @@ def _is_installed(package: str) -> bool:
 
 
 def words_of(function: Any) -> frozenset[str]:
-    """The names that a function's code looks up outside; none for code that does not change."""
+    """The attributes that a function's code names; none for code that does not change."""
+    return _names_of(function)[1]
+
+
+def globals_of(function: Any) -> frozenset[str]:
+    """The globals that a function's code names; none for code that does not change."""
+    return _names_of(function)[0]
+
+
+def _names_of(function: Any) -> tuple[frozenset[str], frozenset[str]]:
     while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)
     if not isinstance(function, types.FunctionType) or is_known(str(function.__globals__.get("__name__", ""))):
-        return frozenset()
-    return global_names(function.__code__)
+        return frozenset(), frozenset()
+    return names_in(function.__code__)
 
 
 def _modules_own(value: Any) -> Any:
@@ -360,10 +430,28 @@ def _modules_own(value: Any) -> Any:
 
 
 @functools.cache
-def global_names(code: types.CodeType) -> frozenset[str]:
-    """The names that a function's code, and code inside it, may look up outside: globals and attributes."""
-    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return frozenset(code.co_names).union(*map(global_names, inner))
+def names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """The globals and the attributes that a function's code, and code inside it, may look up.
+
+    The same name is one or the other by the instruction that it belongs to.
+
+    >>> tuple(map(sorted, names_in((lambda x: scale * x.rate).__code__)))
+    (['scale'], ['rate'])
+    """
+    outside: set[str] = set()
+    attributes: set[str] = set()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname.endswith(("_GLOBAL", "_GLOBALS", "_NAME")):
+            if instruction.opname != "IMPORT_NAME":
+                outside.add(instruction.argval)
+        elif instruction.opcode in dis.hasname:
+            attributes.add(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            inner = names_in(constant)
+            outside |= inner[0]
+            attributes |= inner[1]
+    return frozenset(outside), frozenset(attributes)
 
 
 def rebuilt(function: Callable[..., Any], places: list[Place], tensors: list[Any]) -> Callable[..., Any]:

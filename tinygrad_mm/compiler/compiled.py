@@ -12,20 +12,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinygrad_mm.compiler.backends import backend_of
 from tinygrad_mm.compiler.plan import Plan
+from tinygrad_mm.compiler.proof import Proof, computed
 from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
+from tinygrad_mm.compiler.verification import Progress, difference_error, retraced
 from tinygrad_mm.graph import name_of, state
 
 __all__ = ["Compiled", "compile"]
 
 log = logging.getLogger("tinygrad_mm.compile")
 
-_tracing = threading.RLock()  # a trace sets buffers and generators back when it is done: one at a time
 
-
-def compile(function: Callable[..., Any] | None = None, *, max_signatures: int = 32, backend: str = "numpy") -> Any:
+def compile(
+    function: Callable[..., Any] | None = None,
+    *,
+    max_signatures: int = 32,
+    backend: str = "numpy",
+    verify: bool = True,
+) -> Any:
     """A function with the same meaning as `function`, traced once and then run as straight-line NumPy code.
 
     The first call with arguments of given shapes, dtypes and Python values traces `function`, differentiates the trace
@@ -33,8 +41,12 @@ def compile(function: Callable[..., Any] | None = None, *, max_signatures: int =
     Calls with other shapes or values are traced anew; at most `max_signatures` programs are kept. The result takes
     part in the graph as one operation, so that `loss = f(x, y); loss.backward(); optimizer.step()` stays as it was.
 
-    Arguments, parameters, buffers, what closure cells hold and attributes of modules are never stale. What cannot be
-    seen is listed in `tinygrad_mm.compiler`.
+    What a program is right for, and what is fixed when it is traced, is said in `tinygrad_mm.compiler`.
+
+    `verify`: a new program proves itself. At its first two calls (and, while something has been all zero or not finite,
+    at up to eight) `function` is called once more, from the same parameters, buffers and generators: outputs are
+    compared at the call, gradients at the first backward pass. Where they differ by more than rounding, the result is
+    the function's own, a `CompileWarning` says what differs, and calls of this kind go to the function from then on.
 
     `backend="numba"` (extra `numba`) fuses what lies between matrix products into compiled loops: faster steps, after
     a warm-up of seconds.
@@ -53,14 +65,16 @@ def compile(function: Callable[..., Any] | None = None, *, max_signatures: int =
     array([2., 0.], dtype=float32)
     """
     if function is None:
-        return functools.partial(compile, max_signatures=max_signatures, backend=backend)
-    return Compiled(function, max_signatures, backend)
+        return functools.partial(compile, max_signatures=max_signatures, backend=backend, verify=verify)
+    return Compiled(function, max_signatures, backend, verify)
 
 
 class Compiled:
     """What `compile` returns."""
 
-    def __init__(self, function: Callable[..., Any], max_signatures: int = 32, backend: str = "numpy") -> None:
+    def __init__(
+        self, function: Callable[..., Any], max_signatures: int = 32, backend: str = "numpy", verify: bool = True
+    ) -> None:
         if not callable(function):
             raise TypeError(f"compile: it takes a function or a module, not a {type(function).__name__}")
         if max_signatures < 1:
@@ -68,7 +82,10 @@ class Compiled:
         self.function = function
         self.max_signatures = max_signatures
         self.backend = backend_of(backend)
+        self.verifies = verify
         self.plans: list[Plan] = []  # the one used last comes first
+        self._unproved: dict[Plan, Progress] = {}  # programs that are new, or wrong
+        self._in_a_row = 0  # programs that served one call each, because what the function reads had changed
         self._warned = False
         functools.update_wrapper(self, function, updated=())
 
@@ -76,32 +93,117 @@ class Compiled:
         """What the function returns."""
         if state.watched:  # inside another trace, or with someone watching each operation
             return self.function(*args, **kwargs)
-        plans = self.plans
-        for i, plan in enumerate(plans):
+        for i, plan in enumerate(self.plans):
             given = plan.accepts(args, kwargs)
             if given is not None:
                 if i:
                     self._first(plan)
-                return plan.run(given)
-        with _tracing:
-            for plan in self.plans:  # another thread may have traced it meanwhile
-                given = None if plan in plans else plan.accepts(args, kwargs)
-                if given is not None:
-                    return plan.run(given)
+                return self._new(plan, given, args, kwargs) if self._unproved else plan.run(given)
+        return self._new(None, [], args, kwargs)
+
+    def _new(self, plan: Plan | None, given: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that needs a program, or whose program may be a new one.
+
+        A trace and a check set buffers and generators back, so there is one at a time. Nobody waits for it, and so
+        nobody for ever, after a fork or when the interpreter ends: who comes second has no need of a program.
+        """
+        turn = _turn(os.getpid())
+        if not turn.acquire(blocking=False):
+            return self.function(*args, **kwargs) if plan is None else self._run(plan, given, args, kwargs)
+        try:
+            if plan is None:
+                plan, given = self._traced(args, kwargs)
+            return self._run(plan, given, args, kwargs, proving=not state.replaying)
+        finally:
+            turn.release()
+
+    def _run(
+        self, plan: Plan, given: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], proving: bool = False
+    ) -> Any:
+        progress = self._unproved.get(plan)
+        if progress is None:
+            return plan.run(given)
+        if progress.eager:
+            return self.function(*args, **kwargs)
+        proof = self._proof(plan, given, args, kwargs, progress) if proving and progress.due() else None
+        progress.runs += 1
+        if progress.over():
+            self._unproved.pop(plan, None)
+        if proof is None:
+            return plan.run(given)
+        result = plan.run(given, proof.checked)
+        difference = proof.differs(result)
+        if difference is None:
+            return result
+        proof.before.put_back()
+        result = self.function(*args, **kwargs)
+        proof.blame(difference)
+        return result
+
+    def _proof(
+        self, plan: Plan, given: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], progress: Progress
+    ) -> Proof:
+        def without(name: str) -> Plan:
+            return Plan(self.function, args, kwargs, self.backend, [name])
+
+        def wrong() -> None:
+            progress.eager = True
+            if plan in self.plans:
+                self._unproved[plan] = progress
+
+        return Proof(plan, given, progress, without, wrong)
+
+    def verify(self, *args: Any, **kwargs: Any) -> None:
+        """Compare the program for these arguments with the function itself, and leave everything as it was.
+
+        Gradients are those for random gradients of the outputs.
+
+        Raises AssertionError where they differ by more than rounding: what differs, by how much, and which pass did it.
+        Calls of this kind go to the function from then on.
+        """
+        plan, given = next(
+            ((p, found) for p in self.plans if (found := p.accepts(args, kwargs)) is not None), (None, [])
+        )
+        if plan is None:
             plan, given = self._traced(args, kwargs)
-            self._first(plan)
-        return plan.run(given)
+        progress = Progress(verify=True)
+        proof = self._proof(plan, given, args, kwargs, progress)
+        gradients = None
+        with proof.before.as_before():
+            difference = proof.differs(plan.run(list(given)))
+        if difference is None and plan.graph:
+            rng = np.random.default_rng(0)
+            seeds = [rng.standard_normal(t.shape).astype(t.dtype) for t in proof.made]
+            with proof.before.as_before():
+                found = computed(plan, given, seeds)
+            difference, gradients = proof.gradients_differ(found, seeds)
+        if difference is not None:
+            proof.wrong()
+            raise difference_error(f"verify: {name_of(self.function)}", difference, proof.culprit(gradients))
+
+    def retrace(self) -> None:
+        """Forget all programs: the next call traces the function anew, after a change that no program looks at."""
+        self.plans, self._unproved = [], {}
 
     def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Plan, list[Any]]:
         """A program for these arguments.
 
         Raises TypeError for a function that changes what it reads, so that every call would be the first.
         """
+        before = self.plans[0] if self.plans else None
+        changed = (
+            before.captured.what_changed() if before in self._unproved and self._unproved[before].runs == 1 else None
+        )
         for _ in range(2):  # the first call may have set up something
             plan = Plan(self.function, args, kwargs, self.backend)
             given = plan.accepts(args, kwargs)
             if given is not None:
                 log.info("compile: traced %s for %s", name_of(self.function), plan.signature)
+                again = before is not None and changed is not None and before.signature == plan.signature
+                self._in_a_row = self._in_a_row + 1 if again else 0
+                retraced(f"compile: {name_of(self.function)}", self._in_a_row, changed)
+                self._unproved[plan] = Progress(self.verifies)
+                self._first(plan)
                 return plan, given
         raise TypeError(
             f"compile: {name_of(self.function)} changes {plan.captured.changed() or 'what it reads'!r} while it runs, "
@@ -109,22 +211,24 @@ class Compiled:
             "Buffer.assign)"
         )
 
+    def _served_once(self, plan: Plan) -> bool:
+        return plan in self._unproved and self._unproved[plan].runs == 1
+
     def _first(self, plan: Plan) -> None:
         """Keep a program in the first place, and forget the one used longest ago if there are too many."""
-        with _tracing:
-            plans = [plan, *(p for p in self.plans if p is not plan)]
-            if len(plans) > self.max_signatures:
-                plans.pop()
-                if not self._warned:
-                    self._warned = True
-                    log.warning(
-                        "compile: %s was called with more than %d combinations of shapes, dtypes and Python values; "
-                        "programs used longest ago are dropped from now on. Pass numbers that change as arrays, or "
-                        "raise max_signatures",
-                        name_of(self.function),
-                        self.max_signatures,
-                    )
-            self.plans = plans
+        plans = [plan, *(p for p in self.plans if p is not plan)]
+        if len(plans) > self.max_signatures:
+            self._unproved.pop(plans.pop(), None)
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "compile: %s was called with more than %d combinations of shapes, dtypes and Python values; "
+                    "programs used longest ago are dropped from now on. Pass numbers that change as arrays, or "
+                    "raise max_signatures",
+                    name_of(self.function),
+                    self.max_signatures,
+                )
+        self.plans = plans
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         """As a method: bound to the object that it is called on."""
@@ -170,7 +274,7 @@ class Compiled:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
         """A copy of the function (of a module: with parameters of its own), compiled anew at its first call."""
-        return Compiled(copy.deepcopy(self.function, memo), self.max_signatures, self.backend.name)
+        return Compiled(copy.deepcopy(self.function, memo), self.max_signatures, self.backend.name, self.verifies)
 
     def __reduce__(self) -> Any:
         """Pickled by name where it stands in a module under its name, as functions are; else by its function."""
@@ -178,7 +282,17 @@ class Compiled:
         for name in getattr(self, "__qualname__", "").split("."):
             found = getattr(found, name, None)
         name = getattr(found, "__qualname__", "")
-        return name if found is self else (Compiled, (self.function, self.max_signatures, self.backend.name))
+        return (
+            name
+            if found is self
+            else (Compiled, (self.function, self.max_signatures, self.backend.name, self.verifies))
+        )
 
     def __repr__(self) -> str:
         return f"<compiled {name_of(self.function)}, {len(self.plans)} programs>"
+
+
+@functools.cache
+def _turn(process: int) -> threading.RLock:
+    """Whose turn it is to trace. A forked process has its own, for the thread that had it may not be there."""
+    return threading.RLock()

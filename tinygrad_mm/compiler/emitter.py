@@ -17,7 +17,7 @@ from tinygrad_mm.memory import aligned
 
 __all__ = ["Emitted", "Insertion", "emit"]
 
-_WORDS = frozenset({"np", "memory", "array_in", "empty", "forward", "backward", "step", "update", "refresh"})
+_WORDS = frozenset({"np", "memory", "array_in", "empty", "forward", "backward", "step", "update"})
 
 
 def array_in(memory: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -163,29 +163,25 @@ class Insertion:
 
 def emit(
     program: Program,
-    given: dict[int, str] | None = None,
     title: str = "",
     path_of: Callable[[Scope | None], str] = lambda scope: "",
     insertions: Sequence[Insertion] = (),
     joint: bool = False,
-    first: frozenset[int] = frozenset(),
     apart: bool = False,
 ) -> Emitted:
     """Write a program out: as the functions `forward` and `backward`, or, `joint`, as one function `step`.
 
-    The insertions stand at the end of it, or, `apart`, in a function `update` that follows it. `given` names arrays,
-    bound like the leaves, that certain results are to be written to. Ops with an id in `first` make a function of their
-    own, `refresh`: what they compute stays the same from step to step.
+    The insertions stand at the end of it, or, `apart`, in a function `update` that follows it. The arrays of
+    `program.places` are bound like the leaves.
     """
     reserved = [name for insertion in insertions for name in insertion.bound]
-    storage = Storage(program, given or {}, [*_WORDS, *reserved])
+    storage = Storage(program, [*_WORDS, *reserved])
     writer = _Writer(storage)
     halves: tuple[list[str], list[str]] = ([], [])
-    hoisted: list[str] = []
     where = None
     crossing = _crossing(program, storage)
     for op in program.ops:
-        body = hoisted if id(op) in first else halves[op.backward]
+        body = halves[op.backward]
         lines = writer.lines_of(op)
         here = path_of(op.scope) + (" (backward)" if op.backward else "")
         if lines and here != where and here.strip():
@@ -204,12 +200,11 @@ def emit(
     effects = _joined(_handed(storage, [e.value for e in program.effects]))
     inputs = [storage.home[id(v)] for v in program.inputs]
     if joint:
-        names = ["step", *(["update"] if apart else []), "refresh"]
+        names = ["step", *(["update"] if apart else [])]
         both = [*halves[0], *halves[1], *([] if apart else update), f"return ({outputs}), ({effects})"]
         functions = [
             *function("step", inputs, both),
             *(function("update", [], [*update, "return"]) if apart else []),
-            *function("refresh", [], hoisted or ["pass"]),
         ]
     else:
         names = ["forward", "backward"]
@@ -228,11 +223,11 @@ def emit(
     source = "\n".join(
         [
             *([f"# {title}"] if title else []),
-            f"def make({', '.join(['memory', *leaves, *(given or {}).values(), *bound])}):",
+            f"def make({', '.join(['memory', *leaves, *storage.given.values(), *bound])}):",
             *(f"    {name} = {text}" for name, text in storage.arrays),
             *functions,
             "",
-            f"    return {', '.join(names)}",
+            f"    return {_joined(names)}",
             "",
         ]
     )

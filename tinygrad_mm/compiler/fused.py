@@ -11,36 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.kernel import Kernel, dot
+from tinygrad_mm.compiler.kernel import Kernel
 from tinygrad_mm.compiler.program import Op
-from tinygrad_mm.functional.activations import sigmoid
-from tinygrad_mm.functional.losses import _cross_entropy, _prediction_error
+from tinygrad_mm.functional.activations import one_hot, pick, sigmoid, softmax
 
 __all__ = [
     "EXPANSIONS",
     "KERNELS_OF_FUSED",
     "clear_error",
-    "mean_loss",
     "one_hot_columns",
     "one_hot_rows",
     "pick_columns",
     "pick_rows",
-    "picked_sum",
-    "scaled_error",
-    "scaled_hots",
-    "scaled_loss",
-    "softmax_sums",
+    "prediction_error",
     "transposed_copy",
     "where_positive",
 ]
 
 
 def where_positive(g: Any, y: Any) -> Any:
-    """G where y > 0, else 0, for y >= 0: the way back through relu.
+    """0 where y <= 0, else g, for y that is not negative: the backward pass of relu.
 
     Shape: (...), (...) -> (...)
     """
-    return g * np.sign(y)
+    return np.where(y <= 0, 0, g)
 
 
 def clear_error(error: ValueError) -> ValueError:
@@ -60,24 +54,17 @@ def pick_columns(z: Any, labels: Any) -> Any:
     return z.reshape(-1).take(np.ravel_multi_index((labels, np.arange(z.shape[1])), z.shape))
 
 
+def prediction_error(logits: Any, labels: Any) -> Any:
+    """softmax(logits) - one_hot(labels): the gradient of the cross entropy of each example.
+
+    Shape: (..., classes), (...) -> (..., classes)
+    """
+    return softmax(logits) - one_hot(labels, logits.shape[-1], logits.dtype)
+
+
 def transposed_copy(x: Any) -> Any:
     """The transpose in memory of its own. Shape: (n, m) -> (m, n)"""
     return np.ascontiguousarray(x.T)
-
-
-def mean_loss(logs: Any, z: Any, labels: Any, hot: Any) -> Any:
-    """The mean of `logs` less the elements of z at the labels; `hot` is 1 at these, 0 elsewhere.
-
-    Shape: (n,), (classes, n), (n,), (classes, n) -> ()
-
-    Raises ValueError for a label out of range.
-    """
-    return np.mean(logs - pick_columns(z, labels))
-
-
-def picked_sum(z: Any, labels: Any) -> Any:
-    """The sum of the elements of z at the labels, for z that may be infinite elsewhere."""
-    return np.sum(pick_columns(z, labels))
 
 
 def one_hot_rows(labels: Any, classes: int, dtype: Any) -> Any:
@@ -90,61 +77,17 @@ def one_hot_columns(labels: Any, classes: int, dtype: Any) -> Any:
     return np.eye(classes, dtype=dtype).take(labels, 1)
 
 
-def softmax_sums(logits: Any, rows: Any) -> Any:
-    """Below each other: z = logits - max, the logarithm of the sum of exp(z), exp(z), and `rows @ exp(z)`.
-
-    The last of the `rows` is all ones. Shape: (classes, n), (classes + 1, classes) -> (3 * classes + 2, n)
-    """
-    z = logits - np.max(logits, axis=0)
-    e = np.exp(z)
-    sums = rows @ e
-    return np.concatenate([z, np.log(sums[-1:]), e, sums])
-
-
-def scaled_hots(table: Any, labels: Any) -> Any:
-    """The column of the table at each label. Shape: (classes + 1, classes + 1), (n,) -> (classes + 1, n)"""
-    return table.take(labels, 1, mode="clip")
-
-
-def scaled_loss(sums: Any, labels: Any, hot: Any, factor: Any) -> Any:
-    """The mean cross entropy from `softmax_sums` and `scaled_hots`. Shape: (3 * classes + 2, n), (n,) -> ()
-
-    Raises ValueError for a label out of range.
-    """
-    classes = len(hot) - 1
-    return mean_loss(sums[classes], sums[:classes], labels, hot)
-
-
-def scaled_error(sums: Any, hot: Any) -> Any:
-    """The gradient of the loss with respect to the logits. Shape: (3 * classes + 2, n) -> (classes, n)"""
-    k = len(hot) - 1
-    return sums[k + 1 : 2 * k + 1] / sums[2 * k + 1 : 3 * k + 1] - hot[:k]
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Functions that look at values or work in place, written so that they can be traced
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _exponentials(logits: Any, call: Any) -> tuple[Any, Any, Any]:
-    rows = logits.reshape(-1, logits.shape[-1])
-    z = rows - np.max(rows, axis=-1, keepdims=True)
-    e = np.exp(z)
-    return z, e, np.sum(e, axis=-1, keepdims=True)
+def _expanded_pick(call: Any, z: Any, labels: Any) -> Any:
+    return call(pick_rows, z.reshape(-1, z.shape[-1]), labels.reshape(-1)).reshape(labels.shape)
 
 
-def _expanded_cross_entropy(call: Any, logits: Any, labels: Any, reduction: str = "mean") -> Any:
-    z, _, total = _exponentials(logits, call)
-    lost = np.log(total).reshape(-1) - call(pick_rows, z, labels.reshape(-1))
-    if reduction == "none":
-        return lost.reshape(labels.shape)
-    return np.mean(lost) if reduction == "mean" and lost.size else np.sum(lost)
-
-
-def _expanded_error(call: Any, logits: Any, labels: Any) -> Any:
-    _, e, total = _exponentials(logits, call)
-    exact = call(one_hot_rows, labels.reshape(-1), logits.shape[-1], logits.dtype)
-    return (e / total - exact).reshape(logits.shape)
+def _expanded_one_hot(call: Any, labels: Any, classes: int, dtype: Any = np.float32) -> Any:
+    return call(one_hot_rows, labels.reshape(-1), classes, dtype).reshape(*labels.shape, classes)
 
 
 def _expanded_sigmoid(call: Any, x: Any) -> Any:
@@ -157,8 +100,8 @@ def _expanded_sigmoid(call: Any, x: Any) -> Any:
 
 # Each takes first a function `call(fun, *args)` that records a call of one of the functions above.
 EXPANSIONS: dict[Any, Any] = {
-    _cross_entropy: _expanded_cross_entropy,
-    _prediction_error: _expanded_error,
+    pick: _expanded_pick,
+    one_hot: _expanded_one_hot,
     sigmoid: _expanded_sigmoid,
 }
 
@@ -203,96 +146,6 @@ def _pick(columns: bool) -> Callable[[Op], Kernel | None]:
     return kernel
 
 
-def _mean_loss(op: Op) -> Kernel | None:
-    logs, z, classes, _ = op.args
-    n, dtype, unsigned = logs.size, z.dtype, np.dtype(f"u{classes.dtype.itemsize}")
-
-    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
-        flat, hot = bind.seen(a[1], ".reshape(-1)"), bind.seen(a[3], ".reshape(-1)")
-        labels, last, outside = a[2], bind(np.asarray(z.shape[0] - 1, unsigned), "last"), scratch[0]
-        # Labels as unsigned numbers: below zero is larger than all others.
-        return [
-            f"{bind(np.greater)}({labels}.view({bind(unsigned, 'unsigned')}), {last}, {outside})",
-            f"picked = {dot(flat, hot)}",
-            f"if picked != picked or 1 in {outside}.tobytes():  # infinite elements, or labels out of range",
-            f"    picked = {bind(picked_sum)}({a[1]}, {labels})",
-            f"{out}[()] = ({dot(bind(np.ones(n, dtype), 'ones'), a[0])} - picked) / {n}",
-        ]
-
-    return Kernel(lines, scratch=[((n,), np.bool_)])
-
-
-def _parts_of_sums(name: str, k: int, bind: Any) -> dict[str, str]:
-    """The parts of a `softmax_sums` of k classes, by name."""
-    parts = {
-        "z": f"[:{k}]",
-        "logs": f"[{k}]",
-        "z_and_logs": f"[:{k + 1}].reshape(-1)",
-        "exponentials": f"[{k + 1}:{2 * k + 1}]",
-        "shares": f"[{2 * k + 1}:{3 * k + 1}]",
-        "sums": f"[{2 * k + 1}:]",
-        "total": f"[{3 * k + 1}]",
-    }
-    return {part: bind.seen(name, suffix, part) for part, suffix in parts.items()}
-
-
-def _softmax_sums(op: Op) -> Kernel:
-    (k, n), dtype = op.args[0].shape, op.result.dtype
-
-    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
-        part, (u, rows), largest = _parts_of_sums(out, k, bind), a, scratch[0]
-        subtract = bind(np.subtract)
-        if k == 2:  # quicker than to broadcast
-            u0, u1, z0, z1 = (bind.seen(x, f"[{i}]") for x in (u, out) for i in (0, 1))
-            shift = [
-                f"{bind(np.maximum)}({u0}, {u1}, out={largest})",
-                f"{subtract}({u0}, {largest}, {z0})",
-                f"{subtract}({u1}, {largest}, {z1})",
-            ]
-        else:
-            reduce = bind(np.maximum.reduce, "maximum_reduce")
-            shift = [f"{reduce}({u}, 0, None, {largest})", f"{subtract}({u}, {largest}, {part['z']})"]
-        return [
-            *shift,
-            f"{bind(np.exp)}({part['z']}, {part['exponentials']})",
-            dot(rows, part["exponentials"], part["sums"]),
-            f"{bind(np.log)}({part['total']}, {part['logs']})",
-        ]
-
-    return Kernel(lines, scratch=[((n,), dtype)])
-
-
-def _scaled_loss(op: Op) -> Kernel:
-    _, labels, hot, _ = op.args
-    k, n = hot.shape[0] - 1, labels.shape[0]
-    zero = np.zeros(n, labels.dtype)
-
-    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
-        part, hots = _parts_of_sums(a[0], k, bind), bind.seen(a[2], ".reshape(-1)")
-        return [
-            f"{bind(np.less)}({a[1]}, {bind(zero, 'zero')}, {scratch[0]})",  # those that are too large found a NaN
-            f"picked = float({dot(part['z_and_logs'], hots)})",
-            f"{out}[()] = picked * {a[3]}.item()",
-            f"if picked != picked or 1 in {scratch[0]}.tobytes():  # infinite elements, or labels out of range",
-            f"    {out}[()] = {bind(mean_loss)}({part['logs']}, {part['z']}, {a[1]}, None)",
-        ]
-
-    return Kernel(lines, scratch=[((n,), np.bool_)])
-
-
-def _scaled_error(op: Op) -> Kernel:
-    k = op.result.shape[0]
-
-    def lines(out: str, a: list[str], scratch: list[str], bind: Any) -> list[str]:
-        part = _parts_of_sums(a[0], k, bind)
-        return [
-            f"{bind(np.divide)}({part['exponentials']}, {part['shares']}, {out})",
-            f"{bind(np.subtract)}({out}, {bind.seen(a[1], f'[:{k}]')}, {out})",
-        ]
-
-    return Kernel(lines)
-
-
 def _one_hot(columns: bool) -> Callable[[Op], Kernel | None]:
     def kernel(op: Op) -> Kernel | None:
         _, classes, dtype = op.args
@@ -317,11 +170,6 @@ def _one_hot(columns: bool) -> Callable[[Op], Kernel | None]:
 
 KERNELS_OF_FUSED: dict[Any, Callable[[Op], Kernel | None]] = {
     where_positive: _where_positive,
-    mean_loss: _mean_loss,
-    softmax_sums: _softmax_sums,
-    scaled_hots: lambda op: Kernel(lambda out, a, s, bind: [f"{a[0]}.take({a[1]}, 1, {out}, 'clip')"]),
-    scaled_loss: _scaled_loss,
-    scaled_error: _scaled_error,
     transposed_copy: lambda op: Kernel(lambda out, a, s, bind: [f"{bind(np.copyto)}({bind.seen(out, '.T')}, {a[0]})"]),
     pick_rows: _pick(False),
     pick_columns: _pick(True),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinygrad_mm.compiler.program import Value
+from tinygrad_mm.compiler.program import Value, free_name
 
 __all__ = ["Kernel", "Made", "View", "dot", "free_name", "looked_at"]
 
@@ -43,16 +43,6 @@ class Made:
 def dot(a: str, b: str, out: str = "") -> str:
     """A product of vectors or matrices. As a method, since that saves a fifth of a microsecond over np.dot."""
     return f"{a}.dot({b}, {out})" if out else f"{a}.dot({b})"
-
-
-def free_name(stem: str, taken: Container[str]) -> str:
-    """A Python name that begins like `stem` and is not taken."""
-    stem = "".join(c if c.isalnum() else "_" for c in stem) or "v"
-    stem = f"_{stem}" if stem[0].isdigit() else stem
-    name, n = stem, 2
-    while name in taken:
-        name, n = f"{stem}_{n}", n + 1
-    return name
 
 
 def looked_at(name: str, suffix: str) -> str:

@@ -14,7 +14,6 @@ from tinygrad_mm.compiler.fused import KERNELS_OF_FUSED
 from tinygrad_mm.compiler.images import KERNELS_OF_IMAGES
 from tinygrad_mm.compiler.kernel import Kernel, Made, View, dot
 from tinygrad_mm.compiler.program import Op, Value
-from tinygrad_mm.compiler.together import product_in_threads
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import name_of, select
 from tinygrad_mm.rules.indexing import Slot, add_rows, getitem, scatter
@@ -173,10 +172,6 @@ def _matmul(op: Op) -> Kernel | None:
     if a.ndim <= 2 and b.ndim <= 2 and a.dtype.kind == "f":
         return Kernel(lambda out, x, s, bind: [dot(x[0], x[1], out)])
     return Kernel(lambda out, x, s, bind: [f"{bind(np.matmul)}({x[0]}, {x[1]}, {out})"])
-
-
-def _product_in_threads(op: Op) -> Kernel:
-    return Kernel(lambda out, x, s, bind: [f"{bind(product_in_threads)}({x[0]}, {x[1]}, {out})"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -366,7 +361,6 @@ KERNELS: dict[Any, Callable[[Op], View | Kernel | Made | None]] = {
     np.where: _where,
     np.matmul: _matmul,
     np.dot: lambda op: _matmul(op) if all(isinstance(a, Value) and 1 <= a.ndim <= 2 for a in op.args) else None,
-    product_in_threads: _product_in_threads,
     np.sum: _reduction(np.add),
     np.max: _reduction(np.maximum),
     np.min: _reduction(np.minimum),

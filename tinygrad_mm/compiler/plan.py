@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter, is_
 from typing import Any
 
@@ -12,13 +12,13 @@ from tinygrad_mm.compiler.arguments import is_like, is_of_kind, kind_of, marked,
 from tinygrad_mm.compiler.backends import NUMPY, Backend
 from tinygrad_mm.compiler.call import Call, Instance, as_tensor, run_compiled
 from tinygrad_mm.compiler.capture import Captured
+from tinygrad_mm.compiler.passes import optimize
 from tinygrad_mm.compiler.program import Value
 from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.tracing import Output, Trace, drawn_again, filled
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import Vertex, entered, name_of, select, state
-from tinygrad_mm.recording import apply, result
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Tensor, apply, result
 
 __all__ = ["Plan"]
 
@@ -27,7 +27,7 @@ _requires_grad = attrgetter("requires_grad")
 
 
 class Plan:
-    """A program for arguments of one kind: what it accepts, and how it is run."""
+    """A program for arguments of one kind: what it accepts, and how it is run; `without` names passes to leave out."""
 
     def __init__(
         self,
@@ -35,8 +35,9 @@ class Plan:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         backend: Backend = NUMPY,
+        without: Collection[str] = (),
     ) -> None:
-        self.function = function
+        self.function, self.backend = function, backend
         leaves: list[Any] = []
         self.tree = (marked(args, leaves), marked(kwargs, leaves))
         names = names_of_leaves(function, self.tree[0], self.tree[1])
@@ -74,7 +75,7 @@ class Plan:
         program.gradients = [program.gradients[k] for k in kept]
         self.needs = _dependence(trace)
         self.how = self._how([leaves[i] for i in self.arrays])
-        backend.optimize(program, frozenset(self.captured.arrays))
+        optimize(program, backend.passes, without)
         self.leaves: list[Any] = [v.leaf for v in program.leaves]
         self.leaf_kinds = [(v.shape, v.dtype) for v in program.leaves]
         self.flags = [leaf.requires_grad for leaf in self.leaves]
@@ -86,6 +87,7 @@ class Plan:
         self.generators = list({id(rng): rng for rng in draws}.values())
         trace.forget()
         self.targets = trace.targets
+        self.differentiable = trace.differentiable
         self.graph = any(trace.differentiable) and bool(self.targets)
         others = [t for t in self.targets if not isinstance(t, int)]
         self.number = {t: n for n, t in enumerate(self.targets) if isinstance(t, int)}
@@ -192,9 +194,9 @@ class Plan:
             if all(map(is_, arrays, instance.arrays)):
                 return instance
 
-    def run(self, given: list[Any]) -> Any:
-        """Call the program."""
-        call = Call(self)
+    def run(self, given: list[Any], check: Callable[[list[Any], list[Any]], list[Any]] | None = None) -> Any:
+        """Call the program; `check` is given the first gradients."""
+        call = Call(self, check)
         if not self.graph:
             found = call.forward([g.value if isinstance(g, Vertex) else g for g in given])
             call.finish()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_mm.compiler.together import product_in_threads
 from tinygrad_mm.graph import Scope, Vertex, name_of
 
-__all__ = ["Effect", "Op", "Program", "Value", "now", "stand_in_for"]
+__all__ = ["Effect", "Op", "Place", "Program", "Value", "free_name", "now", "stand_in_for"]
 
 
 class Value:
@@ -64,10 +63,14 @@ class Op:
         self.fun, self.args, self.kwargs, self.result = fun, list(args), dict(kwargs), result
         self.scope, self.backward = scope, backward
 
+    def copy(self) -> Op:
+        """The same call, which may be rewritten by itself."""
+        return Op(self.fun, self.args, self.kwargs, self.result, self.scope, self.backward)
+
     @property
     def multiply_adds(self) -> int:
         """Those of a matrix product; 0 for another call."""
-        if self.fun not in (np.dot, np.matmul, product_in_threads) or len(self.args) != 2:
+        if self.fun not in (np.dot, np.matmul) or len(self.args) != 2:
             return 0
         a = self.args[0]
         inner = a.shape[-1] if isinstance(a, Value) and a.ndim else 1
@@ -90,12 +93,21 @@ class Effect:
         self.buffer, self.value = buffer, value
 
 
+class Place(NamedTuple):
+    """Where a result is to be written: an array that is there always, by the name it has in emitted code."""
+
+    name: str
+    array: Any
+
+
 class Program:
     """A straight line of calls.
 
     `inputs` are given at each call; `leaves` are Tensors that the function uses without being given them; `outputs`
     are what it returns, `seeds` the gradients that the backward half is given, `gradients` what that returns (None
-    where nothing depends on it); `effects` are the writes to buffers. Ops marked `backward` come after all others.
+    where nothing depends on it); `effects` are the writes to buffers. In a training step, `gradient_of` are the
+    gradients by the id of the parameter. `places` says by the id of a Value where a result is to be written. Ops marked
+    `backward` come after all others.
     """
 
     def __init__(self) -> None:
@@ -106,6 +118,12 @@ class Program:
         self.seeds: list[Value] = []
         self.gradients: list[Value | None] = []
         self.effects: list[Effect] = []
+        self.places: dict[int, Place] = {}
+        self.gradient_of: dict[int, Value] = {}
+
+    def place(self, value: Value, stem: str, array: Any) -> None:
+        """Have a result written to an array, under a name like `stem` that no other place has."""
+        self.places[id(value)] = Place(free_name(stem, {place.name for place in self.places.values()}), array)
 
     def wanted(self) -> list[Value]:
         """What must be there at the end."""
@@ -142,6 +160,16 @@ class Program:
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self.ops))
+
+
+def free_name(stem: str, taken: Container[str]) -> str:
+    """A Python name that begins like `stem` and is not taken."""
+    stem = "".join(c if c.isalnum() else "_" for c in stem) or "v"
+    stem = f"_{stem}" if stem[0].isdigit() else stem
+    name, n = stem, 2
+    while name in taken:
+        name, n = f"{stem}_{n}", n + 1
+    return name
 
 
 def now(a: Any, replaced: Mapping[int, Value]) -> Any:

@@ -6,7 +6,7 @@ is the last to read it. Arrays that the program hands out are new at each call, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,6 @@ class Storage:
     """
 
     program: Program
-    given: Mapping[int, str]
     reserved: Sequence[str] = ()
     home: dict[int, str] = field(default_factory=dict)
     kernels: dict[int, Any] = field(default_factory=dict)
@@ -52,6 +51,7 @@ class Storage:
     without_reuse: int = 0
 
     def __post_init__(self) -> None:
+        self.given = {key: place.name for key, place in self.program.places.items()}
         self.like: dict[str, Any] = {}  # an array of the same shape and strides, for each array that is there always
         self.root: dict[int, int] = {}  # the Value whose memory a view looks at
         self.seen_by: dict[int, set[int]] = {}  # the Values whose memory the result of a plain call may look at

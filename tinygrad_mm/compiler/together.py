@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, TypeAlias, cast
+from types import FrameType
+from typing import Any, TypeAlias
 
-import numpy as np
-
-__all__ = ["Calls", "at_once", "in_phases", "product_in_threads", "threads"]
+__all__ = ["Calls", "at_once", "in_phases", "threads"]
 
 Calls: TypeAlias = "Sequence[Callable[[], Any]]"
 
@@ -27,7 +26,6 @@ def _blas() -> Any:
     return controller().select(user_api="blas")
 
 
-_here = threading.local()  # `parts`: how many threads this one may use now
 _held: list[tuple[Any, int]] = []  # BLAS libraries that are held to one thread, and how many they had
 
 
@@ -56,37 +54,41 @@ def _let_blas_go() -> None:
 def in_phases(phases: Sequence[Calls], count: int) -> list[list[Any]]:
     """What the calls of each phase return; those of one phase are made at the same time, by `count` threads.
 
-    They are made one after the other where BLAS may use fewer threads, or where somebody else is about it already.
+    They are made one after the other where BLAS may use fewer threads, where somebody else is about it already (another
+    thread, or the step that a signal has interrupted), and where the interpreter ends: its threads work no more.
     """
     turn = _turn(os.getpid())
-    if threads() >= count and turn.acquire(blocking=False):
+    if not sys.is_finalizing() and threads() >= count and turn.acquire(blocking=False):
         try:
-            for batch in list(_flying(os.getpid())):
-                batch.land(cancel=True)
-                _flying(os.getpid()).discard(batch)
-            _hold_blas()
-            _here.parts = count
-            return [at_once(calls) for calls in phases]
+            if not _in_progress():
+                return _by_threads(phases)
         finally:
-            _here.parts = 1
-            _let_blas_go()
             turn.release()
     return [[call() for call in calls] for calls in phases]
 
 
-def product_in_threads(a: Any, b: Any, out: Any) -> None:
-    """A product of matrices, written to `out`; in a phase of one call, each thread makes some rows or columns of it."""
-    parts = getattr(_here, "parts", 1)
-    if parts == 1:
-        np.matmul(a, b, out)
-        return
-    by_rows = out.shape[0] >= out.shape[1]
-    cuts = [max(out.shape) * k // parts for k in range(parts + 1)]
-    calls = []
-    for piece in map(slice, cuts, cuts[1:]):
-        some = (a[piece], b, out[piece]) if by_rows else (a, b[:, piece], out[:, piece])
-        calls.append(functools.partial(np.matmul, *some))
-    at_once(calls)
+def _by_threads(phases: Sequence[Calls]) -> list[list[Any]]:
+    _working[:] = [sys._getframe()]
+    try:
+        for batch in list(_flying(os.getpid())):
+            batch.land(cancel=True)
+            _flying(os.getpid()).discard(batch)
+        _hold_blas()
+        return [at_once(calls) for calls in phases]
+    finally:
+        _let_blas_go()
+        _working.clear()
+
+
+_working: list[FrameType] = []  # the call of `_by_threads` that holds BLAS, or one that an interrupt has ended
+
+
+def _in_progress() -> bool:
+    """Whether this thread is inside `_by_threads`: a signal's handler is called in the middle of what it interrupts."""
+    frame: FrameType | None = sys._getframe() if _working else None
+    while frame is not None and frame not in _working:
+        frame = frame.f_back
+    return frame is not None
 
 
 @functools.cache
@@ -151,7 +153,6 @@ class _Workers:
 
     def __init__(self, count: int) -> None:
         self.calls: SimpleQueue[Any] = SimpleQueue()
-        self.avoided: int | None = None  # a CPU
         self.threads = [threading.Thread(target=self._work, name="training step", daemon=True) for _ in range(count)]
         for thread in self.threads:
             thread.start()
@@ -161,34 +162,6 @@ class _Workers:
             batch, number = self.calls.get()
             batch.make(number)
             del batch  # or the last one would be kept until the next comes
-
-    def avoid_caller(self) -> None:
-        """Let no worker run on the CPU that the caller runs on, where Linux would wake it often enough to be felt."""
-        cpu = _cpu()
-        if cpu == self.avoided:
-            return
-        with contextlib.suppress(OSError):  # not allowed
-            others = os.sched_getaffinity(0) - {cpu}
-            for thread in self.threads if len(others) >= len(self.threads) else ():
-                os.sched_setaffinity(cast("int", thread.native_id), others)
-        self.avoided = cpu
-
-
-def _cpu() -> int | None:
-    """The CPU that this thread runs on; None where nobody says so."""
-    get = _sched_getcpu()
-    return None if get is None else get()
-
-
-@functools.cache
-def _sched_getcpu() -> Callable[[], int] | None:
-    """A function of the C library of Linux."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import ctypes
-
-        if hasattr(os, "sched_setaffinity"):
-            return cast("Callable[[], int]", ctypes.PyDLL(None).sched_getcpu)
-    return None
 
 
 @functools.cache
@@ -209,7 +182,6 @@ def at_once(calls: Calls) -> list[Any]:
     failed: list[BaseException] = []
     try:
         flying.add(batch)
-        workers.avoid_caller()
         for number in range(len(calls) - 1):
             workers.calls.put((batch, number))
         first = calls[0]()

@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.backprop import backpropagate
-from tinygrad_mm.debug.reasons import Reason, backward_reason, forward_reason, holds, not_finite
-from tinygrad_mm.debug.wording import (
-    Names,
+from tinygrad_mm.debug.causes import Reason, backward_reason, forward_reason, holds, not_finite
+from tinygrad_mm.debug.messages import (
     arguments_text,
     array_text,
     call_of,
     count_text,
-    names_in,
     place_text,
     title,
     value_of,
 )
 from tinygrad_mm.errors import caller
 from tinygrad_mm.graph import RULES, Monitor, Vertex, entered, name_of, state
+from tinygrad_mm.names import Names, names_in
 
 __all__ = ["AnomalyError", "detect_anomaly"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.debug.reasons import (
+from tinygrad_mm.debug.causes import (
     Reason,
     backward_reason,
     dead_reason,
@@ -18,19 +18,18 @@ from tinygrad_mm.debug.reasons import (
     not_finite,
     zero_reason,
 )
-from tinygrad_mm.debug.trace import Step, Trace, magnitude
-from tinygrad_mm.debug.wording import (
-    Names,
+from tinygrad_mm.debug.messages import (
     arguments_text,
     array_text,
     call_of,
-    names_in,
     place_text,
     scope_text,
     title,
     value_of,
 )
+from tinygrad_mm.debug.trace import Step, Trace, magnitude
 from tinygrad_mm.graph import RULES, Vertex, name_of, state, topological
+from tinygrad_mm.names import Names, names_in
 
 __all__ = ["Diagnosis", "why"]
 

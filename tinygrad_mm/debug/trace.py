@@ -1,4 +1,4 @@
-"""A private backward pass that writes down what became of the gradient at every step."""
+"""A backward pass of its own that records the norm of the gradient at every step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_mm.backprop import backpropagate
-from tinygrad_mm.debug.wording import call_of, value_of
+from tinygrad_mm.debug.messages import call_of, value_of
 from tinygrad_mm.graph import RULES, Monitor, Vertex, entered
 
 __all__ = ["Step", "Trace", "magnitude"]
@@ -33,7 +33,7 @@ class Trace(Monitor):
         self.into: dict[int, list[Step]] = {}  # what a vertex received, by its id
         with entered(monitor=self, recording=False, lines=False):
             seed = np.ones_like(loss.value)
-            backpropagate([loss], [seed], lambda vertex, g, owned: None, targets=[tensor], release=False)
+            backpropagate([loss], [seed], targets=[tensor], release=False)
 
     # -- what the backward pass reports
 

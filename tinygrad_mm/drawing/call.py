@@ -1,4 +1,4 @@
-"""Reads one recorded call: what it computes with, what it was told, and where its gradient goes."""
+"""One recorded call: its operands, its options, and which operands its rule sends a gradient to."""
 
 from __future__ import annotations
 

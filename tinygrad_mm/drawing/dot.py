@@ -1,13 +1,21 @@
-"""Writes a picture in DOT, the language of Graphviz, by way of the `graphviz` package."""
+"""Writes a picture in DOT, the language of Graphviz, by way of the `graphviz` package.
+
+A layout program left to itself puts a weight, which depends on nothing, far to the front, beside the layer before it;
+`docked` and `sequence` say where it belongs.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from tinygrad_mm.drawing.backward import width
 from tinygrad_mm.drawing.labels import (
     LEAST_WIDTH,
+    Images,
     cluster_label,
     description,
     edge_label,
@@ -17,9 +25,7 @@ from tinygrad_mm.drawing.labels import (
     operand_label,
     tooltip,
 )
-from tinygrad_mm.drawing.layout import docked, sequence
 from tinygrad_mm.drawing.picture import KINDS, Kind, Picture, PictureEdge, PictureNode
-from tinygrad_mm.drawing.sums import width
 from tinygrad_mm.drawing.theme import (
     ALARM,
     BACKWARD,
@@ -33,12 +39,11 @@ from tinygrad_mm.drawing.theme import (
     REPEAT,
     STOPPED,
 )
-from tinygrad_mm.drawing.views import Images
 
 if TYPE_CHECKING:
     import graphviz
 
-__all__ = ["DIRECTIONS", "Direction", "digraph"]
+__all__ = ["DIRECTIONS", "Direction", "digraph", "docked", "sequence"]
 
 Direction: TypeAlias = Literal["LR", "RL", "TB", "BT"]
 DIRECTIONS: tuple[Direction, ...] = ("LR", "RL", "TB", "BT")
@@ -283,3 +288,77 @@ def _beside_head(letters: int, horizontal: bool) -> dict[str, str]:
         "labeldistance": f"{math.hypot(along, aside) / 10:.2f}",
         "labelangle": f"{-math.degrees(math.atan2(aside, along)):.0f}",
     }
+
+
+def docked(picture: Picture) -> dict[str, str]:
+    """Leaves that stand directly beside the one operation that uses them, as {leaf: operation}.
+
+    Weights, buffers, constants and chips of any kind can be docked, the inputs of the whole computation not. Each
+    operation has room for one, and one of its operands always stays on the way that data take.
+    """
+    nodes = {node.id: node for node in picture.nodes}
+    edges = [edge for edge in picture.edges if edge.kind != "backward"]
+    uses = Counter(edge.tail for edge in edges)
+    into: dict[str, list[PictureNode]] = {}
+    for edge in edges:
+        into.setdefault(edge.head, []).append(nodes[edge.tail])
+    found = {}
+    for head, tails in into.items():
+        if not nodes[head].computed:
+            continue
+        leaves = [leaf for leaf in tails if _can_dock(leaf) and uses[leaf.id] == 1]
+        if len(leaves) == len(tails):  # then rather a constant than a weight
+            leaves = [leaf for leaf in leaves if leaf.kind == "constant"] or leaves
+        if leaves and len(tails) > 1:
+            found[leaves[-1].id] = head
+    return found
+
+
+def _can_dock(node: PictureNode) -> bool:
+    return node.chip or node.kind in ("parameter", "buffer", "constant")
+
+
+def sequence(picture: Picture, beside: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Invisible edges, as (tail, head), which put one layer after the other instead of below it.
+
+    They lead from the array that enters a layer to the leaves inside, but for those docked `beside` an operation.
+    That array was there before the layer's first operation, so no such edge can close a circle.
+    """
+    place = {node.id: number for number, node in enumerate(picture.nodes)}
+    cluster_of = {node.id: node.cluster for node in picture.nodes}
+    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
+    operations = {node.id for node in picture.nodes if node.computed}
+
+    def around(cluster: str | None) -> Iterator[str]:
+        while cluster is not None:
+            yield cluster
+            cluster = parent[cluster]
+
+    def latest(one: str, other: str) -> str:
+        """Of two arrays the one computed last; what was computed comes before what was given."""
+        return max(one, other, key=lambda node: (node in operations, place[node]))
+
+    begins: dict[str, int] = {}  # where the first operation of a cluster stands
+    for node in picture.nodes:
+        for cluster in around(node.cluster) if node.id in operations else ():
+            begins.setdefault(cluster, place[node.id])
+    enters: dict[str, str] = {}  # the array that enters a cluster
+    for edge in picture.edges:
+        if edge.kind != "forward":
+            continue
+        for cluster in _entered(edge, cluster_of, around):
+            if place[edge.tail] < begins.get(cluster, 0):
+                enters[cluster] = latest(edge.tail, enters.get(cluster, edge.tail))
+    for node in picture.nodes:
+        if node.id not in operations and node.id not in beside and node.kind != "sum":
+            entering = next((enters[cluster] for cluster in around(node.cluster) if cluster in enters), None)
+            if entering is not None:
+                yield entering, node.id
+
+
+def _entered(
+    edge: PictureEdge, cluster_of: dict[str, str | None], around: Callable[[str | None], Iterator[str]]
+) -> Iterator[str]:
+    """The clusters that an edge leads into, the inner before the outer."""
+    outside = set(around(cluster_of[edge.tail]))
+    return itertools.takewhile(lambda cluster: cluster not in outside, around(cluster_of[edge.head]))

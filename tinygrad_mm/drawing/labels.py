@@ -1,29 +1,117 @@
-"""Labels in Graphviz's HTML-like language. Whatever comes from outside goes through `markup` first."""
+"""Labels in the HTML-like language of Graphviz: text, small tables of numbers, heat maps.
+
+Whatever comes from outside goes through `markup`, which escapes it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
-from tinygrad_mm.drawing.markup import LONGEST, markup
+from tinygrad_mm.drawing.arrays import ArrayView, colour, heat_map, side
 from tinygrad_mm.drawing.picture import Kind, PictureCluster, PictureNode
 from tinygrad_mm.drawing.text import printable, shape_text, shortened
-from tinygrad_mm.drawing.theme import ALARM, INK, LOOKS, QUIET, STOPPED
-from tinygrad_mm.drawing.views import Images, view_rows
+from tinygrad_mm.drawing.theme import ALARM, BACKWARD, INK, LOOKS, QUIET, STOPPED
 
 __all__ = [
     "LEAST_WIDTH",
+    "LONGEST",
+    "Images",
     "cluster_label",
     "description",
     "edge_label",
     "least_width",
     "legend",
+    "markup",
     "node_label",
     "operand_label",
     "short_lines",
     "tooltip",
+    "view_rows",
 ]
+
+ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\\": "\\\\", "\N{NO-BREAK SPACE}": "&#160;"}
+)
+LONGEST = 40  # characters of a name
+
+
+def markup(text: str, limit: int = LONGEST) -> str:
+    r"""Any text as part of a label: on one line, not too long, special characters escaped.
+
+    A label would swallow spaces at its ends and all but one of several, so these become no-break spaces; and it would
+    put the name of the node in place of one backslash and N, so these are doubled.
+
+    >>> print(markup('<b> "x"  & y'), markup(r"\N"))
+    &lt;b&gt; &quot;x&quot; &#160;&amp; y \\N
+    """
+    text = re.sub(r"^ | $|(?<= ) ", "\N{NO-BREAK SPACE}", shortened(printable(text), limit))
+    return text.translate(ESCAPES)
+
+
+Images: TypeAlias = "dict[str, bytes] | None"  # by name of a file; None: draw heat-maps as coloured cells
+
+
+def view_rows(what: str, view: ArrayView, images: Images) -> Iterator[str]:
+    """The rows of a label's table that show one array."""
+    color = BACKWARD if what == "gradient" else QUIET
+    if view.missing:
+        yield _cell_row(_tiny(f"{what}: {view.missing}", color))
+        return
+    yield _cell_row(_tiny(what, color))
+    yield _cell_row(_numbers(view) if view.numbers else _heat_map(view, images))
+    if view.scale:
+        yield _cell_row(_tiny(f"colours: 0 ± {view.scale:.3g}", QUIET))
+    if view.statistics:
+        yield _cell_row(_tiny(view.statistics, QUIET))
+    if view.alarm:
+        yield _cell_row(f"<b>{_tiny(view.alarm, ALARM)}</b>")
+
+
+def _cell_row(content: str) -> str:
+    return f"<tr><td>{content}</td></tr>"
+
+
+def _tiny(text: str, color: str) -> str:
+    return f'<font point-size="8" color="{color}">{markup(text, 80)}</font>'
+
+
+FRAME = 'border="1" color="#c5ced8" cellborder="0" cellspacing="0"'
+
+
+def _numbers(view: ArrayView) -> str:
+    rows = ("".join(f'<td align="right">{_number(n)}</td>' for n in row) for row in view.numbers)
+    return f'<table {FRAME} cellpadding="2">{"".join(map(_table_row, rows))}</table>'
+
+
+def _table_row(cells: str) -> str:
+    return f"<tr>{cells}</tr>"
+
+
+def _number(number: str) -> str:
+    return _tiny(number, INK) if number.strip("-") not in ("nan", "inf") else f"<b>{_tiny(number, ALARM)}</b>"
+
+
+def _heat_map(view: ArrayView, images: Images) -> str:
+    """Coloured cells, or an image of them, which takes less room in a file."""
+    size = side(view.cells)
+    width, height = size * len(view.cells[0]), size * len(view.cells)
+    if images is None:
+        square = f'width="{size}" height="{size}" fixedsize="true"'
+        rows = ("".join(f'<td {square} bgcolor="{colour(cell)}"></td>' for cell in row) for row in view.cells)
+        place = f'fixedsize="true" width="{width + 2}" height="{height + 2}"'
+        return f'<table {place} {FRAME} cellpadding="0">{"".join(map(_table_row, rows))}</table>'
+    png = heat_map(view.cells)
+    name = f"{hashlib.sha256(png).hexdigest()[:16]}.png"
+    images[name] = png
+    place = f'fixedsize="true" width="{width + 2}" height="{height + 2}"'
+    image = f'<td width="{width}" height="{height}" fixedsize="true"><img src="{name}" scale="both"/></td>'
+    return f'<table {place} {FRAME} cellpadding="0"><tr>{image}</tr></table>'
+
 
 LEAST_WIDTH = 0.3  # inches
 LONGEST_OPERAND = 9  # characters of the name of an operand

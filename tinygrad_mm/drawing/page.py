@@ -1,4 +1,4 @@
-"""A picture as an HTML page of its own: the SVG, to be moved with the mouse, the keys or the fingers."""
+"""A picture as an HTML page of its own: the SVG, which is moved with the mouse, the keys or the fingers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a graph, and nothing else of it than what was asked for, into a `Picture`.
+"""From the recorded graph to a `Picture`, with those details that were asked for.
 
 Nodes are numbered in the order of computation, leaves where they are used first, so the same program gives the same
 picture. There is no recursion: a graph may be as deep as memory allows.
@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
+from tinygrad_mm.cost import Memory, bytes_text, count_text, multiply_adds_of, owner_of
 from tinygrad_mm.drawing.arrays import ArrayView, view_of
+from tinygrad_mm.drawing.backward import Contribution
 from tinygrad_mm.drawing.call import is_array, is_commutative, lets_through, operands_and_options, title_of
-from tinygrad_mm.drawing.contributions import Contribution
-from tinygrad_mm.drawing.cost import Memory, bytes_text, count_text, multiply_adds, owner_of
-from tinygrad_mm.drawing.names import Names, names_in
 from tinygrad_mm.drawing.picture import Kind, Picture, PictureCluster, PictureEdge, PictureNode
 from tinygrad_mm.drawing.text import number_text, shortened
 from tinygrad_mm.graph import Scope, Vertex, select, topological
+from tinygrad_mm.names import Names, names_in
 from tinygrad_mm.tensor import Buffer, Parameter
 
 __all__ = ["Failure", "Names", "Reading", "names_in", "read", "reading"]
@@ -359,7 +359,7 @@ class _Reader:
             kept = self.memory.new(vertex.value)
             self.kept += kept
             notes.append(f"keeps {bytes_text(kept)}" if kept else "keeps nothing new")
-        if "work" in self.show and (count := multiply_adds(node, vertex.value)):
+        if "work" in self.show and (count := multiply_adds_of(node.fun, node.args or (), vertex.value)):
             notes.append(f"{count_text(count)} multiply-adds")
         if "lines" in self.show and node.line is not None:
             path, line = node.line

@@ -1,5 +1,6 @@
-"""Turns DOT into pictures with a layout program: `dot` where it is installed, `graphviz-pure` where it is not (and
-`pygraphviz` for PDF, which that one cannot write).
+"""Makes images of DOT with a layout program: `dot`, or `graphviz-pure` where `dot` is not installed.
+
+`graphviz-pure` cannot write PDF; `pygraphviz` does.
 """
 
 from __future__ import annotations

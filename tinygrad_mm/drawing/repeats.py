@@ -1,4 +1,4 @@
-"""Draws equal blocks in a row once: the steps of a loop, the layers of a deep network."""
+"""Equal blocks in a row are drawn once: the time steps of a loop, the layers of a deep network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How arguments and names are written in a picture: short, on one line, and the same on every run."""
+"""Numbers, shapes, indices and names as text: short, on one line, the same on every run."""
 
 from __future__ import annotations
 

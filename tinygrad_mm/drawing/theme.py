@@ -1,4 +1,4 @@
-"""How each kind of node looks. Kinds differ in shape and in colour.
+"""Shapes and colours: each kind of node has its own.
 
 The colours are tints of the palette of Okabe and Ito (2008), which people with any kind of colour vision can tell
 apart; the borders are darker shades of the same hues.

@@ -1,9 +1,9 @@
 """Studying backpropagation: the steps of a computation and of its backward pass, as data, as text, as a page.
 
-Floor 7. `steps` records a `Story`: it reads the graph and watches a backward pass of the engine. `mathematics` writes
-the rules as formulas, `checks` puts finite differences beside the gradients, `disorder` shows what another order would
-do; `text` tells the story in the terminal, `page` on a page for a browser (`payload` is its data, `scene` its picture).
-`jacobian` is the picture of a single operation's derivative.
+Floor 7. `tape` is a recorded computation as plain data; `steps` records one: it reads the graph and watches a backward
+pass of the engine. `mathematics` writes the rules as formulas, `checks` puts finite differences beside the gradients,
+`disorder` shows what another order would do; a `Story` has all of it. `text` tells it in the terminal, `page` on a page
+for a browser (`payload` is its data, `scene` its picture). `jacobian` is the picture of one operation's derivative.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 from tinygrad_mm.explorer.jacobian import JacobianPicture, draw_jacobian
 from tinygrad_mm.explorer.page import explore
 from tinygrad_mm.explorer.steps import record
-from tinygrad_mm.explorer.story import Argument, Contribution, Step, Story, Value
+from tinygrad_mm.explorer.story import Story
+from tinygrad_mm.explorer.tape import Argument, Contribution, Step, Value
 from tinygrad_mm.explorer.text import Explanation, explain
 
 __all__ = [

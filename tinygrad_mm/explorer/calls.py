@@ -1,4 +1,4 @@
-"""One recorded call on its own: to make it again on other arrays, and to send any gradient through its rule."""
+"""One recorded call by itself: run it forward on other arrays, or pull any gradient back through its rule."""
 
 from __future__ import annotations
 

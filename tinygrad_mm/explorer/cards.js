@@ -66,7 +66,7 @@ class Cards {
         if (value.grads) holder.append(this.link(`its gradient`, "backward", value.id));
         return holder;
       });
-      return make("section", { class: "box" }, make("h3", {}, title), make("div", { class: "numbers top" }, shown));
+      return make("section", { class: "box" }, make("h3", {}, title), make("div", { class: "numbers given" }, shown));
     };
     return [
       this.kicker("START", make("span", {}, `${plural(data.forward.length, "operation")} forward, ${plural(data.steps.length, "step")} backward`)),
@@ -189,6 +189,7 @@ class Cards {
       make("h3", {}, make("span", {}, "to ", this.valueLink(target.id)), name ? make("span", { class: "note" }, `argument ${name}`) : null),
       entry.formula ? make("h4", {}, "The local rule") : null,
       entry.formula ? make("p", { class: "maths" }, entry.formula) : null,
+      entry.where.length ? make("p", { class: "maths" }, "where ", entry.where.map((line, i) => [i ? make("br") : null, line])) : null,
       entry.source ? make("code", { class: "source" }, entry.source) : null,
       entry.shapes ? make("h4", {}, "Shapes") : null,
       entry.shapes ? make("p", { class: "shapes" }, entry.shapes) : null,
@@ -210,22 +211,24 @@ class Cards {
   product(value, step, entry, target, sum) {
     const marks = [];
     const mark = (position) => this.mark(value, step, entry, target, position, sum, marks);
-    const g = () => this.figures(step.gradient, partial(value.label), { role: "g" });
+    const mine = partial(value.label);
+    const g = () => this.figures(step.gradient, mine, { role: "g" });
     const result = (summed) => {
       const parts = [];
       if (!isSplit(entry.before) && entry.summed.length) parts.push(leads(this.figures(entry.before, "before the sum")));
       parts.push(leads(this.figures(entry.array, summed, { role: "contribution", mark: entry.rates === null ? undefined : mark })));
       return parts;
     };
-    const others = value.arguments.map((one, i) => [one, i]).filter(([one]) => one.value !== null);
     const pieces = [];
     if (isMatrixProduct(this, value)) {
       const other = value.arguments[1 - entry.argument];
       const turned = this.turned(this.values[other.value].array, `${other.text}ᵀ`);
       pieces.push(...(entry.argument === 1 ? [turned, sign("·"), ...g()] : [...g(), sign("·"), turned]));
     } else {
-      pieces.push(...g());
-      for (const [one] of others) pieces.push(sign(","), ...this.figures(this.values[one.value].array, one.text, { role: "argument" }));
+      for (const { text, array } of entry.operands) { // what the rule computes with, and nothing else
+        if (pieces.length) pieces.push(sign(","));
+        pieces.push(...this.figures(array, text, { role: text === mine ? "g" : "operand" }));
+      }
     }
     pieces.push(...result(this.data.steps[target.step].ledger.length > 1 ? `path to ${partial(target.label)}` : partial(target.label)));
     return make("div", { class: "numbers" }, pieces);
@@ -292,9 +295,14 @@ class Cards {
     const numbers = numbersOf(g);
     const [most, more] = [8, met.length > 8 ? " + …" : ""];
     const places = met.slice(0, most).map((j) => `${value.label}${indexText(g, j)}`).join(", ");
+    const { places: told } = entry;
     const terms = met.slice(0, most).map((j) => `${bracket(row[j])} · ${bracket(numbers[j])}`).join(" + ");
     const here = `${target.label}${indexText(this.data.arrays[entry.array], position)}`;
     const total = short(numbersOf(this.data.arrays[entry.array])[position]);
+    if (told.length) {
+      sum.replaceChildren(make("p", {}, `${here} takes ${places}; by the rule:`), make("p", { class: "terms" }, told[position]));
+      return;
+    }
     sum.replaceChildren(
       make("p", {}, met.length ? `${here} moves ${places}${more ? ` and ${met.length - most} more` : ""}; rate times gradient, added up:` : `${here} moves no output here, so it gets`),
       make("p", { class: "terms" }, met.length ? `${terms}${more} = ${total}` : total));
@@ -387,8 +395,11 @@ class Cards {
         make("code", {}, "def backward(tensor, gradient):\n    tensor.grad += gradient\n    if tensor in visited:\n        return                      # its rules have run, with less\n    visited.add(tensor)\n    for argument, rule in tensor.made_by:\n        backward(argument, rule(tensor.grad))   # before other paths have arrived"))),
       make("p", { class: bad ? "problem" : "note" }, bad
         ? `In this graph ${bad} of ${steps.length} gradients come out wrong. Step on to see where.`
-        : `In this graph even this order gives the right numbers${twice ? "" : ": no computed array is used twice on the way of a gradient"}.`),
-      make("p", { class: "note" }, `Handing every single contribution on by itself would give the right sums, too, but once along every path, of which there are ${wrong.paths} here, and twice as many after each further fork. In the right order there are ${plural(steps.length, "step")}.`),
+        : twice ? "In this graph even this order gives the right numbers."
+          : "This graph has no fork: no computed array is used twice, so there is one path back to each and no order could go wrong."),
+      twice ? make("p", { class: "note" }, `Handing every single contribution on by itself would give the right sums, too, but take ${wrong.visits} steps instead of ${steps.length}, and about twice as many after each further fork.`)
+        : make("section", { class: "box" }, make("h3", {}, "A graph that has one"), make("pre", { class: "source" },
+          make("code", {}, "a = tg.Tensor(3.0, requires_grad=True)\nb = a * a\ntg.explore(np.tanh(b) + b)   # b is used twice"))),
     ];
   }
 
@@ -400,20 +411,32 @@ class Cards {
     const missing = step.missing.length;
     const late = wrong.late.filter((one) => one.after === at);
     const total = right.ledger.length;
+    const same = this.same(step.gradient, right.gradient);
+    const mark = make("span", { class: `verdict ${same ? "agrees" : "differs"}` }, same ? "✓ right" : "✗ wrong");
+    const arrived = total === 1 ? "Its one contribution has arrived" : `All ${total} contributions have arrived`;
     return [
       this.kicker("WRONG ORDER", ...this.place(value)),
       make("h2", {}, `${value.label} is handled`, missing ? " too early" : "", value.operation ? make("code", {}, ` ${value.expression}`) : null),
       make("p", { class: "lead" }, missing
         ? `${total - missing} of ${plural(total, "contribution")} ${total - missing === 1 ? "has" : "have"} arrived.`
-        : `All ${plural(total, "contribution")} arrived, but they may come from rules that ran too early.`),
+        : same ? `${arrived}, and the gradient is right.` : `${arrived}, but from a rule that ran too early: the gradient is wrong.`),
       missing ? make("p", { class: "problem" }, "✗ Still missing: ", step.missing.flatMap((id, i) => [i ? ", " : "", this.valueLink(id, "right")]), ".") : null,
       make("div", { class: "panel-row" },
-        make("section", { class: "box", "data-part": "wrong" }, make("h3", {}, "In this order"), make("div", { class: "numbers" }, this.figures(step.gradient, partial(value.label)))),
+        make("section", { class: "box", "data-part": "wrong" }, make("h3", {}, "In this order", mark), make("div", { class: "numbers" }, this.figures(step.gradient, partial(value.label)))),
         make("section", { class: "box", "data-part": "right" }, make("h3", {}, "In the right order"), make("div", { class: "numbers" }, this.figures(right.gradient, partial(value.label))))),
       ...late.map((one) => make("p", { class: "problem" },
         `✗ Too late: only now does ${this.values[one.consumer].label} send this to ${partial(this.values[one.target].label)}, whose rules have run already. It is added there, and goes no further. `,
         isSplit(one.array) ? null : this.brief(one.array))),
     ];
+  }
+
+  /** Whether two stored gradients have the same numbers, but for rounding. */
+  same(one, other) {
+    if (isSplit(one)) return one.every((part, i) => part === other[i] || (part !== null && other[i] !== null && this.same(part, other[i])));
+    if (one === other) return true;
+    const [a, b] = [one, other].map((number) => numbersOf(this.data.arrays[number]));
+    const largest = b.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+    return a.every((x, i) => Math.abs(x - b[i]) <= 1e-6 * largest || (Number.isNaN(x) && Number.isNaN(b[i])));
   }
 
   astrayEnd() {

@@ -7,19 +7,16 @@ sides are given, and a gradient between them counts as right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from tinygrad_mm.explorer.calls import Ref
+from tinygrad_mm.explorer.tape import Tape
 from tinygrad_mm.numeric import step_for
 
-if TYPE_CHECKING:
-    from tinygrad_mm.explorer.story import Story
-
-__all__ = ["WORK", "Check", "check", "checks"]
+__all__ = ["WORK", "Check", "call_work", "check", "check_work"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -55,47 +52,30 @@ class Check:
     sampled: bool = False
 
 
-def check(story: Story, value: int) -> Check:
+def check(tape: Tape, value: int) -> Check:
     """Compare the gradient of a value with finite differences."""
-    replay = _Replay(story, value)
+    replay = _Replay(tape, value)
     refusal = replay.refusal()
     if refusal:
         return Check(value, "not checked", refusal)
     with np.errstate(all="ignore"):
         try:
-            return _compare(story, value, replay)
+            return _compare(tape, value, replay)
         except Exception as error:  # a function of the user's, which knows no float64
             return Check(value, "not checked", f"the computation could not be repeated in float64: {error}")
 
 
-def checks(story: Story, values: Sequence[int], work: int) -> dict[int, Check]:
-    """The checks of several values, in the order given, until the bound on the work is reached."""
-    found: dict[int, Check] = {}
-    above: list[int] = [0] * len(story.values)  # the work for all that was computed after a value
-    for value in reversed(range(len(story.values) - 1)):
-        above[value] = above[value + 1] + (_work(story, value + 1) if value + 1 in story.calls else 0)
-    for value in values:
-        if value not in story._checks:
-            cost = _cost(story, value, above[value])
-            if cost > work:
-                found[value] = Check(value, "not checked", "beyond the bound on the work; ask for this one alone")
-                continue
-            work -= cost
-        found[value] = story.check(value)
-    return found
-
-
-def _work(story: Story, value: int) -> int:
+def call_work(tape: Tape, value: int) -> int:
     """How much it takes to make a call again."""
-    call = story.calls[value]
-    sizes = [_size(story.values[i].array) for i in (value, *call.sources)]
-    inner = np.shape(story.values[call.sources[0]].array)[-1:] if call.fun in (np.matmul, np.dot) else ()
+    call = tape.calls[value]
+    sizes = [_size(tape.values[i].array) for i in (value, *call.sources)]
+    inner = np.shape(tape.values[call.sources[0]].array)[-1:] if call.fun in (np.matmul, np.dot) else ()
     return PER_CALL + sum(sizes) + sizes[0] * sum(inner) // 4
 
 
-def _cost(story: Story, value: int, above: int) -> int:
+def check_work(tape: Tape, value: int, above: int) -> int:
     """About how much a check takes; at kinks it may be four times that."""
-    array = story.values[value].array
+    array = tape.values[value].array
     if isinstance(array, tuple):
         return 0
     return 2 * (above + PER_CALL) * (array.size if array.size <= ALL_UP_TO else SAMPLE)
@@ -104,38 +84,38 @@ def _cost(story: Story, value: int, above: int) -> int:
 class _Replay:
     """The loss as a function of one value: the calls between the two, and what they read from elsewhere."""
 
-    def __init__(self, story: Story, value: int) -> None:
-        self.story, self.value = story, value
+    def __init__(self, tape: Tape, value: int) -> None:
+        self.tape, self.value = tape, value
         depends = {value}
-        leads = {story.loss}
+        leads = {tape.loss}
         self.missed: list[str] = []  # why calls that a gradient comes back through cannot be made again
         calls = []
-        for i in story.forward:
-            if i <= value or not any(source in depends for source in story.calls[i].sources):
+        for i in tape.forward:
+            if i <= value or not any(source in depends for source in tape.calls[i].sources):
                 continue
-            reason = story.calls[i].unrepeatable
+            reason = tape.calls[i].unrepeatable
             if reason:  # keep its value; if a gradient comes back through it, differences would miss that way
-                self.missed += [reason] if story.values[i].requires_grad else []
+                self.missed += [reason] if tape.values[i].requires_grad else []
             else:
                 depends.add(i)
                 calls.append(i)
         for i in reversed(calls):
             if i in leads:
-                leads.update(story.calls[i].sources)
+                leads.update(tape.calls[i].sources)
         self.order = [i for i in calls if i in leads]
         self.beside = {
-            a.value: _wide(story.values[a.value].array)
+            a.value: _wide(tape.values[a.value].array)
             for i in self.order
-            for a in story.calls[i].args
+            for a in tape.calls[i].args
             if isinstance(a, Ref) and a.value not in depends
         }
 
     def refusal(self) -> str:
         """Why this value cannot be checked ("" where it can)."""
-        found = self.story.values[self.value]
+        found = self.tape.values[self.value]
         if isinstance(found.array, tuple):
             return "a call with several results; each of them has a check of its own"
-        if self.story.gradient(self.value) is None:
+        if self.tape.gradient(self.value) is None:
             return "no gradient arrives here"
         return self.missed[0] if self.missed else ""
 
@@ -143,16 +123,16 @@ class _Replay:
         """The loss with another array in the value's place."""
         arrays = {**self.beside, self.value: moved}
         for i in self.order:
-            arrays[i] = self.story.calls[i].forward(arrays)
-        return float(np.sum(arrays[self.story.loss]))
+            arrays[i] = self.tape.calls[i].forward(arrays)
+        return float(np.sum(arrays[self.tape.loss]))
 
 
-def _compare(story: Story, value: int, replay: _Replay) -> Check:
-    centre = _wide(story.values[value].array)
-    gradient = np.asarray(story.gradient(value), np.float64)
+def _compare(tape: Tape, value: int, replay: _Replay) -> Check:
+    centre = _wide(tape.values[value].array)
+    gradient = np.asarray(tape.gradient(value), np.float64)
     at_centre = replay.loss(centre)
-    recorded = float(np.sum(np.asarray(story.values[story.loss].array, np.float64)))
-    tolerance = max(TOLERANCES.get(v.dtype, 0.0) for v in story.values if v.dtype in TOLERANCES)
+    recorded = float(np.sum(np.asarray(tape.values[tape.loss].array, np.float64)))
+    tolerance = max(TOLERANCES.get(v.dtype, 0.0) for v in tape.values if v.dtype in TOLERANCES)
     if not np.isfinite(at_centre):
         return Check(value, "not checked", "the loss is not finite")
     if abs(at_centre - recorded) > max(10 * tolerance, 1e-3) * max(abs(recorded), 1.0):

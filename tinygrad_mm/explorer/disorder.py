@@ -1,4 +1,4 @@
-"""The backward pass in the wrong order: depth first, every value handled when something first reaches it.
+"""The backward pass in the wrong order: depth first, each rule run at the first contribution.
 
 Why does an engine sort the graph first? A value that is used twice gets two contributions. Whoever walks back along the
 first path at once hands on the first contribution alone; when the second one arrives, the rules below have run.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from tinygrad_mm.explorer.story import Story
+from tinygrad_mm.explorer.tape import Tape
 
 __all__ = ["Late", "WrongOrder", "WrongStep", "wrong_order"]
 
@@ -64,10 +63,10 @@ class WrongOrder:
         return sorted(value for value, error in self.errors.items() if not error <= 1e-6)
 
 
-def wrong_order(story: Story) -> WrongOrder:
+def wrong_order(tape: Tape) -> WrongOrder:
     """Walk back from the loss depth first, with the engine's own rules."""
-    arrays = [value.array for value in story.values]
-    expected = {step.value: [entry.consumer for entry in step.ledger] for step in story.backward}
+    arrays = [value.array for value in tape.values]
+    expected = {step.value: [entry.consumer for entry in step.ledger] for step in tape.backward}
     received: dict[int, Any] = {}
     arrived: dict[int, list[int | None]] = {value: [] for value in expected}
     steps: list[WrongStep] = []
@@ -79,15 +78,15 @@ def wrong_order(story: Story) -> WrongOrder:
         done.add(value)
         g = received[value]
         steps.append(WrongStep(value, list(g) if type(g) is list else g, _missing(expected[value], arrived[value])))
-        call = story.calls.get(value)
+        call = tape.calls.get(value)
         if call is None:
             return iter(())
         sent = call.pull(arrays, arrays[value], g)
         return iter([(i, call.args[i].value, c) for i, c in sent])
 
-    received[story.loss] = np.ones_like(arrays[story.loss])
-    arrived[story.loss].append(None)
-    path = [(story.loss, handle(story.loss))]
+    received[tape.loss] = np.ones_like(arrays[tape.loss])
+    arrived[tape.loss].append(None)
+    path = [(tape.loss, handle(tape.loss))]
     while path:
         consumer, sent = path[-1]
         one = next(sent, None)
@@ -101,8 +100,8 @@ def wrong_order(story: Story) -> WrongOrder:
             late.append(Late(consumer, argument, target, c, len(steps) - 1))
         else:
             path.append((target, handle(target)))
-    errors = {step.value: _error(received[step.value], step.gradient) for step in story.backward}
-    return WrongOrder(steps, late, received, errors, *_ways(story))
+    errors = {step.value: _error(received[step.value], step.gradient) for step in tape.backward}
+    return WrongOrder(steps, late, received, errors, *_ways(tape))
 
 
 def _missing(expected: list[int | None], arrived: list[int | None]) -> tuple[int, ...]:
@@ -133,10 +132,10 @@ def _error(wrong: Any, right: Any) -> float:
     return difference / largest if largest else (float("inf") if difference else 0.0)
 
 
-def _ways(story: Story) -> tuple[int, int]:
+def _ways(tape: Tape) -> tuple[int, int]:
     """How many ways lead from the loss to the leaves, and to all values together."""
-    ways = {story.loss: 1}
-    for step in story.backward:
+    ways = {tape.loss: 1}
+    for step in tape.backward:
         for entry in step.sent:
             ways[entry.target] = ways.get(entry.target, 0) + ways[step.value]
-    return sum(ways[step.value] for step in story.backward if not step.sent), sum(ways.values())
+    return sum(ways[step.value] for step in tape.backward if not step.sent), sum(ways.values())

@@ -1,6 +1,7 @@
 // The picture of the graph: which node is the current one, what has been computed, which layers are folded.
 "use strict";
 
+const LEAST_SCALE = 0.5; // below, letters cannot be read
 const SPACE = "http://www.w3.org/2000/svg";
 
 class Graph {
@@ -42,7 +43,7 @@ class Graph {
     if (!this.svg) return;
     const across = (this.pane.clientWidth - 16) / this.box.width;
     const down = (parseFloat(getComputedStyle(this.pane).maxHeight) - 16) / this.box.height;
-    this.resize(Math.max(0.85, Math.min(across, down, 1.2))); // below, letters are hard to read
+    this.resize(Math.max(LEAST_SCALE, Math.min(across, down, 1.2)));
   }
 
   resize(scale) {
@@ -192,7 +193,10 @@ function decorate(element) {
   const box = element.getBBox();
   const [x, y, width, height] = [box.x - 5, box.y - 5, box.width + 10, box.height + 10];
   element.append(draw("rect", { class: "halo", x, y, width, height, rx: 10 }));
-  const [right, top] = [box.x + box.width - 2, box.y + 2];
+  const round = [...element.querySelectorAll("ellipse")].pop(); // of a double line the outer one
+  const [right, top] = round
+    ? [round.cx.baseVal.value + round.rx.baseVal.value * Math.SQRT1_2, round.cy.baseVal.value - round.ry.baseVal.value * Math.SQRT1_2]
+    : [box.x + box.width - 2, box.y + 2];
   element.append(draw("circle", { class: "mark", cx: right, cy: top, r: 4 }));
   element.append(draw("path", { class: "cross", d: `M${right - 4} ${top - 4}l8 8m0 -8l-8 8` }));
 }

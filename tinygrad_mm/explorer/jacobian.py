@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.drawing.markup import markup
-from tinygrad_mm.drawing.names import names_in
+from tinygrad_mm.drawing.labels import markup
 from tinygrad_mm.drawing.renderer import render, write
 from tinygrad_mm.drawing.theme import FONT, INK, QUIET
 from tinygrad_mm.explorer.mathematics import number_text, operation_name
-from tinygrad_mm.explorer.names import variables_of_caller
 from tinygrad_mm.graph import RULES, select
+from tinygrad_mm.names import names_in, variables_of_caller
 from tinygrad_mm.tensor import Tensor
 from tinygrad_mm.transforms.local import local_jacobian
 

@@ -1,35 +1,28 @@
-"""What a step of the backward pass means: its rule as mathematics, with the numbers put in, and by its shapes."""
+"""What a rule says: as mathematics, with the numbers put in, and by its shapes."""
 
 from __future__ import annotations
 
-import ast
-import functools
-import inspect
 import math
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.drawing.text import value_text
-from tinygrad_mm.explorer.calls import Call
-from tinygrad_mm.explorer.formulas import ELEMENTWISE, SENTENCES
-from tinygrad_mm.functional import gelu
+from tinygrad_mm.explorer.calls import Call, Ref
+from tinygrad_mm.explorer.formula import Formula, Term, constant, formula_of, write
+from tinygrad_mm.explorer.tape import Argument, Contribution, Operand, Value
 from tinygrad_mm.graph import RULES, name_of, select
 from tinygrad_mm.rules.indexing import getitem
-from tinygrad_mm.rules.products import einsum
 from tinygrad_mm.rules.shape import join
 
-if TYPE_CHECKING:
-    from tinygrad_mm.explorer.story import Argument, Contribution, Value
-
-__all__ = ["Telling", "array_text", "body_of", "expression", "help_of", "number_text", "operation_name", "tell"]
+__all__ = ["Told", "array_text", "expression", "number_text", "operation_name", "tell"]
 
 SMALL = 6  # elements of an array whose numbers are written out in a formula
-PLACE = re.compile(r"\{([^{}]+)\}")  # in a template
 LONGEST = 160  # characters of a formula with numbers
+MOST_PLACES = 80  # elements of a contribution of which each has its numbers written out
+MOST_PRODUCTS = 4  # of a sum of products
+RESHAPED = (np.reshape, np.expand_dims, np.squeeze, np.broadcast_to)  # the same numbers in another shape
 # fmt: off
 INFIX: dict[Callable[..., Any], str] = {
     np.add: "+", np.subtract: "-", np.multiply: "*", np.divide: "/", np.power: "**", np.matmul: "@",
@@ -37,20 +30,6 @@ INFIX: dict[Callable[..., Any], str] = {
     np.less_equal: "<=", np.equal: "==", np.not_equal: "!=",
 }
 # fmt: on
-
-
-@dataclass(frozen=True)
-class Telling:
-    """All that is known about one contribution: `source` is its rule, `several` says that its target gets others."""
-
-    call: Call
-    result: Value
-    target: Value
-    entry: Contribution
-    gradient: Any
-    arrays: Sequence[Any]
-    several: bool
-    source: str
 
 
 def operation_name(fun: Callable[..., Any]) -> str:
@@ -76,150 +55,66 @@ def expression(fun: Callable[..., Any], arguments: Sequence[Argument]) -> str:
     return f"{operation_name(fun)}({', '.join(texts)})"
 
 
-def tell(telling: Telling) -> tuple[str, str | None, str]:
-    """The rule as mathematics, with numbers (or None), and what the shapes have to do with it."""
-    template = _template(telling)
-    result = "" if telling.entry.output is None else f"[{telling.entry.output}]"
-    left = f"∂L/∂{telling.target.label}{result} {'+=' if telling.several else '='} "
-    scalar = _all_numbers(telling)
-    right = body_of(telling.source) if template is None else _filled(template, _labels(telling), scalar)
-    formula = left + right + _afterwards(telling.entry)
-    return formula, _numbers(telling, template, scalar), _shapes(telling)
+@dataclass(frozen=True)
+class Told:
+    """What there is to say of a contribution: see `Contribution`."""
+
+    formula: str
+    where: tuple[str, ...] = ()
+    numbers: str | None = None
+    shapes: str = ""
+    operands: tuple[Operand, ...] = ()
+    places: tuple[str, ...] = ()
 
 
-@functools.lru_cache
-def body_of(source: str) -> str:
-    """The expression of a lambda without its head; any other text as it is."""
-    try:
-        tree = ast.parse(source, mode="eval").body
-    except SyntaxError:  # of a lambda without a source file only `<lambda>` is known
-        return source
-    return ast.get_source_segment(source, tree.body) or source if isinstance(tree, ast.Lambda) else source
+def tell(
+    call: Call, result: Value, target: Value, entry: Contribution, gradient: Any, arrays: Sequence[Any], several: bool
+) -> Told:
+    """The rule of a call as mathematics, with numbers (or None), and what the shapes have to do with it.
 
-
-def help_of(rule: Callable[..., Any] | None, source: str) -> str:
-    """Where a rule only calls a helper, what the helper's docstring says first; else "".
-
-    >>> from tinygrad_mm.graph import RULES
-    >>> help_of(RULES[np.matmul].vjps[0], "lambda g, y, a, b: _matmul_left(g, a, b)")
-    'd(a @ b)/da: the gradient times the transpose of b.'
+    `several` says that the target's gradient has other contributions, too.
     """
-    called = re.match(r"\w+(?=\(|$)", body_of(source))
-    helper = getattr(rule, "__globals__", {}).get(called[0]) if called else None
-    paragraph = (inspect.getdoc(helper) or "").split("\n\n", 1)[0] if inspect.isfunction(helper) else ""
-    return " ".join(paragraph.split())
+    formula = _formula(call, result, entry, gradient, arrays)
+    output = "" if entry.output is None else f"[{entry.output}]"
+    left = f"∂L/∂{target.label}{output} {'+=' if several else '='} "
+    where = tuple(f"{name} = {_definition(term)}" for name, term in formula.where)
+    return Told(
+        left + write(formula.term) + _afterwards(entry),
+        where,
+        _numbers(formula.term, entry),
+        _shapes(call, entry, gradient, arrays),
+        tuple(_operands(formula.term)),
+        tuple(_places(formula.term, entry)),
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Formulas
-# ---------------------------------------------------------------------------------------------------------------------
+def _definition(term: Term) -> str:
+    """What a name stands for; a condition in brackets."""
+    text = write(term)
+    return f"[{text}]" if getattr(term.value, "dtype", None) == np.bool_ and term.kind == "infix" else text
 
 
-def _template(telling: Telling) -> str | None:
-    """The formula of the rule with places for what stands in it, or None."""
-    fun, i = telling.call.fun, telling.entry.argument
-    if not RULES[fun].fresh:  # a rule of the user's, which may say something else
-        return None
-    if fun is select or (fun in (np.sum, np.mean) and _counts(telling).get("count") == "1"):
-        return "{g}"
-    if fun in (np.matmul, np.dot):
-        return _product(i, *(np.ndim(a) for a in telling.arrays[:2]))
-    if fun is np.transpose:
-        return "{g}ᵀ" if np.ndim(telling.arrays[0]) == 2 else "{g} with the axes put back"
-    if name_of(fun) == "cross_entropy" and fun.__module__ == "tinygrad_mm.functional.losses":
-        return _cross_entropy(telling)
-    if fun is gelu and telling.call.kwargs.get("approximate", "none") != "none":
-        return None
-    if fun is einsum:
-        return _einsum(telling)
-    if fun is np.power and i == 0 and isinstance(telling.call.args[1], (int, float)):
-        b = telling.call.args[1]
-        return {2: "{g} ⊙ 2 · {a}", 3: "{g} ⊙ 3 · {a}²", 0.5: "{g} / (2 · {y})", -1: "-{g} / {a}²"}.get(
-            b, f"{{g}} ⊙ {number_text(b)} · {{a}}^{_wrapped(number_text(b - 1))}"
-        )
-    templates = ELEMENTWISE.get(fun) or SENTENCES.get(fun) or ()
-    if RULES[fun].each is not None:
-        return templates[0] if templates else None
-    return templates[i] if i < len(templates) else None
+def _formula(call: Call, result: Value, entry: Contribution, gradient: Any, arrays: Sequence[Any]) -> Formula:
+    """The rule, with names for the arrays of this call."""
+    rule = RULES[call.fun]
+    y = result.array
+    if isinstance(gradient, list):
+        gradient = [np.zeros_like(one) if g is None else g for g, one in zip(gradient, y, strict=True)]
+    given = [_named(f"∂L/∂{result.label}", gradient), _named(result.label, y)]
+    for a, array, argument in zip(call.args, arrays, result.arguments, strict=False):
+        given.append(_named(argument.text, array) if isinstance(a, Ref) else constant(a))
+    if rule.each is not None:
+        return formula_of(rule.each, constant(entry.argument), *given, **call.kwargs)
+    vjp = rule.vjps[entry.argument]
+    assert vjp is not None
+    return formula_of(vjp, *given, **call.kwargs)
 
 
-def _product(i: int, a: int, b: int) -> str | None:
-    """The rule of a product of matrices and vectors, by the number of axes."""
-    if not a or not b:
-        return "{g} · {b}" if i == 0 else "{g} · {a}"
-    if a == 1 and b == 1:
-        return "{g} · {b}" if i == 0 else "{g} · {a}"
-    if b == 1:
-        return "{g} ⊗ {b}" if i == 0 else "{a}ᵀ · {g}"
-    if a == 1:
-        return "{b} · {g}" if i == 0 else "{a} ⊗ {g}"
-    return "{g} · {b}ᵀ" if i == 0 else "{a}ᵀ · {g}"
-
-
-def _cross_entropy(telling: Telling) -> str:
-    """The mean divides by the number of examples; the losses of single examples have a gradient each."""
-    text = "{g} · (softmax({logits}) - one_hot({labels}))"
-    averaged = telling.call.kwargs.get("reduction", "mean") == "mean"
-    return f"{text} / {np.size(telling.arrays[1])}" if averaged else text
-
-
-def _einsum(telling: Telling) -> str | None:
-    """For the usual case: the output's letters and this operand's exchange their places."""
-    subscripts = str(telling.call.kwargs.get("subscripts", "")).replace(" ", "")
-    match = re.fullmatch(r"([a-zA-Z,]+)->([a-zA-Z]*)", subscripts)
-    if match is None:
-        return None
-    terms, output, i = match[1].split(","), match[2], telling.entry.argument
-    others = [term for k, term in enumerate(terms) if k != i]
-    known = set(output).union(*others)
-    if any(len(set(t)) < len(t) for t in (*terms, output)) or not set(terms[i]) <= known:
-        return None
-    operands = ", ".join(["{g}", *(f"{{#{k}}}" for k in range(len(terms)) if k != i)])
-    return f'einsum("{",".join([output, *others])}->{terms[i]}", {operands})'
-
-
-def _labels(telling: Telling) -> dict[str, str]:
-    """What to write in each place of a formula."""
-    found = {**_options(telling), **_counts(telling)}
-    names = RULES[telling.call.fun].names if RULES[telling.call.fun].each is None else ()
-    for i, a in enumerate(telling.result.arguments[: len(telling.call.args)]):
-        if i < len(names):
-            found[names[i]] = a.text
-        found[f"#{i}"] = a.text
-    return {**found, "g": f"∂L/∂{telling.result.label}", "y": telling.result.label}
-
-
-def _options(telling: Telling) -> dict[str, str]:
-    """The options of the call as text: defaults of the rule, then what the call says."""
-    rule = RULES[telling.call.fun]
-    given = rule.each if rule.each is not None else rule.vjps[telling.entry.argument]
-    found: dict[str, Any] = {}
-    if given is not None and getattr(given, "__code__", None) is not None:
-        parameters = inspect.signature(given).parameters.values()
-        found = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return {name: value_text(value) for name, value in {**found, **telling.call.kwargs}.items()}
-
-
-def _counts(telling: Telling) -> dict[str, str]:
-    """How many elements a reduction takes together."""
-    if isinstance(telling.result.array, tuple) or not telling.arrays:
-        return {}
-    count = math.prod(np.shape(telling.arrays[0])) // max(telling.result.array.size, 1)
-    ddof = telling.call.kwargs.get("ddof", 0)
-    return {"count": str(count), "freedom": value_text(count - ddof) if isinstance(ddof, (int, float)) else ""}
-
-
-def _filled(template: str, words: dict[str, str], scalar: bool = False) -> str:
-    """A template with its places filled; between numbers every product is a plain one."""
-    if scalar:
-        template = template.replace(" ⊙ ", " · ")
-    return PLACE.sub(lambda match: words.get(match[1], match[1]), template)
-
-
-def _all_numbers(telling: Telling) -> bool:
-    """Whether everything that the rule computes with is a single number."""
-    arrays = [*telling.arrays, telling.result.array]
-    return all(not isinstance(a, tuple) and np.ndim(a) == 0 for a in arrays if isinstance(a, (np.ndarray, tuple)))
+def _named(name: str, array: Any) -> Term:
+    """An array, or several, with a name."""
+    if isinstance(array, (tuple, list)):
+        return Term("several", array, tuple(Term("name", one, text=f"{name}[{i}]") for i, one in enumerate(array)))
+    return Term("name", array, text=name)
 
 
 def _afterwards(entry: Contribution) -> str:
@@ -236,59 +131,102 @@ def _afterwards(entry: Contribution) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _numbers(telling: Telling, template: str | None, scalar: bool) -> str | None:
+def _is_result(term: Term) -> bool:
+    """Whether a part of a formula is best shown by its value: a call that is more than a function of elements."""
+    computed = term.kind in ("call", "index") and not term.pointwise and isinstance(term.value, np.ndarray)
+    return computed and term.fun not in RESHAPED
+
+
+def _operands(term: Term) -> Iterator[Operand]:
+    """The arrays that a formula computes with, each once, in order: those with names, and results of functions."""
+    seen: set[str] = set()
+    waiting = [*term.parts, *(option for _, option in term.options)] or [term]
+    waiting.reverse()
+    while waiting:
+        one = waiting.pop()
+        if one.kind == "name" or _is_result(one):
+            text = write(one)
+            if text not in seen:
+                seen.add(text)
+                yield Operand(text, one.value)
+        else:
+            waiting += reversed([*one.parts, *(option for _, option in one.options)])
+
+
+def _numbers(term: Term, entry: Contribution) -> str | None:
     """The formula with the numbers put in: whole small arrays, or one element of larger ones."""
-    entry, fun = telling.entry, telling.call.fun
-    known = fun in ELEMENTWISE or fun in (np.matmul, np.dot)
-    if template is None or not known or not isinstance(entry.before, np.ndarray) or not entry.before.size:
+    before = entry.before
+    if not isinstance(before, np.ndarray) or not before.size:
         return None
-    if template == "{g}":  # handed on as it is, perhaps summed
-        small = entry.before.size <= SMALL and entry.summed
-        return f"{array_text(entry.before)}{_afterwards(entry)} = {array_text(entry.array)}" if small else None
-    arrays = {"g": telling.gradient, "y": telling.result.array}
-    for i, a in enumerate(telling.arrays):
-        if i < len(RULES[fun].names):
-            arrays[RULES[fun].names[i]] = a
-    shown = {name: arrays[name] for name in PLACE.findall(template) if name in arrays}
-    if not all(isinstance(a, (np.ndarray, int, float)) for a in shown.values()):
-        return None
-    options = _options(telling)
-    if all(np.size(a) <= SMALL for a in (*shown.values(), entry.before)):
-        words = {**options, **{name: _wrapped(array_text(a)) for name, a in shown.items()}}
-        text = f"{_filled(template, words, scalar)} = {array_text(entry.before)}"
+    if term.kind == "name":  # handed on as it is, perhaps summed
+        small = before.size <= SMALL and entry.summed
+        return f"{array_text(before)}{_afterwards(entry)} = {array_text(entry.array)}" if small else None
+    if all(np.size(a.array) <= SMALL for a in _operands(term)) and before.size <= SMALL:
+        text = f"{write(term, lambda one: _whole(one, term))} = {array_text(before)}"
         if entry.summed:
             text += f"{_afterwards(entry)} = {array_text(entry.array)}"
         if len(text) <= LONGEST:
             return text
-    if fun in ELEMENTWISE:
-        return _one_element(telling, template, shown, options)
-    return _one_product(telling)
+    if term.kind == "product":
+        return _one_product(term, before)
+    if _works_at_places(term, before):
+        place = _largest(before)
+        return f"at {list(place)}: {_at(term, before, place)}"
+    return None
 
 
-def _one_element(telling: Telling, template: str, shown: dict[str, Any], options: dict[str, str]) -> str:
-    """What happens at one element of arrays that work element by element: the one with the largest contribution."""
-    before = telling.entry.before
-    whole = np.broadcast_shapes(before.shape, *(np.shape(a) for a in shown.values()))
-    place = _largest(np.broadcast_to(before, whole))
-    words = {name: _wrapped(number_text(np.broadcast_to(a, whole)[place])) for name, a in shown.items()}
-    value = number_text(np.broadcast_to(before, whole)[place])
-    return f"at {list(place)}: {_filled(template, {**options, **words}, True)} = {value}"
+def _places(term: Term, entry: Contribution) -> Iterator[str]:
+    """The formula with the numbers at each place of a small contribution, where it works element by element."""
+    before = entry.before
+    if not isinstance(before, np.ndarray) or before.size > MOST_PLACES or not before.ndim or entry.summed:
+        return
+    if term.kind != "name" and _works_at_places(term, before):
+        yield from (_at(term, before, place) for place in np.ndindex(before.shape))
 
 
-def _one_product(telling: Telling) -> str | None:
-    """One element of the gradient of a factor in a product of two matrices: a row times a column."""
-    a, b = telling.arrays[:2]
-    g, before = telling.gradient, telling.entry.before
-    if np.ndim(a) != 2 or np.ndim(b) != 2 or not g.size:
+def _whole(term: Term, whole: Term) -> str | None:
+    if term.kind == "name" or (_is_result(term) and term is not whole):
+        return _wrapped(array_text(term.value))
+    return None
+
+
+def _works_at_places(term: Term, before: Any) -> bool:
+    """Whether an element of the contribution can be told by the elements at its place."""
+    return term.pointwise and term.kind != "constant" and np.shape(term.value) == before.shape
+
+
+def _at(term: Term, before: Any, place: tuple[int, ...]) -> str:
+    """The formula at one place, with what it comes to."""
+
+    def words(one: Term) -> str | None:
+        if one.pointwise or one.kind == "several" or not isinstance(one.value, (np.ndarray, np.generic)):
+            return None
+        return _wrapped(number_text(np.broadcast_to(one.value, before.shape)[place]))
+
+    return f"{write(_plain(term), words)} = {number_text(before[place])}"
+
+
+def _plain(term: Term) -> Term:
+    """The same formula for single elements, where every product is a plain one."""
+    if not term.pointwise:
+        return term
+    text = "·" if term.kind == "infix" and term.text == "⊙" else term.text
+    return replace(term, text=text, parts=tuple(map(_plain, term.parts)))
+
+
+def _one_product(term: Term, before: Any) -> str | None:
+    """One element of a product of two matrices: a row times a column, of which the largest products are written."""
+    a, b = (part.value for part in term.parts)
+    if np.ndim(a) != 2 or np.ndim(b) != 2 or before.shape != np.shape(term.value) or not a.shape[1]:
         return None
     i, j = _largest(before)
-    left, right = (g[i], b[j]) if telling.entry.argument == 0 else (a[:, i], g[:, j])
-    products = [
-        f"{_wrapped(number_text(x))} · {_wrapped(number_text(y))}" for x, y in zip(left[:2], right, strict=False)
-    ]
-    if len(left) > 2:
+    left, right = a[i], b[:, j]
+    sizes = np.nan_to_num(np.abs(left.astype(np.float64) * right), nan=np.inf)
+    chosen = sorted(np.argsort(-sizes, kind="stable")[:MOST_PRODUCTS])
+    products = [f"{_wrapped(number_text(left[k]))} · {_wrapped(number_text(right[k]))}" for k in chosen]
+    if len(left) > len(products):
         products.append("…")
-    terms = f" ({len(left)} terms)" if len(left) > 2 else ""
+    terms = f" ({len(left)} terms, the largest written)" if len(left) > MOST_PRODUCTS else ""
     return f"at {[i, j]}: {' + '.join(products)} = {number_text(before[i, j])}{terms}"
 
 
@@ -329,22 +267,21 @@ def _wrapped(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _shapes(telling: Telling) -> str:
+def _shapes(call: Call, entry: Contribution, gradient: Any, arrays: Sequence[Any]) -> str:
     """From the shape of the result's gradient to that of the argument's."""
-    entry = telling.entry
     if not isinstance(entry.before, np.ndarray):
         return ""
-    if telling.call.fun is np.matmul and all(np.ndim(a) > 1 for a in telling.arrays):
-        return _product_shapes(telling)
-    start = "" if isinstance(telling.gradient, list) else f"{telling.gradient.shape} → "
+    if call.fun is np.matmul and all(np.ndim(a) > 1 for a in arrays):
+        return _product_shapes(entry, gradient, arrays)
+    start = "" if isinstance(gradient, list) else f"{gradient.shape} → "
     text = f"{start}{entry.before.shape}"
     return f"{text} → {entry.array.shape}" if entry.summed else text
 
 
-def _product_shapes(telling: Telling) -> str:
+def _product_shapes(entry: Contribution, gradient: Any, arrays: Sequence[Any]) -> str:
     """The product that gives the gradient of a factor, by the shapes of its own factors."""
-    a, b = (np.shape(x) for x in telling.arrays)
-    g, entry = telling.gradient.shape, telling.entry
+    a, b = (np.shape(x) for x in arrays)
+    g = gradient.shape
     if entry.argument == 0:
         text = f"{g} @ {b}ᵀ = {g} @ {(*b[:-2], b[-1], b[-2])} → {entry.before.shape}"
     elif len(b) == 2 and len(a) > 2:

@@ -167,10 +167,23 @@ function show() {
     else button.removeAttribute("aria-current");
   }
   graph.show(graphAt(item));
+  for (const element of [at("picture"), ...card.querySelectorAll(".panels, .heat-holder, .scroll")]) hint(element);
   if (spot !== null) {
     const leaf = card.querySelector(`[data-leaf="${spot}"]`);
     if (leaf) leaf.scrollIntoView({ block: "nearest" });
   }
+}
+
+/** Let what is wider than its box fade at the side where there is more to see. */
+function hint(element) {
+  const update = () => {
+    const more = element.scrollWidth - element.clientWidth;
+    element.classList.toggle("more-left", element.scrollLeft > 2);
+    element.classList.toggle("more-right", more > 2 && element.scrollLeft < more - 2);
+  };
+  if (!element.dataset.hinted) element.addEventListener("scroll", update, { passive: true });
+  element.dataset.hinted = "true";
+  update();
 }
 
 /** What the graph looks like at an item. */
@@ -243,7 +256,7 @@ function showFound() {
   at("search").setAttribute("aria-expanded", String(found !== null));
   if (found === null) return;
   list.replaceChildren(...found.slice(0, 40).map((value) => {
-    const button = make("button", { type: "button", "data-found": value.id }, value.label, " ", make("small", {}, value.operation || value.kind));
+    const button = make("button", { type: "button", "data-found": value.id }, value.label, " ", make("small", {}, [value.operation || value.kind, ...value.modules.slice(-1)].join(" in ")));
     button.addEventListener("click", () => choose(value.id));
     return make("li", {}, button);
   }));
@@ -291,7 +304,7 @@ at("larger").addEventListener("click", () => graph.resize(graph.scale * 1.25));
 at("smaller").addEventListener("click", () => graph.resize(graph.scale / 1.25));
 at("fit").addEventListener("click", () => graph.fit());
 for (const id of ["larger", "smaller", "fit"]) at(id).hidden = !graph.svg;
-window.addEventListener("resize", () => graph.fit());
+window.addEventListener("resize", () => { graph.fit(); show(); });
 
 at("theme").addEventListener("click", () => {
   const order = ["auto", "light", "dark"];

@@ -1,4 +1,4 @@
-"""What the page shows, as plain data for JSON: the story's texts, and its arrays in one bounded store.
+"""The data of the page, for JSON: texts, and arrays in one store of bounded size.
 
 Every array is stored once, however many steps show it, in base64, so that the page's numbers are the engine's, bit for
 bit. What is too large for a page is sampled at even distances; its least, largest and mean elements and its norm are
@@ -16,7 +16,8 @@ import numpy as np
 
 from tinygrad_mm.explorer.calls import Call
 from tinygrad_mm.explorer.checks import TOLERANCES, Check
-from tinygrad_mm.explorer.story import Contribution, Story, Value
+from tinygrad_mm.explorer.story import Story
+from tinygrad_mm.explorer.tape import Contribution, Value
 
 __all__ = ["payload"]
 
@@ -112,7 +113,10 @@ def _entry(sent: Contribution, arrays: _Arrays, rates: Any) -> dict[str, Any]:
         "cast": sent.cast,
         "source": sent.source,
         "formula": sent.formula,
+        "where": sent.where,
         "numbers": sent.numbers,
+        "places": sent.places,
+        "operands": [{"text": one.text, "array": arrays.add(one.array)} for one in sent.operands],
         "shapes": sent.shapes,
         "rates": None if rates is None else arrays.add(rates),
     }
@@ -148,7 +152,9 @@ def _wrong(story: Story, arrays: _Arrays) -> dict[str, Any]:
         "gradients": {str(value): arrays.add(gradient) for value, gradient in wrong.gradients.items()},
         "errors": {str(value): _number(error) for value, error in wrong.errors.items()},
         "wrong": wrong.wrong,
-        "paths": f"{wrong.paths:,}" if wrong.paths < 10**12 else f"about 10 to the power {len(str(wrong.paths)) - 1}",
+        "visits": f"{wrong.visits:,}"
+        if wrong.visits < 10**12
+        else f"about 10 to the power {len(str(wrong.visits)) - 1}",
     }
 
 

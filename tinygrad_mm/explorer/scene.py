@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tinygrad_mm.drawing.call import operands_and_options
-from tinygrad_mm.drawing.distant import with_references
 from tinygrad_mm.drawing.dot import digraph
-from tinygrad_mm.drawing.folding import fitted
+from tinygrad_mm.drawing.folding import fitted, with_references
 from tinygrad_mm.drawing.picture import Picture, PictureCluster, PictureNode
 from tinygrad_mm.drawing.renderer import render
 from tinygrad_mm.explorer.calls import Ref

@@ -1,4 +1,4 @@
-"""Recording a story: one reading of the graph, and one backward pass of the engine with a monitor beside it."""
+"""`record`: reads the graph, then runs a backward pass with a monitor that notes every step."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.backprop import backpropagate, unbroadcast
-from tinygrad_mm.drawing.names import Names, names_in
 from tinygrad_mm.drawing.text import index_text, value_text
 from tinygrad_mm.explorer.calls import Call, Ref
-from tinygrad_mm.explorer.mathematics import Telling, expression, help_of, operation_name, tell
-from tinygrad_mm.explorer.names import variables_of_caller
-from tinygrad_mm.explorer.story import Argument, Contribution, Kind, Step, Story, Value
+from tinygrad_mm.explorer.mathematics import expression, operation_name, tell
+from tinygrad_mm.explorer.story import Story
+from tinygrad_mm.explorer.tape import Argument, Contribution, Kind, Step, Value
 from tinygrad_mm.graph import RULES, Monitor, Node, Scope, Vertex, entered, select, topological
-from tinygrad_mm.rules.catalogue import rule_source
+from tinygrad_mm.names import Names, names_in, variables_of_caller
+from tinygrad_mm.rules.shown import text_of
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 __all__ = ["record"]
@@ -62,7 +62,7 @@ def record(loss: Tensor, model: Any = None, variables: Mapping[str, Any] | None 
         _without_hooks(reader.computed + reader.leaves) as hooked,
         entered(monitor=watch, recording=False, lines=False),
     ):
-        backpropagate([loss], [np.ones_like(loss.value)], lambda vertex, g, owned: None, release=False)
+        backpropagate([loss], [np.ones_like(loss.value)], release=False)
     story = Story(reader.values, reader.forward, watch.steps(), reader.ids[id(loss)], calls=reader.calls)
     if hooked:
         story.notes.append(
@@ -258,7 +258,7 @@ def _fit(entry: Contribution, value: Any) -> None:
 def _tell(story: Story) -> None:
     """Write down what each contribution means, once all of them are known."""
     uses = Counter((entry.target, entry.output) for step in story.backward for entry in step.ledger)
-    written: dict[Any, tuple[str | None, ...]] = {}  # the rules of a function, which are looked up in its source file
+    written: dict[Any, str] = {}  # rules, which are looked up in their source files
     for step in story.backward:
         result, call = story.values[step.value], story.calls.get(step.value)
         if call is None:
@@ -269,14 +269,14 @@ def _tell(story: Story) -> None:
             if isinstance(a, Ref) and i not in sent:
                 wanted = story.values[a.value].requires_grad
                 step.stopped.append((i, "the rule sends nothing here" if wanted else "requires no gradient"))
-        if step.sent and call.fun not in written:
-            written[call.fun] = rule_source(call.fun)
+        rule = RULES[call.fun]
         for entry in step.sent:
-            sources = written[call.fun]
-            each, vjps = RULES[call.fun].each, RULES[call.fun].vjps
-            entry.source = (sources[entry.argument] if each is None else sources[0]) or ""
-            entry.help = help_of(vjps[entry.argument] if each is None else each, entry.source)
-            target = story.values[entry.target]
+            vjp = rule.vjps[entry.argument] if rule.each is None else rule.each
+            assert vjp is not None
+            if vjp not in written:
+                written[vjp] = text_of(vjp)
+            entry.source = written[vjp]
             several = uses[entry.target, entry.output] > 1
-            telling = Telling(call, result, target, entry, step.gradient, arrays, several, entry.source)
-            entry.formula, entry.numbers, entry.shapes = tell(telling)
+            told = tell(call, result, story.values[entry.target], entry, step.gradient, arrays, several)
+            entry.formula, entry.where, entry.numbers = told.formula, told.where, told.numbers
+            entry.shapes, entry.operands, entry.places = told.shapes, told.operands, told.places

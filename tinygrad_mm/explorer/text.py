@@ -10,10 +10,11 @@ import numpy as np
 
 from tinygrad_mm.drawing.text import shortened
 from tinygrad_mm.explorer.checks import Check
-from tinygrad_mm.explorer.mathematics import array_text, body_of, number_text
-from tinygrad_mm.explorer.names import variables_of_caller
+from tinygrad_mm.explorer.mathematics import array_text, number_text
 from tinygrad_mm.explorer.steps import record
-from tinygrad_mm.explorer.story import Contribution, Step, Story, Value
+from tinygrad_mm.explorer.story import Story
+from tinygrad_mm.explorer.tape import Contribution, Step, Value
+from tinygrad_mm.names import variables_of_caller
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Explanation", "explain"]
@@ -209,8 +210,12 @@ class _Writer:
         head = f"{INDENT}→ {target.label}  "
         yield head + entry.formula
         indent = " " * min(len(head), 24)
+        for line in entry.where:
+            yield from self.wrapped(f"{indent}where    {line}", f"{indent}{' ' * 9}")
+        for i, line in enumerate(entry.source.splitlines()):
+            deeper = " " * (len(line) - len(line.lstrip()) + 4)
+            yield from self.wrapped(f"{indent}{'' if i else 'rule':<9}{line}", f"{indent}{' ' * 9}{deeper}")
         details = {
-            "rule": f"{body_of(entry.source)}   {entry.help}".rstrip(),
             "numbers": entry.numbers,
             "shapes": entry.shapes if target.shape != () or entry.summed else "",
         }
@@ -242,7 +247,8 @@ class _Writer:
         story, wrong = self.story, self.story.wrong_order()
         if not wrong.late:
             yield from self.wrapped(
-                "Every value is used once, so there is one path to each and depth first is a right order too."
+                "Every value is used once, so there is one path to each and depth first is a right order too. A graph with "
+                "a fork: b = a * a; explain(np.tanh(b) + b)"
             )
             return
         if not wrong.wrong:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.constants import zeros_beside
 from tinygrad_mm.functional.error_function import erf
-from tinygrad_mm.graph import RULES, defover, defstopped, defvjp, primitive
+from tinygrad_mm.graph import defstopped, defvjp, primitive
 
 __all__ = [
     "elu",
@@ -18,6 +17,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "one_hot",
+    "pick",
     "relu",
     "sigmoid",
     "silu",
@@ -40,11 +40,10 @@ def relu(x: Any) -> Any:
     >>> relu(np.array([-1.0, 2.0]))
     array([0., 2.])
     """
-    return np.maximum(x, zeros_beside(x))
+    return np.maximum(x, 0)
 
 
-defvjp(relu, lambda g, y, x: g * np.sign(y))
-defover(relu, lambda x: np.maximum(x, zeros_beside(x), out=x))
+defvjp(relu, lambda g, y, x: np.where(x <= 0, 0, g))
 
 
 @primitive
@@ -76,7 +75,7 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
-defvjp(elu, lambda g, y, x, alpha=1.0: np.where(x > 0, g, g * (y + alpha)))
+defvjp(elu, lambda g, y, x, alpha=1.0: np.where(x <= 0, g * (y + alpha), g))
 
 
 @primitive
@@ -93,7 +92,6 @@ def sigmoid(x: Any) -> Any:
 
 
 defvjp(sigmoid, lambda g, y, x: g * y * (1 - y))
-defover(sigmoid, RULES[sigmoid].forward)
 
 
 def tanh(x: Any) -> Any:
@@ -207,16 +205,15 @@ def softmax(x: Any, axis: int = -1) -> Any:
     >>> softmax(np.array([0.0, 0.0]))
     array([0.5, 0.5])
     """
-    e = np.exp(x - np.maximum.reduce(x, axis=axis, keepdims=True))
-    return e / np.add.reduce(e, axis=axis, keepdims=True)
+    e = np.exp(x - np.max(x, axis=axis, keepdims=True))
+    return e / np.sum(e, axis=axis, keepdims=True)
 
 
-def softmax_back(g: Any, y: Any, axis: int) -> Any:
-    """The gradient of x where y = softmax(x)."""
-    return y * (g - np.sum(g * y, axis=axis, keepdims=True))
-
-
-defvjp(softmax, lambda g, y, x, axis=-1: softmax_back(g, y, axis), law="(..., n) -> (..., n)")
+defvjp(
+    softmax,
+    lambda g, y, x, axis=-1: y * (g - np.sum(g * y, axis=axis, keepdims=True)),
+    law="(..., n) -> (..., n)",
+)
 
 
 @primitive
@@ -228,8 +225,8 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
     >>> log_softmax(np.array([0.0, 1e4]))
     array([-10000.,      0.])
     """
-    z = x - np.maximum.reduce(x, axis=axis, keepdims=True)
-    return z - np.log(np.add.reduce(np.exp(z), axis=axis, keepdims=True))
+    z = x - np.max(x, axis=axis, keepdims=True)
+    return z - np.log(np.sum(np.exp(z), axis=axis, keepdims=True))
 
 
 defvjp(
@@ -253,3 +250,30 @@ def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
 
 
 defstopped(one_hot)
+
+
+@primitive
+def pick(x: Any, labels: Any) -> Any:
+    """The element at each label, along the last axis.
+
+    Shape: (..., classes), (...) -> (...)
+
+    Raises ValueError for labels of another shape, or out of range.
+
+    >>> pick(np.array([[5.0, 6.0, 7.0], [8.0, 9.0, 1.0]]), np.array([2, 0]))
+    array([7., 8.])
+    """
+    classes = x.shape[-1]
+    if labels.shape != x.shape[:-1]:
+        raise ValueError(f"labels of shape {labels.shape} do not fit an array of shape {x.shape}")
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels lie in {labels.min()}..{labels.max()}, but there are {classes} classes")
+    return np.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+
+
+defvjp(
+    pick,
+    lambda g, y, x, labels: np.expand_dims(g, -1) * one_hot(labels, x.shape[-1], x.dtype),
+    None,
+    law="(..., classes), (...) -> (...)",
+)

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.arrays import as_array
-from tinygrad_mm.constants import ones, row_starts
-from tinygrad_mm.functional.activations import log_softmax, one_hot, softmax, softmax_back, softplus
-from tinygrad_mm.graph import Vertex, defkept, defvjp, primitive
+from tinygrad_mm.functional.activations import log_softmax, one_hot, pick, softmax, softplus
+from tinygrad_mm.graph import Vertex, defvjp, primitive
 from tinygrad_mm.rules.indexing import at_places, checked
 
 __all__ = [
@@ -36,74 +35,25 @@ __all__ = [
 def _cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
     """logsumexp(logits) - logits[label] of each example, reduced.
 
-    Raises ValueError for a label out of range.
+    Raises ValueError for labels of another shape, or out of range.
     """
-    return _cross_entropy_keeping(logits, labels, reduction)[0]
+    z = logits - np.max(logits, axis=-1, keepdims=True)  # both terms less the largest logit: exp cannot overflow
+    lost = np.squeeze(np.log(np.sum(np.exp(z), axis=-1, keepdims=True)), -1) - pick(z, labels)
+    return _reduced(lost, reduction)
 
 
-def _cross_entropy_keeping(logits: Any, labels: Any, reduction: str = "mean") -> tuple[Any, Any]:
-    """The loss, and what its gradient is made of: see `_errors`."""
-    z, e, total, places = _exponentials(logits, labels)
-    lost = np.log(total) - z.take(places)
-    if reduction == "none":
-        return lost.reshape(labels.shape), (e, total, places)
-    loss = ones(len(lost), lost.dtype).dot(lost)
-    return loss / len(lost) if reduction == "mean" else loss, (e, total, places)
-
-
-@primitive
-def _prediction_error(logits: Any, labels: Any) -> Any:
-    """softmax(logits) - one_hot(labels): what is too much, or too little, in each predicted probability."""
-    _, e, total, places = _exponentials(logits, labels)
-    return _errors(e, total, places).reshape(logits.shape)
-
-
-def _errors(e: Any, total: Any, places: Any) -> Any:
-    """The prediction errors, from exponentials, their sums, and the places of the labels."""
-    errors = e / total[:, None]
-    errors.put(places, errors.take(places) - 1)
-    return errors
-
-
-def _exponentials(logits: Any, labels: Any) -> tuple[Any, Any, Any, Any]:
-    """Logits less the largest of their row, their exponentials, the sums of these; the labels' places among all."""
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(f"labels of shape {labels.shape} do not fit logits of shape {logits.shape}")
-    rows = logits.reshape(-1, logits.shape[-1])
-    count, classes = rows.shape
-    places = np.ravel_multi_index((row_starts(count, 1), labels.reshape(-1)), rows.shape)  # refuses what is outside
-    top = rows.take(rows.argmax(axis=1) + row_starts(count, classes))  # np.max along short rows takes twice as long
-    z = rows - top[:, None]
-    e = np.exp(z)
-    return z, e, e.dot(ones(classes, e.dtype)), places
-
-
-def _per_example(g: Any, labels: Any, reduction: str) -> Any:
-    """What the loss of each example counts, given the gradient of all."""
+def _for_each(g: Any, labels: Any, reduction: str) -> Any:
+    """The gradient of the loss of each example, from that of all."""
     return np.expand_dims(g, -1) if reduction == "none" else g / max(labels.size, 1) if reduction == "mean" else g
 
 
 defvjp(
     _cross_entropy,
     lambda g, y, logits, labels, reduction="mean": (
-        _per_example(g, labels, reduction) * _prediction_error(logits, labels)
+        _for_each(g, labels, reduction) * (softmax(logits) - one_hot(labels, logits.shape[-1], logits.dtype))
     ),
     None,
     law="(..., classes), (...) -> () or (...)",
-)
-defkept(
-    _cross_entropy,
-    _cross_entropy_keeping,
-    lambda g, kept, logits, labels, reduction="mean": (
-        _per_example(g, labels, reduction) * _errors(*kept).reshape(logits.shape)
-    ),
-    None,
-)
-defvjp(
-    _prediction_error,
-    lambda g, y, logits, labels: softmax_back(g, softmax(logits), -1),
-    None,
-    law="(..., classes), (...) -> (..., classes)",
 )
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 __all__ = [
     "NO_KWARGS",
-    "Joint",
     "Monitor",
     "Node",
     "Scope",
@@ -25,7 +24,6 @@ __all__ = [
     "name_of",
     "released",
     "state",
-    "thread",
     "tick",
     "topological",
 ]
@@ -41,11 +39,10 @@ class Node:
     """The record of one call: `fun(*args, **kwargs)`.
 
     It holds no reference to its output, so a graph is a chain of references from results to arguments, without
-    cycles, freed by reference counting alone. `args` is None once a backward pass has released the graph. `kept` is
-    what the call has put aside for the backward pass, where it has a rule of `defkept`.
+    cycles, freed by reference counting alone. `args` is None once a backward pass has released the graph.
     """
 
-    __slots__ = ("args", "fun", "kept", "kwargs", "line", "scope")
+    __slots__ = ("args", "fun", "kwargs", "line", "scope")
 
     def __init__(
         self,
@@ -60,57 +57,9 @@ class Node:
         self.kwargs = kwargs
         self.scope = scope
         self.line = line
-        self.kept: Any = None
 
     def __repr__(self) -> str:
         return f"<Node {name_of(self.fun)}{' (released)' if self.args is None else ''}>"
-
-
-_args_of_node: Any = Node.__dict__["args"]
-_unfolding = threading.Lock()
-
-
-class Joint(Node):
-    """The record of the last of several calls made at once. Those before it have records once someone asks for `args`.
-
-    `folded` is the tensor that the calls began with, and what is known of them; None once there are records, or the
-    graph was released. Until then nobody can hold a result between, and a backward pass may take all calls at once.
-    """
-
-    __slots__ = ("folded",)
-
-    folded: tuple[Any, Any] | None
-
-    @property
-    def args(self) -> tuple[Any, ...] | None:
-        """The arguments of the last call."""
-        if self.folded is not None:
-            with _unfolding:  # one thread makes the records
-                if (folded := self.folded) is not None:
-                    args = self.unfolded(*folded)
-                    if self.folded is not None:  # not released meanwhile
-                        self.args = args
-        try:
-            found: tuple[Any, ...] | None = _args_of_node.__get__(self)
-        except AttributeError:  # released before anybody looked
-            found = None
-        return found
-
-    @args.setter
-    def args(self, args: tuple[Any, ...] | None) -> None:
-        _args_of_node.__set__(self, args)
-        self.folded = None
-
-    def unfolded(self, first: Any, calls: Any) -> tuple[Any, ...]:
-        """The arguments of the last call, with the records of the calls before it."""
-        raise NotImplementedError
-
-    def back(self, gradient: Any, result: Any) -> list[tuple[Any, Any]] | None:
-        """Each tensor that was given to the calls and requires a gradient, with that: an array that nobody else holds.
-
-        None where that is not what the rules of all calls would do, or where there are records.
-        """
-        raise NotImplementedError
 
 
 class Vertex:
@@ -121,12 +70,15 @@ class Vertex:
 
     __slots__ = ("__weakref__", "extra", "grad", "node", "requires_grad", "value", "version")
 
-    value: Any
-    node: Node | None
-    requires_grad: bool
-    grad: Any
-    version: int
-    extra: dict[str, Any] | None
+    __array_function__: Callable[..., Any]  # where NumPy's functions, and our own, go with it (NEP 18)
+
+    def __init__(self, value: Any, node: Node | None = None, requires_grad: bool = False) -> None:
+        self.value = value
+        self.node = node
+        self.requires_grad = requires_grad
+        self.grad: Any = None
+        self.version: int = tick()
+        self.extra: dict[str, Any] | None = None  # what few have: a name, hooks
 
 
 class Scope:
@@ -159,54 +111,29 @@ class Monitor:
         """The rule of the call behind `vertex` gave this for its i-th argument, not yet summed back or cast."""
 
 
-class State:
-    """What a thread is doing.
-
-    `recording`: results that need a gradient remember how they were made (`no_grad` turns it off).
-    `tracing`: every call is recorded, and no value may leave the graph.
-    `scope`: the innermost module being called. `lines`: record source lines too. `monitor`: told of every result.
-    `watched`: any of tracing, lines and monitor, kept up to date by `entered`, so that the usual call looks once.
-    `replaying`: inside a `checkpoint` replay, where side effects must not happen twice.
-    `generators`: the random generators drawn from so far, with their states before, where someone asks.
-    `assigned`: while tracing, for each buffer that was assigned, by its id: the buffer, the Tensor that it stands for
-    since then, and its array before.
-    """
-
-    __slots__ = (
-        *("assigned", "generators", "lines", "monitor", "recording", "replaying", "scope", "tracing", "watched"),
-    )
+class State(threading.local):
+    """What a thread is doing; each thread has its own."""
 
     def __init__(self) -> None:
-        self.recording: bool = True
-        self.tracing: bool = False
-        self.scope: Scope | None = None
-        self.lines: bool = False
-        self.monitor: Monitor | None = None
-        self.watched: bool = False
-        self.replaying: bool = False
+        self.recording: bool = True  # results that need a gradient remember how they were made (`no_grad`: they don't)
+        self.tracing: bool = False  # every call is recorded, and no value may leave the graph
+        self.scope: Scope | None = None  # the innermost module being called
+        self.lines: bool = False  # record source lines too
+        self.monitor: Monitor | None = None  # told of every result
+        self.replaying: bool = False  # inside a `checkpoint` replay, where side effects must not happen twice
+        # The random generators drawn from so far, with their states before, where someone asks.
         self.generators: dict[int, tuple[Any, Any]] | None = None
+        # While tracing: by the id of a buffer that was assigned, the buffer, the Tensor that it stands for since, and
+        # its array before.
         self.assigned: dict[int, tuple[Vertex, Vertex, Any]] | None = None
 
-
-class _Thread(threading.local):
-    """`now` is the State of the thread that asks. Each look costs more than what is done with it, so look once."""
-
-    def __init__(self) -> None:
-        self.now = State()
+    @property
+    def watched(self) -> bool:
+        """Whether someone wants to see each call."""
+        return self.tracing or self.lines or self.monitor is not None
 
 
-class _Current:
-    """Stands for the State of the current thread, for code that seldom asks: `state.scope` is `thread.now.scope`."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(thread.now, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(thread.now, name, value)
-
-
-thread = _Thread()
-state: State = _Current()  # type: ignore[assignment]  # it has the attributes of one
+state = State()
 
 
 class entered(ContextDecorator):  # noqa: N801 (used like a function)
@@ -216,15 +143,11 @@ class entered(ContextDecorator):  # noqa: N801 (used like a function)
         self._changes = changes
 
     def __enter__(self) -> None:
-        now = thread.now
-        self._before = {name: getattr(now, name) for name in [*self._changes, "watched"]}
-        for name, value in self._changes.items():
-            setattr(now, name, value)
-        now.watched = now.tracing or now.lines or now.monitor is not None
+        self._before = {name: getattr(state, name) for name in self._changes}
+        vars(state).update(self._changes)
 
     def __exit__(self, *error: object) -> None:
-        for name, value in self._before.items():
-            setattr(thread.now, name, value)
+        vars(state).update(self._before)
 
     def _recreate_cm(self) -> entered:
         return entered(**self._changes)  # each call of a decorated function has one of its own

@@ -13,14 +13,11 @@ __all__ = [
     "RULES",
     "Rule",
     "defcomposite",
-    "defkept",
     "defmetadata",
-    "defover",
     "defstopped",
     "defvjp",
     "defvjp_each",
     "primitive",
-    "primitives_go_to",
     "select",
 ]
 
@@ -28,17 +25,19 @@ __all__ = [
 class Rule:
     """What is known about one function.
 
-    `forward`: what to call on plain arrays. `vjps`: one function per array argument, called as
-    `vjp(g, y, *args, **kwargs)`. `each`: one function for any number of arguments, called as
-    `each(i, g, y, *args, **kwargs)`. `composite`: an expression in functions that have rules. `names`: the parameters
-    a rule understands, in order; `more` where it takes any number. A rule with none of the three stops the gradient.
-    `fresh`: the rule is one of this package, whose results nobody else holds. `keeping` and `from_kept`: the short way
-    through both passes that `defkept` gives. `over`: the call written over its argument, which `defover` gives.
+    `forward`: what to call on plain arrays. Then one of three, or none, which stops the gradient: `vjps`, a function
+    for each array argument, called as `vjp(g, y, *args, **kwargs)` (VJP: vector-Jacobian product, the gradient g of the
+    output times the derivative of the output); `each`, one function for any number of arguments, called as
+    `each(i, g, y, *args, **kwargs)`; `composite`, an expression in functions that have rules. Where a function has both
+    a rule and an expression, `when(*args)` says which calls are left to the expression.
+
+    `names`: the parameters that the rule understands, in order; `more` where it takes any number. `metadata`: it looks
+    at shapes and dtypes only. `fresh`: the rule is one of this package. `law`: what it does to shapes, as text.
     """
 
     __slots__ = (
-        *("composite", "differentiable", "each", "forward", "fresh", "from_kept", "fun", "keeping", "law", "metadata"),
-        *("more", "names", "over", "vjps"),
+        *("composite", "differentiable", "each", "forward", "fresh", "fun", "law", "metadata", "more", "names", "vjps"),
+        "when",
     )
 
     def __init__(self, fun: Callable[..., Any]) -> None:
@@ -47,9 +46,7 @@ class Rule:
         self.vjps: tuple[Callable[..., Any] | None, ...] = ()
         self.each: Callable[..., Any] | None = None
         self.composite: Callable[..., Any] | None = None
-        self.keeping: Callable[..., Any] | None = None
-        self.from_kept: tuple[Callable[..., Any] | None, ...] = ()
-        self.over: Callable[[Any], Any] | None = None
+        self.when: Callable[..., bool] | None = None
         self.differentiable = False
         self.metadata = False
         self.names: tuple[str, ...] = ()
@@ -104,46 +101,8 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, law: str =
     rule = _rule(fun)
     rule.vjps = vjps
     rule.differentiable = True
-    rule.keeping = rule.over = None  # a short way would be that of another rule
     _describe(rule, vjps, skip=2)
     rule.law = law or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
-
-
-def defkept(fun: Callable[..., Any], forward: Callable[..., Any], *vjps: Callable[..., Any] | None) -> None:
-    """Let calls of `fun`, which has a rule, keep what its backward pass would otherwise compute a second time.
-
-    `forward(*args, **kwargs)` returns what `fun` does, and what to keep; `vjp(g, kept, *args, **kwargs)`, one for each
-    argument, returns what the rule does. This is a short way for plain arrays. The rule stays the only thing to know
-    about `fun`: passes that are recorded, traced, watched or compiled take it.
-
-    >>> import math
-    >>> logistic = primitive(lambda x: 1 / (1 + math.exp(-x)))
-    >>> defvjp(logistic, lambda g, y, x: g * y * (1 - y))
-    >>> def keeping(x):
-    ...     e = math.exp(-x)
-    ...     return 1 / (1 + e), e
-    >>> defkept(logistic, keeping, lambda g, e, x: g * e / (1 + e) ** 2)
-    >>> RULES[logistic].keeping(0.0)
-    (0.5, 1.0)
-    """
-    rule = RULES[fun]
-    rule.keeping = forward
-    rule.from_kept = vjps
-
-
-def defover(fun: Callable[..., Any], over: Callable[[Any], Any]) -> None:
-    """Let calls of `fun`, a function of one array, write over it: `over(x)` returns `fun(x)`, for which it may take x.
-
-    Only for a rule that asks for the result alone and never looks at x, which is gone by then.
-
-    >>> import numpy as np
-    >>> root = primitive(lambda x: np.sqrt(x))
-    >>> defvjp(root, lambda g, y, x: g / (2 * y))
-    >>> defover(root, lambda x: np.sqrt(x, out=x))
-    >>> RULES[root].over(np.array([4.0]))
-    array([2.])
-    """
-    RULES[fun].over = over
 
 
 def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], law: str = "") -> None:
@@ -162,10 +121,13 @@ def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], law: str = ""
     rule.law = law
 
 
-def defcomposite(fun: Callable[..., Any], expression: Callable[..., Any], law: str = "") -> None:
+def defcomposite(
+    fun: Callable[..., Any], expression: Callable[..., Any], law: str = "", when: Callable[..., bool] | None = None
+) -> None:
     """Say what `fun` is in terms of functions that have rules; `expression` has the signature of `fun`.
 
-    Where `fun` also has a rule of its own, the expression serves the keywords which that rule does not know.
+    Where `fun` also has a rule of its own, the expression serves the keywords which that rule does not know, and the
+    arguments for which `when(*args)` holds.
 
     >>> def double(x): return 2 * x
     >>> defcomposite(double, lambda x: x + x)
@@ -174,6 +136,7 @@ def defcomposite(fun: Callable[..., Any], expression: Callable[..., Any], law: s
     """
     rule = _rule(fun)
     rule.composite = expression
+    rule.when = when
     rule.differentiable = True
     rule.law = rule.law or law
 
@@ -197,15 +160,6 @@ def defmetadata(*funs: Callable[..., Any]) -> None:
         _rule(fun).law = "shape or dtype only"
 
 
-_record: Callable[..., Any]
-
-
-def primitives_go_to(call: Callable[..., Any]) -> None:
-    """Say what records a call of a primitive, as `call(fun, args, kwargs)`: `recording.call`, two floors up."""
-    global _record
-    _record = call
-
-
 def primitive(fun: Function) -> Function:
     """Make a function of arrays an operation of the graph; give it a rule with `defvjp`.
 
@@ -223,12 +177,9 @@ def primitive(fun: Function) -> Function:
 
     @functools.wraps(fun)
     def call(*args: Any, **kwargs: Any) -> Any:
-        for a in args:
+        for a in (*args, *kwargs.values()):
             if isinstance(a, Vertex):
-                return _record(call, args, kwargs)
-        for a in kwargs.values():
-            if isinstance(a, Vertex):
-                return _record(call, args, kwargs)
+                return a.__array_function__(call, (type(a),), args, kwargs)
         return fun(*args, **kwargs)
 
     call.forward = fun  # type: ignore[attr-defined]
@@ -237,12 +188,12 @@ def primitive(fun: Function) -> Function:
 
 @primitive
 def select(outputs: Any, index: int) -> Any:
-    """One output of a call that returned several.
-
-    The backward pass knows this function by name: the gradients of all selections together are the gradient of the
-    call.
-    """
+    """One output of a call that returned several. The gradient of the call is a list, with None for the others."""
     return outputs[index]
 
 
-defvjp(select, lambda g, y, outputs, index: g, law="((...), (...), ...) -> (...)")
+defvjp(
+    select,
+    lambda g, y, outputs, index: [g if i == index else None for i in range(len(outputs))],
+    law="((...), (...), ...) -> (...)",
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from tinygrad_mm.nn.layers import Dense, dense_in_a_row
+from tinygrad_mm.nn.layers import Dense
 from tinygrad_mm.nn.module import Module, as_tensor
 
 __all__ = ["Flatten", "ModuleDict", "ModuleList", "Residual", "Sequential"]
@@ -33,11 +33,8 @@ class Sequential(Module):
 
     def forward(self, x: Any) -> Any:
         """Each layer's output is the next one's input."""
-        layers = list(self.layers)
-        while layers:
-            x, passed = dense_in_a_row(x, layers)
-            x = x if passed else layers[0](x)
-            layers = layers[passed or 1 :]
+        for layer in self.layers:
+            x = layer(x)
         return x
 
     def __len__(self) -> int:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tinygrad_mm.functional.dense import dense_at_once, in_a_row
 from tinygrad_mm.nn import init
 from tinygrad_mm.nn.activations import RECTIFIERS, Activation, activation_function
 from tinygrad_mm.nn.module import Module, as_tensor
 from tinygrad_mm.rules.indexing import checked
 from tinygrad_mm.tensor import Parameter, Tensor
 
-__all__ = ["Dense", "Embedding", "Linear", "dense_in_a_row", "positive_integers"]
+__all__ = ["Dense", "Embedding", "Linear", "positive_integers"]
 
 
 def positive_integers(owner: object, **sizes: Any) -> None:
@@ -62,21 +61,12 @@ class Dense(Module):
 
     def forward(self, x: Any) -> Tensor:
         """activation(x @ weight + bias)"""
-        weight, bias, activation = self.weight, self.bias, self.activation
-        if not isinstance(x, Tensor):
-            x = Tensor(x)
-        if bias is not None and (y := dense_at_once(x, weight, bias, activation)) is not None:
-            return y
-        if x.value.dtype is not weight.value.dtype:
-            self._check(x)
-        try:
-            y = x @ weight
-        except ValueError:  # shapes that do not fit, which the product looks at itself
-            self._check(x)
-            raise
-        if bias is not None:
-            y = y + bias
-        return y if activation is None else activation(y)
+        x = as_tensor(x)
+        self._check(x)
+        y = x @ self.weight
+        if self.bias is not None:
+            y = y + self.bias
+        return y if self.activation is None else self.activation(y)
 
     def _check(self, x: Tensor) -> None:
         """Raise an error that names the fix where the input does not fit."""
@@ -86,7 +76,7 @@ class Dense(Module):
                 f"matmul: {x.shape} @ {self.weight.shape}: the inner sizes {features} and {self.in_features} differ.\n"
                 f"{type(self).__name__}({self.in_features}, {self.out_features}) was given {features} features; "
                 f"did you mean {type(self).__name__}({features}, {self.out_features})?"
-            ) from None
+            )
         if x.dtype != self.weight.dtype:
             raise TypeError(
                 f"{type(self).__name__}: the input is {x.dtype}, the weight {self.weight.dtype}; "
@@ -112,30 +102,6 @@ class Linear(Dense):
         self, in_features: int, out_features: int, bias: bool = True, *, rng: init.Rng = None, dtype: Any = np.float32
     ) -> None:
         super().__init__(in_features, out_features, bias=bias, rng=rng, dtype=dtype)
-
-
-def dense_in_a_row(x: Any, layers: Sequence[Any]) -> tuple[Any, int]:
-    """What comes out of as many of the layers as are dense and can be called at once, and how many that are."""
-    if not layers or type(layers[0]) not in _DENSE:
-        return x, 0
-    return in_a_row(Tensor(x) if type(x) is np.ndarray else x, _dense(layers))
-
-
-def _dense(layers: Sequence[Any]) -> Iterator[tuple[Any, Any, Any, tuple[object, str]]]:
-    """What is to be known of the first layers that are dense, and of which each call would be the plain one."""
-    kinds = [kind for kind in _DENSE if kind.forward is _FORWARD and kind.__call__ is _CALL]  # nobody patched them
-    for layer in layers:
-        kind = type(layer)
-        if kind not in kinds:  # a plain function, which may have no __dict__
-            return
-        own = layer.__dict__
-        if "_before" in own or "_after" in own or "forward" in own:
-            return
-        yield own.get("weight"), own.get("bias"), own.get("activation"), (own["_token"], kind.__name__)
-
-
-_DENSE = (Dense, Linear)
-_FORWARD, _CALL = Dense.forward, Dense.__call__
 
 
 class Embedding(Module):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from tinygrad_mm.graph import Scope, thread, tick
+from tinygrad_mm.graph import Scope, state, tick
 from tinygrad_mm.nn import states
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
@@ -61,17 +61,13 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward(...)`, recorded as a call of this module, with the hooks before and after it."""
-        own = self.__dict__
-        now = thread.now
-        outer = now.scope
-        now.scope = Scope(own["_token"], type(self).__name__, outer)
+        outer = state.scope
+        state.scope = Scope(self.token, type(self).__name__, outer)
         try:
-            if "_before" in own:
-                args = self._run_pre_hooks(args)
-            result = self.forward(*args, **kwargs) if kwargs else self.forward(*args)
-            return self._run_hooks(args, result) if "_after" in own else result
+            args = self._run_pre_hooks(args)
+            return self._run_hooks(args, self.forward(*args, **kwargs))
         finally:
-            now.scope = outer
+            state.scope = outer
 
     @property
     def token(self) -> object:
@@ -259,14 +255,14 @@ class Module:
         return remove
 
     def _run_pre_hooks(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        for hook in list(self.__dict__["_before"].values()):
+        for hook in list(self.__dict__.get("_before", {}).values()):
             replaced = hook(self, args)
             if replaced is not None:
                 args = replaced if isinstance(replaced, tuple) else (replaced,)
         return args
 
     def _run_hooks(self, args: tuple[Any, ...], result: Any) -> Any:
-        for hook in list(self.__dict__["_after"].values()):
+        for hook in list(self.__dict__.get("_after", {}).values()):
             replaced = hook(self, args, result)
             result = result if replaced is None else replaced
         return result

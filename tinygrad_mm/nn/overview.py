@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-
+from tinygrad_mm.cost import Memory, multiply_adds_of
 from tinygrad_mm.graph import Vertex, entered, state, topological
 from tinygrad_mm.nn.module import Module
 
@@ -111,10 +110,7 @@ class _Cost:
 
     def result(self, tensor: Any, fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Called by the engine with each result."""
-        if fun in (np.matmul, np.dot) and np.ndim(args[0]):
-            self.products[_token(state.scope)] += tensor.size * args[0].shape[-1]
-        elif fun is np.tensordot and tensor.size:
-            self.products[_token(state.scope)] += round((args[0].size * args[1].size * tensor.size) ** 0.5)
+        self.products[_token(state.scope)] += multiply_adds_of(fun, args, tensor)
 
     def finished(self, module: Module, args: tuple[Any, ...], output: Any) -> None:
         """A forward hook."""
@@ -123,17 +119,15 @@ class _Cost:
 
     def keep(self, outputs: list[Any], known: list[Any]) -> None:
         """Count what the graph holds on to: each array once, where it was made, but not what was there before."""
-        seen = {id(_memory(array)) for vertex in known for array in _arrays(vertex)}
+        memory = Memory()
+        for vertex in known:
+            memory.new(_value(vertex))
         for vertex in topological(outputs, everything=True):
             if vertex.node is not None:
                 for held in (vertex, *(vertex.node.args or ())):
                     if isinstance(held, Vertex) and held is not vertex and held.node is not None:
                         continue  # counted where it was made
-                    for array in _arrays(held):
-                        memory = _memory(array)
-                        if id(memory) not in seen:
-                            seen.add(id(memory))
-                            self.kept[_token(vertex.node.scope)] += memory.nbytes
+                    self.kept[_token(vertex.node.scope)] += memory.new(_value(held))
 
     def spent(self, module: Module) -> bool:
         """Whether something happened in the module itself, outside the modules in it."""
@@ -173,16 +167,6 @@ def _tensors(value: Any) -> Iterator[Any]:
             yield from _tensors(part)
 
 
-def _arrays(held: Any) -> tuple[Any, ...]:
-    """The arrays behind something that a graph holds."""
-    value = held.value if isinstance(held, Vertex) else held
-    if isinstance(value, tuple):
-        return tuple(v for v in value if isinstance(v, np.ndarray))
-    return (value,) if isinstance(value, np.ndarray) else ()
-
-
-def _memory(array: Any) -> Any:
-    """The array that owns the memory of a view."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return array
+def _value(held: Any) -> Any:
+    """The array behind a Tensor (for several results a tuple of them); anything else as it is."""
+    return held.value if isinstance(held, Vertex) else held

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.graph import tick
-from tinygrad_mm.memory import Place, aligned
-from tinygrad_mm.optim.formula import Program
-from tinygrad_mm.tensor import Parameter, Tensor
+from tinygrad_mm.memory import aligned
+from tinygrad_mm.optim.formula import Formula, new_values
+from tinygrad_mm.tensor import Tensor, result
 
-__all__ = ["Flat", "adopted_again", "block_size", "flats_of", "has_loop"]
+__all__ = ["Flat", "Run", "Update", "adopted_again", "block_size", "flats_of", "has_loop", "precision_of"]
 
 BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
 GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
-
-ndarray = np.ndarray  # found sooner than in its module
+FLUSH_EVERY = 128  # steps
 
 log = logging.getLogger("tinygrad_mm.optim")
 
@@ -33,6 +33,17 @@ def block_size(elements: int, threads: int = 1) -> int:
     line = min(16, BLOCK)
     blocks = threads * max(1, -(-elements // (threads * BLOCK)))
     return max(line, -(-elements // (line * blocks)) * line)
+
+
+def precision_of(dtype: Any) -> Any:
+    """The dtype of the states of parameters of a dtype, and of what a formula computes with: at least single precision.
+
+    In half precision Adam's epsilon is 0, and the square of a gradient of 0.0001 as well.
+
+    >>> precision_of(np.dtype(np.float16)), precision_of(np.dtype(np.float64))
+    (dtype('float32'), dtype('float64'))
+    """
+    return np.result_type(dtype, np.float32)
 
 
 def flats_of(parameters: Sequence[Tensor], states: Sequence[str], fused: bool = False) -> list[Flat]:
@@ -72,9 +83,10 @@ class Flat:
         self.parameters, self.fused = list(parameters), fused
         self.shapes = [p.value.shape for p in parameters]
         self.dtype = parameters[0].value.dtype
+        self.precision = precision_of(self.dtype)
         self.starts = [0, *np.cumsum([p.value.size for p in parameters]).tolist()]
         self.values = aligned(self.starts[-1], self.dtype)
-        self.states = {name: aligned(self.values.size, self.dtype, np.zeros) for name in states}
+        self.states = {name: aligned(self.values.size, self.precision, np.zeros) for name in states}
         self.steps = [0] * len(self.parameters)  # a parameter that is skipped falls behind
         self._make_views()
 
@@ -85,7 +97,7 @@ class Flat:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy is made from: it makes views and runs of its own, or they would show the original's arrays."""
-        return {k: v for k, v in vars(self).items() if k not in ("views", "skipped", "runs", "program")}
+        return {k: v for k, v in vars(self).items() if k not in ("views", "planned", "runs")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -112,8 +124,6 @@ class Flat:
             if p.value is not view:
                 view[...] = p.value
                 p.value = view
-                if isinstance(p, Parameter):
-                    p.place = None  # it is one beside another array
         return True
 
     def gradients(self) -> list[Any]:
@@ -124,39 +134,89 @@ class Flat:
         found = []
         for p, shape in zip(self.parameters, self.shapes, strict=True):
             g = p.grad
-            if g is not None and (type(g) is not ndarray or g.shape != shape):
+            if g is not None and (type(g) is not np.ndarray or g.shape != shape):
                 _check_gradient(p, g)
             found.append(g if p.requires_grad else None)
         return found
 
     def forget_runs(self) -> None:
         """Plan anew at the next step: the numbers of steps were changed."""
-        self.skipped: list[int] | None = None
-        self.runs: list[_Run | _FusedRun] = []
-        self.program: Program | None = None
+        self.planned: Any = None  # which parameters were skipped, and the formula, when `runs` were made
+        self.runs: list[Run | _FusedRun] = []
 
-    def step(self, gradients: list[Any], program: Program, learning_rate: float, scheduled: Sequence[float]) -> None:
+    def step(self, gradients: list[Any], update: Update) -> None:
         """Update the parameters that have a gradient, given those of all as `gradients()` lists them."""
-        skipped = [i for i, g in enumerate(gradients) if g is None]
-        if skipped != self.skipped or program is not self.program:
-            self.runs, self.skipped, self.program = self._plan(program, skipped), skipped, program
+        planned = [i for i, g in enumerate(gradients) if g is None], update.formula
+        if planned != self.planned:
+            self.runs, self.planned = self._plan(*planned), planned
         for run in self.runs:
             count = self.steps[run.members[0]] + 1
-            run.execute(gradients, program.scalars(learning_rate, count, *scheduled))
-            now = tick()
-            for i in run.members:
-                self.steps[i] = count
-                self.parameters[i].version = now
+            run.execute(gradients, update, count)
+            self.done(run.members, count)
 
-    def _plan(self, program: Program, skipped: Sequence[int]) -> list[_Run | _FusedRun]:
+    def done(self, members: Sequence[int], count: int) -> None:
+        """Note that these parameters have had their `count`-th step."""
+        now = tick()
+        for i in members:
+            self.steps[i] = count
+            self.parameters[i].version = now
+        if count % FLUSH_EVERY == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make numbers in the states zero that are about to become denormal, with which processors are slow.
+
+        A running mean without new gradients falls by a factor each step; in single precision it would be denormal after
+        some 700 steps of Adam. What is that small moves no parameter.
+        """
+        for state in self.states.values():
+            state[np.abs(state) < np.finfo(state.dtype).tiny * 1e8] = 0
+
+    def _plan(self, skipped: Sequence[int], formula: Formula) -> list[Run | _FusedRun]:
         """Parameters that are updated and have the same number of steps behind them go together."""
         members: dict[int, list[int]] = {}
         for i, steps in enumerate(self.steps):
             if i not in skipped:
                 members.setdefault(steps, []).append(i)
-        if self.fused and has_loop(program, self.dtype):
-            return [_FusedRun(self, program, m) for m in members.values()]
-        return [_Run(self, program, m) for m in members.values()]
+        if self.fused and has_loop(formula, self.dtype):
+            return [_FusedRun(self, formula, m) for m in members.values()]
+        return [Run(self, m) for m in members.values()]
+
+    def pieces(self, members: Sequence[int], small: int, most: int) -> list[tuple[int, int, list[int]]]:
+        """(start, stop, parameters inside): neighbours of at most `small` elements each are one piece, of at most
+        `most`; another parameter has pieces of its own, each of at most `most` elements.
+        """
+        found: list[tuple[int, int, list[int]]] = []
+        joins = False
+        for i in members:
+            start, stop = self.starts[i], self.starts[i + 1]
+            if start == stop:
+                continue
+            before, end, inside = found[-1] if found else (0, -1, [])
+            is_small = stop - start <= small
+            if joins and is_small and end == start and stop - before <= most:
+                found[-1] = (before, stop, [*inside, i])
+            else:
+                size = block_size(stop - start) if most == BLOCK else most
+                found.extend((a, min(a + size, stop), [i]) for a in range(start, stop, size))
+            joins = is_small
+        return found
+
+
+@dataclass
+class Update:
+    """One step's update of a group: the formula with its options, and the same traced with the numbers it needs."""
+
+    states: tuple[str, ...]
+    rule: Callable[..., Any]
+    options: Mapping[str, Any]
+    formula: Formula
+    learning_rate: float
+    scheduled: Sequence[float]
+
+    def numbers(self, count: int) -> Sequence[float]:
+        """What a compiled formula is given at a parameter's `count`-th step."""
+        return self.formula.scalars(self.learning_rate, count, *self.scheduled)
 
 
 def _check_gradient(p: Tensor, g: Any) -> None:
@@ -171,172 +231,78 @@ def _check_gradient(p: Tensor, g: Any) -> None:
         )
 
 
-class _Run:
-    """The blocks of one update, with all the views they need made beforehand."""
+class Run:
+    """The formula on the blocks of some parameters: in half precision, on blocks in single precision."""
 
-    def __init__(self, flat: Flat, program: Program, members: list[int]) -> None:
-        self.flat, self.program, self.members = flat, program, members
-        dtype = flat.dtype
-        self.scalars = [np.empty((), dtype) for _ in range(program.numbers)]
-        constants = [np.asarray(c, dtype) for c in program.constants]
-        blocks = self._blocks()
-        longest = max((stop - start for start, stop, _ in blocks), default=0)
-        alone = max((stop - start for start, stop, inside in blocks if len(inside) == 1), default=0)
-        scratch = [aligned(alone, dtype), *(aligned(longest, dtype) for _ in range(program.temporaries))]
-        self.calls = []
-        for start, stop, inside in blocks:
-            gradient, *temporaries = (s[: stop - start] for s in scratch)
-            gather = _Neighbours(flat, start, stop, inside) if len(inside) > 1 else None
-            single = (inside[0], start - flat.starts[inside[0]], stop - flat.starts[inside[0]])
-            states = [s[start:stop] for s in flat.states.values()]
-            tail = (*states, *self.scalars, *constants, *temporaries)
-            self.calls.append((flat.values[start:stop], gradient, gather, single, tail))
+    def __init__(self, flat: Flat, members: list[int]) -> None:
+        self.flat, self.members = flat, members
+        self.blocks = flat.pieces(members, BLOCK, BLOCK)
+        longest = max((stop - start for start, stop, inside in self.blocks if len(inside) > 1), default=0)
+        self.gathered = aligned(longest, flat.precision)
 
-    def _blocks(self) -> list[tuple[int, int, list[int]]]:
-        """(start, stop, parameters inside): a large parameter in several blocks, small neighbours in one."""
-        blocks: list[tuple[int, int, list[int]]] = []
-        starts = self.flat.starts
-        for i in self.members:
-            start, stop = starts[i], starts[i + 1]
-            before, end, inside = blocks[-1] if blocks else (0, -1, [i])
-            if end == start < stop and before == starts[inside[0]] and stop - before <= BLOCK:
-                blocks[-1] = (before, stop, [*inside, i])
-            else:
-                size = block_size(stop - start)
-                blocks.extend((a, min(a + size, stop), [i]) for a in range(start, stop, size))
-        return blocks
-
-    def execute(self, gradients: list[Any], numbers: Sequence[float]) -> None:
+    def execute(self, gradients: list[Any], update: Update, count: int) -> None:
         """One update of the members, by their gradients."""
-        for place, number in zip(self.scalars, numbers, strict=True):
-            place.fill(number)
-        update = self.program.update
-        dtype = self.flat.dtype
-        for value, gradient, gather, (i, start, stop), tail in self.calls:
-            if gather is not None:
-                gradient = gather.laid_out(gradients)
-            else:
-                g = gradients[i]
-                if g.dtype == dtype and g.flags.c_contiguous:
-                    gradient = g.reshape(-1)[start:stop]
-                else:
-                    gradient[...] = g.reshape(-1)[start:stop]
-            update(value, gradient, *tail)
-
-
-class _Neighbours:
-    """The gradients of small parameters that lie side by side, laid out as they do.
-
-    Each has its place, where a backward pass may leave it. Others are copied there.
-    """
-
-    def __init__(self, flat: Flat, start: int, stop: int, inside: list[int]) -> None:
-        self.flat, self.start, self.stop, self.inside = flat, start, stop, inside
-        self.move()
-
-    def move(self) -> list[Any]:
-        """Take other memory, and return its parts. Whoever holds a gradient keeps it."""
         flat = self.flat
-        memory = aligned(self.stop - self.start, flat.dtype)
-        places = [(i, Place(flat.views[i], memory, flat.starts[i] - self.start)) for i in self.inside]
-        arrays = [place.array for _, place in places]
-        self.now = memory, places
-        for i, place in places:
-            parameter = flat.parameters[i]
-            if isinstance(parameter, Parameter):
-                parameter.place = place
-        return arrays
+        for start, stop, inside in self.blocks:
+            if len(inside) > 1:
+                gradient = self.gathered[: stop - start]
+                np.concatenate([gradients[i].ravel() for i in inside], out=gradient)
+            else:
+                first = flat.starts[inside[0]]
+                gradient = gradients[inside[0]].ravel()[start - first : stop - first].astype(flat.precision, copy=False)
+            places = [array[start:stop] for array in (flat.values, *flat.states.values())]
+            given = [result(place.astype(flat.precision, copy=False)) for place in places]
+            arguments = (given[0], result(gradient), *given[1:], update.learning_rate, count)
+            found = new_values(update.rule, update.rule(*arguments, **update.options), update.states)
+            for place, new in zip(places, [_array(new, given) for new in found], strict=True):
+                place[...] = new
 
-    def laid_out(self, gradients: list[Any]) -> Any:
-        """All of them in one array. `gradients` then lists its parts, which are not free until the step is over."""
-        memory, places = self.now
-        for i, place in places:
-            if gradients[i] is not place.array:
-                return self._copied(gradients)
-        return memory
 
-    def _copied(self, gradients: list[Any]) -> Any:
-        _, places = self.now
-        arrays = [place.array if gradients[i] is place.array else place.free(place.value) for i, place in places]
-        for (_, place), array in zip(places, arrays, strict=True):
-            if array is None or not array.flags.carray or array.shape != place.value.shape:
-                arrays = self.move()  # somebody keeps a gradient of before
-                break
-        for i, array in zip(self.inside, arrays, strict=True):
-            if gradients[i] is not array:
-                array[...] = gradients[i]
-                gradients[i] = array
-        return self.now[0]
+def _array(new: Any, given: Sequence[Tensor]) -> Any:
+    """A new value as an array; a copy of one that was given, which may be about to be overwritten."""
+    array = new.value if isinstance(new, Tensor) else new
+    return array.copy() if any(new is one for one in given) else array
 
 
 @functools.lru_cache(64)
-def has_loop(program: Program, dtype: Any) -> bool:
+def has_loop(formula: Formula, dtype: Any) -> bool:
     """Whether Numba can run a formula; told once where not, since it was asked to."""
     from tinygrad_mm.compiler.loops import require_numba
     from tinygrad_mm.compiler.loops.updates import elements
 
     require_numba("fused=True")
-    known = elements(program, dtype) is not None
+    known = elements(formula, dtype) is not None
     if not known:
-        log.warning("fused=True: for %s, this has no loop and runs as NumPy calls:\n%s", dtype, program.source)
+        log.warning("fused=True: for %s, this has no loop and runs as NumPy calls:\n%s", dtype, formula.source)
     return known
 
 
 class _FusedRun:
     """One update as a compiled loop: it reads large gradients where they lie, small neighbours are gathered."""
 
-    def __init__(self, flat: Flat, program: Program, members: list[int]) -> None:
-        from tinygrad_mm.compiler.loops import Update
+    def __init__(self, flat: Flat, formula: Formula, members: list[int]) -> None:
+        from tinygrad_mm.compiler.loops import Update as Loop
 
-        self.program, self.members, self.dtype = program, members, flat.dtype
-        self.scalars = [np.empty((), flat.dtype) for _ in range(program.numbers)]
-        self.gathered: list[list[Any]] = []  # small parameters, the piece that they are, and where their gradients lie
-        self.direct: list[tuple[int, int]] = []  # parameter, and the piece that it is
-        pieces: list[tuple[int, int]] = []
-        gradients: list[Any] = []
-        for start, stop, inside in self._pieces(flat):
-            gradient = None
-            if stop - start > GATHERED and len(inside) == 1:
-                self.direct.append((inside[0], len(pieces)))
-            else:
-                neighbours = _Neighbours(flat, start, stop, inside)
-                gradient, _ = neighbours.now
-                self.gathered.append([neighbours, len(pieces), gradient])
-            pieces.append((start, stop))
-            gradients.append(gradient)
-        self.update = Update(program, [flat.values, *flat.states.values()], self.scalars, pieces, gradients)
+        self.members, self.dtype = members, flat.dtype
+        self.scalars = [np.empty((), flat.dtype) for _ in formula.code.numbers]
+        pieces = flat.pieces(members, GATHERED, flat.values.size + 1)
+        self.gathered = [
+            aligned(stop - start, flat.dtype) if len(inside) > 1 else None for start, stop, inside in pieces
+        ]
+        self.inside = [inside for _, _, inside in pieces]
+        arrays = [flat.values, *flat.states.values()]
+        self.update = Loop(formula, arrays, self.scalars, [(a, b) for a, b, _ in pieces], self.gathered)
         self.loop = self.update.loop()
 
-    def _pieces(self, flat: Flat) -> list[tuple[int, int, list[int]]]:
-        """(start, stop, parameters inside): a large parameter alone, small neighbours together."""
-        pieces: list[tuple[int, int, list[int]]] = []
-        small = False
-        for i in self.members:
-            start, stop = flat.starts[i], flat.starts[i + 1]
-            was_small, small = small, stop - start <= GATHERED
-            if pieces and was_small and small and pieces[-1][1] == start:
-                before, _, inside = pieces[-1]
-                pieces[-1] = (before, stop, [*inside, i])
-            else:
-                pieces.append((start, stop, [i]))
-        return pieces
-
-    def execute(self, gradients: list[Any], numbers: Sequence[float]) -> None:
+    def execute(self, gradients: list[Any], update: Update, count: int) -> None:
         """One update of the members, by their gradients."""
-        for place, number in zip(self.scalars, numbers, strict=True):
+        for place, number in zip(self.scalars, update.numbers(count), strict=True):
             place.fill(number)
-        rows, kept = self.update.rows, []
-        for known in self.gathered:
-            neighbours, row, before = known
-            gradient = neighbours.laid_out(gradients)
-            if gradient is not before:
-                rows[row, 0] = gradient.ctypes.data
-                known[2] = gradient
-        for i, row in self.direct:
-            g = gradients[i]
-            flags = g.flags
-            if g.dtype != self.dtype or not (flags.c_contiguous and flags.aligned):
-                g = np.require(g, self.dtype, ["C", "A"])
-                kept.append(g)  # the loop knows its address only
-            rows[row, 0] = g.ctypes.data
+        kept = []  # the loop knows addresses only
+        for row, (inside, gathered) in enumerate(zip(self.inside, self.gathered, strict=True)):
+            if gathered is not None:
+                np.concatenate([gradients[i].ravel() for i in inside], out=gathered)
+            else:
+                kept.append(np.require(gradients[inside[0]], self.dtype, ["C", "A"]))
+                self.update.rows[row, 0] = kept[-1].ctypes.data
         self.loop()

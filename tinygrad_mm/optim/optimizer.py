@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tinygrad_mm.optim.flat import Flat, adopted_again, flats_of
-from tinygrad_mm.optim.formula import Program, replaced, schedules_in, trace_formula
+import numpy as np
+
+from tinygrad_mm.graph import entered
+from tinygrad_mm.optim.flat import Flat, Update, adopted_again, flats_of
+from tinygrad_mm.optim.formula import Formula, Number, replaced, schedules_in, trace_formula
 from tinygrad_mm.optim.saving import load_optimizer, save_optimizer
 from tinygrad_mm.tensor import Tensor
 
@@ -20,9 +23,7 @@ class _Known:
     """A group as it was at the last step, and what its options came to."""
 
     group: dict[str, Any]
-    program: Program
-    learning_rate: float
-    numbers: list[float]
+    update: Update
     scheduled: bool
 
 
@@ -73,7 +74,7 @@ class Optimizer:
         self.steps = 0
         self._flats: list[list[Flat]] = []
         self._members: list[tuple[Tensor, ...]] = []
-        self._programs: dict[Any, Program] = {}
+        self._formulas: dict[Any, Formula] = {}
         self._known: dict[int, _Known] = {}  # by id of a group
         for group in groups:
             self.add_group(group)
@@ -149,7 +150,7 @@ class Optimizer:
     @property
     def source(self) -> str:
         """The update: the formula traced into NumPy calls on preallocated buffers, which `fused` makes into a loop."""
-        return self._program(self.groups[0]).source
+        return self._formula(self.groups[0]).source
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters (`.grad = None`)."""
@@ -170,8 +171,9 @@ class Optimizer:
                 known = self._known[id(group)] = self._looked_at(group)
             for flat in flats:
                 plans.append((flat, flat.gradients(), known))
-        for flat, gradients, known in plans:
-            flat.step(gradients, known.program, known.learning_rate, known.numbers)
+        with entered(recording=False, tracing=False, lines=False, monitor=None), np.errstate(under="ignore"):
+            for flat, gradients, known in plans:
+                flat.step(gradients, known.update)
         self.steps += 1
 
     def state_of(self, parameter: Tensor) -> dict[str, Any]:
@@ -244,24 +246,34 @@ class Optimizer:
         """What a group's options come to at this step."""
         now, scheduled = self.options_at(self.steps, group)
         self.check(now)
-        numbers = [value for name, value in scheduled.items() if name != "learning_rate"]
-        return _Known(dict(group), self._program(group), float(now["learning_rate"]), numbers, bool(scheduled))
+        numbers = {name: Number(value) for name, value in scheduled.items()}
+        own = {name: _plain(value) for name, value in group.items() if name not in ("parameters", "learning_rate")}
+        options = {name: replaced(name, value, numbers) for name, value in own.items()}
+        update = Update(
+            self.state_names(group),
+            type(self).formula,
+            options,
+            self._formula(group),
+            float(now["learning_rate"]),
+            [value for name, value in scheduled.items() if name != "learning_rate"],
+        )
+        return _Known(dict(group), update, bool(scheduled))
 
-    def _program(self, group: Mapping[str, Any]) -> Program:
-        """The program for a group: one for each set of options that do not follow a schedule."""
+    def _formula(self, group: Mapping[str, Any]) -> Formula:
+        """The traced formula of a group: one for each set of options that do not follow a schedule."""
         options = {k: _plain(v) for k, v in group.items() if k not in ("parameters", "learning_rate")}
         key = (self.state_names(group), *((name, _fixed(value)) for name, value in options.items()))
-        program = self._programs.get(key)
-        if program is None:
-            if len(self._programs) >= 64:  # options changed by hand at every step
-                self._programs.clear()
+        formula = self._formulas.get(key)
+        if formula is None:
+            if len(self._formulas) >= 64:  # options changed by hand at every step
+                self._formulas.clear()
             scalars = ("learning_rate", "step")
-            program = trace_formula(type(self).formula, self.state_names(group), scalars, options)
-            self._programs[key] = program
-        return program
+            formula = trace_formula(type(self).formula, self.state_names(group), scalars, options)
+            self._formulas[key] = formula
+        return formula
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_programs": {}, "_known": {}}  # copies trace the formula themselves
+        return {**vars(self), "_formulas": {}, "_known": {}}  # copies trace the formula themselves
 
     def __repr__(self) -> str:
         now, scheduled = self.options_at(self.steps, self.groups[0])

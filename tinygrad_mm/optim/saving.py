@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from tinygrad_mm.optim.optimizer import Optimizer
+from tinygrad_mm.optim.flat import Flat, precision_of
 
 __all__ = ["check_array", "check_names", "load_optimizer", "save_optimizer", "whole_number"]
 
 
-def save_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+class Saved(Protocol):
+    """What of an optimizer is saved and loaded: its groups, its number of steps, and where its states are kept."""
+
+    groups: list[dict[str, Any]]
+    steps: int
+
+    def located(self) -> list[tuple[Flat, int]]:
+        """The flat buffer of each parameter's state, and the parameter's number in it."""
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for options that make no sense."""
+
+    def options_at(self, step: int, group: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+        """The options of a group after a number of steps, and the numbers that schedules gave among them."""
+
+    def state_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the states that a group needs."""
+
+
+def save_optimizer(optimizer: Saved) -> dict[str, Any]:
     """What `optimizer.state_dict()` returns."""
     state: dict[str, Any] = {}
     for i, (flat, j) in enumerate(optimizer.located()):
@@ -28,7 +46,7 @@ def save_optimizer(optimizer: Optimizer) -> dict[str, Any]:
     return {"state": state, "options": {"optimizer": name, "steps": optimizer.steps, "groups": groups}}
 
 
-def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+def load_optimizer(optimizer: Saved, saved: Mapping[str, Any]) -> None:
     """What `optimizer.load_state_dict(saved)` does."""
     name = type(optimizer).__name__
     check_names(f"{name}: the saved dict", saved, ["state", "options"], "pass what state_dict() returned")
@@ -53,7 +71,7 @@ def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         if p is None:
             whole_number(f"{name}: {key}", state[key])
         else:
-            check_array(f"{name}: {key}", state[key], p.value.shape, p.value.dtype)
+            check_array(f"{name}: {key}", state[key], p.value.shape, precision_of(p.value.dtype))
 
     for old, new in zip(optimizer.groups, groups, strict=True):
         old.update(new)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 
@@ -28,3 +31,52 @@ def at_least_one(a):
 def along(a, axis, part):
     """`a[..., part, ...]`, with `part` at a place of the index counted from the front."""
     return a[(slice(None),) * axis + (part,)]
+
+
+def rows(a):
+    """All rows of a stack of matrices, one below the other in one matrix."""
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
+def count(a, axis):
+    """How many elements a reduction takes together."""
+    return math.prod(a.shape[i] for i in all_axes(a, axis))
+
+
+def kept(v, a, axis):
+    """A result of reducing a, with the reduced axes back in place, of length 1."""
+    axes = all_axes(a, axis if a.ndim else None)  # NumPy allows 0-d arrays an axis in some reductions
+    return v.reshape(tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
+
+
+def inverse(axes, ndim):
+    """The permutation of axes that undoes another one; None, which reverses them, undoes itself."""
+    if axes is None:
+        return None
+    axes = numbered(axes, ndim)
+    return tuple(axes.index(i) for i in range(ndim))
+
+
+def numbered(axes, ndim):
+    """One axis or several as a list of numbers that are not negative."""
+    return [axis % ndim for axis in ([axes] if np.ndim(axes) == 0 else axes)]
+
+
+def rest(axes, ndim):
+    """The axes that are not among some."""
+    return [axis for axis in range(ndim) if axis not in axes]
+
+
+def reordered(a, axes):
+    """An array whose axes are those that `axes` names, with them in ascending order."""
+    return np.transpose(a, tuple(axes.index(i) for i in range(len(axes))))
+
+
+def pairs(a, axes):
+    """The axes of `tensordot` as a pair: a number n means the last n of a and the first n of b."""
+    return (list(range(np.ndim(a) - axes, np.ndim(a))), list(range(axes))) if np.ndim(axes) == 0 else axes
+
+
+def last_to(axis, a, vectors):
+    """Vectors on the last axis, that axis moved to where it is in a; axes that broadcasting added stay in front."""
+    return np.moveaxis(vectors, -1, axis % a.ndim - a.ndim)

@@ -1,27 +1,24 @@
-"""The catalogue: every function that has a rule, the rule as it was written, and the shape law.
+"""The catalogue: every function that has a rule, the rule as it is shown, and the shape law.
 
-Nothing is stored for it. A rule is a Python function, which knows the file and the line that it came from; the text is
-read from that file (by way of `linecache`, which knows notebook cells and doctests too).
+Nothing is stored for it: `shown` reads a rule from its source.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
 import fnmatch
-import functools
 import inspect
-import linecache
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tinygrad_mm.graph import RULES, Rule, name_of
+from tinygrad_mm.rules.shown import shown, source_of, words_of
 
 __all__ = ["catalogue", "rule_source"]
 
 WIDTHS = (23, 13, 64, 44)  # columns of the table: function, argument, rule, law
-HEADS = ("function", "argument", "gradient of the argument; = stands for the expression", "shape law")
+HEADS = ("function", "argument", "gradient of the argument; = is what the function stands for", "shape law")
 
 
 def rule_source(fun: Callable[..., Any]) -> tuple[str | None, ...]:
@@ -40,10 +37,10 @@ def rule_source(fun: Callable[..., Any]) -> tuple[str | None, ...]:
     if rule is None:
         raise TypeError(f"{name_of(fun)} has no rule; give it one with tg.defvjp or tg.defcomposite")
     if rule.each is not None:
-        return (_text(rule, rule.each, "defvjp_each", 1),)
+        return (source_of(rule.each),)
     if rule.composite is not None and not rule.vjps:
-        return (_text(rule, rule.composite, "defcomposite", 1),)
-    return tuple(vjp and _text(rule, vjp, "defvjp", i) for i, vjp in enumerate(rule.vjps, 1))
+        return (source_of(rule.composite),)
+    return tuple(None if vjp is None else source_of(vjp) for vjp in rule.vjps)
 
 
 def catalogue(names: Iterable[str] = ()) -> str:
@@ -55,13 +52,16 @@ def catalogue(names: Iterable[str] = ()) -> str:
     >>> print(catalogue(["exp"]).splitlines()[-1])
     exp                 x             g * y                      (...) -> (...)
     """
-    rules = [rule for rule in RULES.values() if not names] or list(_chosen(names))
+    rules = [rule for rule in RULES.values() if not names] or list({rule.fun: rule for rule in _chosen(names)}.values())
     sections: dict[str, list[str]] = {}
     for rule in rules:
         if rule.differentiable:
             sections.setdefault(_home(rule), []).extend(_rows(rule))
     head = "-" * (sum(WIDTHS) + 3) + "\n" + _line(HEADS)
     parts = ["\n".join([home, head, *rows]) for home, rows in sorted(sections.items())]
+    words = dict(word for rule in rules for word in _words(rule))
+    if words:
+        parts.append("\n".join(["where", "-" * (sum(WIDTHS) + 3), *(f"{w}: {words[w]}" for w in sorted(words))]))
     for title, metadata in (
         ("recorded, the gradient stops", False),
         ("a look at shapes and dtypes only, not recorded", True),
@@ -83,77 +83,6 @@ def label(fun: Callable[..., Any]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The text of a rule
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _text(rule: Rule, function: Callable[..., Any], register: str, position: int) -> str:
-    """What stands as argument number `position` of the call of `register` that gave `rule` this function."""
-    function = inspect.unwrap(function)
-    code = getattr(function, "__code__", None)
-    if code is None:  # a function written in C
-        return label(function)
-    names = function.__globals__
-    source = "".join(linecache.getlines(code.co_filename, names))
-    lambdas, calls = _landmarks(source)
-    here = [node for node in lambdas if node.lineno == code.co_firstlineno]
-    for call in reversed(calls.get(register, [])):
-        if len(call.args) > position and _value(call.args[0], names) is rule.fun:
-            found = call.args[position]
-            if isinstance(found, ast.Lambda):
-                right = found in here  # another call may have registered another lambda before
-            elif isinstance(found, ast.Name):
-                right = names.get(found.id) is function
-            else:
-                right = not isinstance(found, ast.Starred)
-            if right:
-                return _segment(source, found)
-    # Registered by a loop, or inside a function: there is no call that names it, but a lambda knows its line.
-    name = getattr(function, "__name__", type(function).__name__)
-    if name == "<lambda>" and here:
-        return _segment(source, here[min(position, len(here)) - 1])
-    return name
-
-
-@functools.lru_cache
-def _landmarks(source: str) -> tuple[list[ast.Lambda], dict[str, list[ast.Call]]]:
-    """All lambdas of a file, and all calls by the name of the function called, in order."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:  # a notebook cell with magic commands
-        return [], {}
-    lambdas: list[ast.Lambda] = []
-    calls: dict[str, list[ast.Call]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Lambda):
-            lambdas.append(node)
-        elif isinstance(node, ast.Call):
-            calls.setdefault(getattr(node.func, "id", getattr(node.func, "attr", "")), []).append(node)
-    lambdas.sort(key=lambda node: (node.lineno, node.col_offset))
-    for found in calls.values():
-        found.sort(key=lambda node: (node.lineno, node.col_offset))
-    return lambdas, calls
-
-
-def _value(node: ast.expr, names: dict[str, Any]) -> Any:
-    """What a dotted name stands for in a module, or None."""
-    if isinstance(node, ast.Name):
-        return names.get(node.id)
-    return getattr(_value(node.value, names), node.attr, None) if isinstance(node, ast.Attribute) else None
-
-
-def _segment(source: str, node: ast.expr) -> str:
-    """The text of a node on one line."""
-    return " ".join((ast.get_source_segment(source, node) or "").split())
-
-
-def _body(text: str) -> str:
-    """The expression of a lambda without its head."""
-    tree = ast.parse(text, mode="eval").body
-    return _segment(text, tree.body) if isinstance(tree, ast.Lambda) else text
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # The table
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -169,6 +98,16 @@ def _chosen(names: Iterable[str]) -> Iterator[Rule]:
             close = difflib.get_close_matches(pattern, labels.values())
             raise KeyError(f"no rule for {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
         yield from (RULES[fun] for fun in found)
+        for fun in found:
+            yield from _behind(RULES[fun])
+
+
+def _behind(rule: Rule) -> Iterator[Rule]:
+    """The rules of the package's own operations that a composite without a rule calls: of `join` for `concatenate`."""
+    if rule.composite is not None and not rule.vjps:
+        for value in shown(rule.composite).names.values():
+            if hasattr(value, "forward") and value in RULES:
+                yield RULES[value]
 
 
 def _home(rule: Rule) -> str:
@@ -178,38 +117,46 @@ def _home(rule: Rule) -> str:
     return next((home for home in homes if home), "elsewhere")
 
 
-def _rows(rule: Rule) -> Iterator[str]:
-    """The lines of the table for one function: one entry per argument, and one for the options of a composite."""
-    texts = rule_source(rule.fun)
+def _functions(rule: Rule) -> list[tuple[str, Any]]:
+    """The functions of a rule, each with the argument that it is for: "=" stands for the expression of a composite."""
     if rule.each is not None:
-        entries = [("each, i", texts[0])]
-    elif rule.vjps:
-        names = [*rule.names, *(f"argument {i}" for i in range(len(rule.names), len(texts)))]
-        entries = list(zip(names, texts, strict=False))
-        if rule.composite is not None:
-            entries.append(("other options", _text(rule, rule.composite, "defcomposite", 1)))
-    else:
-        entries = [("=", texts[0])]
-    for number, (argument, text) in enumerate(entries):
+        return [("each, i", rule.each)]
+    names = [*rule.names, *(f"argument {i}" for i in range(len(rule.names), len(rule.vjps)))]
+    entries: list[tuple[str, Any]] = list(zip(names, rule.vjps, strict=False))
+    if rule.composite is not None:
+        entries.append(("otherwise" if entries else "=", rule.composite))
+    return entries
+
+
+def _words(rule: Rule) -> Iterator[tuple[str, str]]:
+    """The functions that count axes and make arrays for a rule, and what they say of themselves."""
+    for _, function in _functions(rule):
+        if function is not None:
+            yield from words_of(function)
+
+
+def _rows(rule: Rule) -> Iterator[str]:
+    """The lines of the table for one function: one entry per argument, and one for the expression of a composite."""
+    for number, (argument, function) in enumerate(_functions(rule)):
         first = number == 0
-        yield _line(
-            (
-                label(rule.fun) if first else "",
-                argument,
-                "(the gradient stops)" if text is None else _body(text),
-                rule.law if first else "",
-            )
-        )
+        text = "(the gradient stops)" if function is None else shown(function).text()
+        yield _line((label(rule.fun) if first else "", argument, text, rule.law if first else ""))
 
 
 def _line(cells: Iterable[str]) -> str:
-    """One entry of the table: cells longer than their column go on below, cut between words."""
-    columns = [
-        textwrap.wrap(cell, width, subsequent_indent="  ", break_on_hyphens=False) or [""]
-        for cell, width in zip(cells, WIDTHS, strict=True)
-    ]
+    """One entry of the table: lines longer than their column go on below, cut between words, further in."""
+    columns = [_wrapped(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
     height = max(map(len, columns))
     lines = zip(*(column + [""] * (height - len(column)) for column in columns), strict=True)
     return "\n".join(
         " ".join(part.ljust(width) for part, width in zip(line, WIDTHS, strict=True)).rstrip() for line in lines
     )
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The lines of a text, none longer than a width."""
+    found: list[str] = []
+    for line in text.splitlines() or [""]:
+        inside = " " * (len(line) - len(line.lstrip()) + 2)
+        found += textwrap.wrap(line, width, subsequent_indent=inside, break_on_hyphens=False) or [""]
+    return found

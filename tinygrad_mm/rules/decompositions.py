@@ -21,18 +21,12 @@ from __future__ import annotations
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defvjp, primitive, state
-from tinygrad_mm.rules.products import swap
+from tinygrad_mm.rules.elementwise import quotient
 
 
 def symmetric(a):
     """The symmetric part of a."""
-    return (a + swap(a)) / 2
-
-
-def _reciprocal(x):
-    """1 / x, and 0 where x is 0."""
-    zero = x == 0
-    return np.where(zero, 0, 1 / np.where(zero, 1, x))
+    return (a + a.mT) / 2
 
 
 def _differences(v):
@@ -47,23 +41,23 @@ def _sums(v):
 
 def _cholesky(g, y, upper):
     """Ā = L⁻ᵀ Φ(Lᵀ L̄) L⁻¹, symmetrised; Φ takes the lower triangle and half the diagonal (Murray)."""
-    y, g = (swap(y), swap(g)) if upper else (y, g)
-    m = swap(y) @ g
+    y, g = (y.mT, g.mT) if upper else (y, g)
+    m = y.mT @ g
     phi = (np.tril(m) + np.tril(m, -1)) / 2
-    return symmetric(np.linalg.solve(swap(y), swap(np.linalg.solve(swap(y), phi))))
+    return symmetric(np.linalg.solve(y.mT, np.linalg.solve(y.mT, phi).mT))
 
 
 def _eigh(g, y):
     """Ā = V (diag(w̄) + F ∘ Vᵀ V̄) Vᵀ with F[i, j] = 1 / (w[j] - w[i]), symmetrised (Giles 3.1)."""
     (gw, gv), (w, v) = g, y
-    f = _reciprocal(_differences(w))
-    return symmetric((v * gw[..., None, :] + v @ (f * (swap(v) @ gv))) @ swap(v))
+    f = quotient(1, _differences(w))
+    return symmetric((v * gw[..., None, :] + v @ (f * (v.mT @ gv))) @ v.mT)
 
 
 def _eigenvalues(g, a, uplo):
     """Ā = V diag(w̄) Vᵀ (Giles 3.1)."""
     v = np.linalg.eigh(a, UPLO=uplo)[1]
-    return (v * g[..., None, :]) @ swap(v)
+    return (v * g[..., None, :]) @ v.mT
 
 
 @primitive
@@ -81,17 +75,17 @@ def _svd(g, y):
     Here F[i, j] = 1 / (s[j]² - s[i]²), and 2 skew(M) = M - Mᵀ (Townsend, 31 and 32). For a square matrix the last two
     terms are zero, for others one of them is.
     """
-    u, s, v = y[0], y[1], swap(y[2])
-    gu, gs, gv = g[0], g[1], swap(g[2])
+    u, s, v = y[0], y[1], y[2].mT
+    gu, gs, gv = g[0], g[1], g[2].mT
     row, column = s[..., None, :], s[..., :, None]
-    f = _reciprocal(_differences(s)) * _reciprocal(_sums(s))
-    turn_u, turn_v = swap(u) @ gu, swap(v) @ gv
-    inside = f * (turn_u - swap(turn_u)) * row + column * f * (turn_v - swap(turn_v))
-    ga = (u * gs[..., None, :] + u @ inside) @ swap(v)
+    f = quotient(1, _differences(s)) * quotient(1, _sums(s))
+    turn_u, turn_v = u.mT @ gu, v.mT @ gv
+    inside = f * (turn_u - turn_u.mT) * row + column * f * (turn_v - turn_v.mT)
+    ga = (u * gs[..., None, :] + u @ inside) @ v.mT
     if u.shape[-2] > s.shape[-1]:
-        return ga + ((gu - u @ turn_u) * _reciprocal(row)) @ swap(v)
+        return ga + ((gu - u @ turn_u) * quotient(1, row)) @ v.mT
     if v.shape[-2] > s.shape[-1]:
-        return ga + u @ swap((gv - v @ turn_v) * _reciprocal(row))
+        return ga + u @ ((gv - v @ turn_v) * quotient(1, row)).mT
     return ga
 
 
@@ -120,9 +114,9 @@ def _qr(g, y):
     k = q.shape[-1]
     if r.shape[-1] > k:
         first, gfirst, last, glast = r[..., :k], gr[..., :k], r[..., k:], gr[..., k:]
-        return np.concatenate([_qr([gq + q @ last @ swap(glast), gfirst], (q, first)), q @ glast], axis=-1)
-    m = r @ swap(gr) - swap(gq) @ q
-    return swap(np.linalg.solve(r, swap(gq + q @ (np.tril(m) + swap(np.tril(m, -1))))))
+        return np.concatenate([_qr([gq + q @ last @ glast.mT, gfirst], (q, first)), q @ glast], axis=-1)
+    m = r @ gr.mT - gq.mT @ q
+    return np.linalg.solve(r, (gq + q @ (np.tril(m) + np.tril(m, -1).mT)).mT).mT
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -160,7 +154,7 @@ def _svd_hermitian(a, compute_uv):
     order = np.argsort(s, axis=-1)[..., ::-1]
     sign = np.take_along_axis(np.copysign(1, w), order, axis=-1)
     u = np.take_along_axis(v, order[..., None, :], axis=-1)
-    return SVDResult(u, np.take_along_axis(s, order, axis=-1), swap(u * sign[..., None, :]))
+    return SVDResult(u, np.take_along_axis(s, order, axis=-1), (u * sign[..., None, :]).mT)
 
 
 def _qr_of(a, mode="reduced"):

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defover, defstopped, defvjp, primitive
+from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defstopped, defvjp, primitive
 from tinygrad_mm.rules.indexing import at_places
 from tinygrad_mm.rules.operands import as_arrays
 
@@ -18,17 +18,24 @@ from tinygrad_mm.rules.operands import as_arrays
 # float32 gradient into one. So rules apply functions to g, y and arrays, and only arithmetic to numbers.
 
 
-def _log_of_base(a):
+def _log(a):
+    """The logarithm of a, and 0 where a is 0: what `a ** b` takes of its base for the gradient of b."""
     if isinstance(a, (int, float)):
         return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
     return np.log(np.where(a == 0, 1, a))
 
 
-def _power_minus_one(a, b):
-    """`b * a ** (b - 1)`, and 0 where b is 0, also at a = 0."""
-    if isinstance(b, (int, float)):
+def _power_slope(a, b):
+    """d(a ** b)/da = b * a ** (b - 1), and 0 where b is 0, also at a = 0."""
+    if isinstance(b, (int, float)):  # 0.0 * a + b is b, in the shape of a
         return b * a if b == 2 else b * a ** (b - 1) if b not in (0, 1) else 0.0 * a + b
     return b * a ** np.where(b == 0, 1, b - 1)
+
+
+def quotient(a, b):
+    """The quotient a / b, and 0 where b is 0."""
+    zero = b == 0
+    return np.where(zero, 0, a / np.where(zero, 1, b))
 
 
 # fmt: off
@@ -41,10 +48,10 @@ defvjp(np.multiply,      lambda g, y, a, b: g * b,
                          lambda g, y, a, b: g * a)
 defvjp(np.divide,        lambda g, y, a, b: g / b,
                          lambda g, y, a, b: -g * y / b)
-defvjp(np.power,         lambda g, y, a, b: g * _power_minus_one(a, b),
-                         lambda g, y, a, b: g * y * _log_of_base(a))
-defvjp(np.float_power,   lambda g, y, a, b: g * _power_minus_one(a, b),
-                         lambda g, y, a, b: g * y * _log_of_base(a))
+defvjp(np.power,         lambda g, y, a, b: g * _power_slope(a, b),
+                         lambda g, y, a, b: g * y * _log(a))
+defvjp(np.float_power,   lambda g, y, a, b: g * _power_slope(a, b),
+                         lambda g, y, a, b: g * y * _log(a))
 defvjp(np.remainder,     lambda g, y, a, b: g,
                          lambda g, y, a, b: g * ((y - a) / b))
 defvjp(np.fmod,          lambda g, y, a, b: g,
@@ -83,14 +90,13 @@ defvjp(np.arctan,        lambda g, y, x: g / (1 + x * x))
 defvjp(np.sinh,          lambda g, y, x: g * np.cosh(x))
 defvjp(np.cosh,          lambda g, y, x: g * np.sinh(x))
 defvjp(np.tanh,          lambda g, y, x: g * (1 - y * y))
-defover(np.tanh,         lambda x: np.tanh(x, out=x))
 defvjp(np.arcsinh,       lambda g, y, x: g / np.sqrt(x * x + 1))
 defvjp(np.arccosh,       lambda g, y, x: g / np.sqrt(x * x - 1))
 defvjp(np.arctanh,       lambda g, y, x: g / (1 - x * x))
 defvjp(np.arctan2,       lambda g, y, a, b: g * (b / (a * a + b * b)),
                          lambda g, y, a, b: -g * (a / (a * a + b * b)))
-defvjp(np.hypot,         lambda g, y, a, b: g * _ratio(a, y),
-                         lambda g, y, a, b: g * _ratio(b, y))
+defvjp(np.hypot,         lambda g, y, a, b: g * quotient(a, y),
+                         lambda g, y, a, b: g * quotient(b, y))
 defvjp(np.degrees,       lambda g, y, x: g * (180 / math.pi))
 defvjp(np.rad2deg,       lambda g, y, x: g * (180 / math.pi))
 defvjp(np.radians,       lambda g, y, x: g * (math.pi / 180))
@@ -110,11 +116,11 @@ defvjp(np.nextafter,     lambda g, y, a, b: g, None)
 defvjp(np.where,         None,
                          lambda g, y, condition, a, b: np.where(condition, g, 0),
                          lambda g, y, condition, a, b: np.where(condition, 0, g), law="(...), (...), (...) -> (...) broadcast")
-defvjp(np.clip,          lambda g, y, a, a_min=None, a_max=None: g * (y == a),
-                         lambda g, y, a, a_min=None, a_max=None: g * ((y == a_min) & (y != a)),
-                         lambda g, y, a, a_min=None, a_max=None: g * ((y == a_max) & (y != a)), law="(...), (...), (...) -> (...) broadcast")
+defvjp(np.clip,          lambda g, y, a, a_min=None, a_max=None: np.where(y == a, g, 0),
+                         lambda g, y, a, a_min=None, a_max=None: np.where((y == a_min) & (y != a), g, 0),
+                         lambda g, y, a, a_min=None, a_max=None: np.where((y == a_max) & (y != a), g, 0), law="(...), (...), (...) -> (...) broadcast")
 defvjp(np.copy,          lambda g, y, a, order="K", subok=False: g)
-defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf=None: g * np.isfinite(x))
+defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf=None: np.where(np.isfinite(x), g, 0))
 # fmt: on
 
 RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways
@@ -122,12 +128,6 @@ RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and
 _clip = np._core.umath.clip  # type: ignore[attr-defined]
 defcomposite(_clip, lambda a, a_min, a_max: np.clip(a, a_min, a_max), law="(...), (...), (...) -> (...) broadcast")
 RULES[np.clip].forward = lambda a, *bounds: np.clip(as_arrays([a, *(b for b in bounds if b is not None)])[0], *bounds)
-
-
-def _ratio(a, y):
-    """The quotient a / y, and 0 where y is 0: the gradient of a length at the origin."""
-    zero = y == 0
-    return np.where(zero, 0, a / np.where(zero, 1, y))
 
 
 @primitive

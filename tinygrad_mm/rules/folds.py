@@ -60,7 +60,9 @@ def _ask_numpy(ufunc, method, inputs, options):
 def _reduce(ufunc, x, axis=0, keepdims=False, initial=NOT_GIVEN, where=True):
     axes = all_axes(x, axis if x.ndim else None)
     rest = tuple(i for i in range(x.ndim) if i not in axes)
-    flat = np.transpose(x, axes + rest).reshape((-1, *(x.shape[i] for i in rest)) if 0 not in x.shape else _flat(x, axes, rest))
+    flat = np.transpose(x, axes + rest).reshape(
+        (-1, *(x.shape[i] for i in rest)) if 0 not in x.shape else _flat(x, axes, rest)
+    )
     masks = None
     if where is not True:
         where = np.broadcast_to(where, x.shape)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.graph import defcomposite, defstopped, defvjp, primitive
+from tinygrad_mm.graph import Vertex, defcomposite, defstopped, defvjp, primitive
 from tinygrad_mm.rules.axes import along, at_least_one, axis_or_flat
 
 
@@ -22,6 +22,24 @@ class Slot:
 
     def __repr__(self) -> str:
         return f"#{self.number}"
+
+
+def without_tensors(key: Any) -> tuple[Any, tuple[Vertex, ...]]:
+    """An index in normal form: Tensors taken out, a numbered Slot left in each one's place.
+
+    >>> without_tensors((slice(3), Vertex(np.array([0, 1]))))[0]
+    (slice(None, 3, None), #0)
+    """
+    tensors: list[Vertex] = []
+
+    def replaced(part: Any) -> Any:
+        if isinstance(part, Vertex):
+            tensors.append(part)
+            return Slot(len(tensors) - 1)
+        return part
+
+    key = tuple(map(replaced, key)) if isinstance(key, tuple) else replaced(key)
+    return key, tuple(tensors)
 
 
 def _filled(key, arrays):
@@ -103,7 +121,7 @@ def scatter(g, shape, key, *arrays):
 
 
 @primitive
-def index_set(x, value, key, *arrays):
+def index_set(x: Any, value: Any, key: Any, *arrays: Any) -> Any:
     """The array with `value` at an index; where an element is named twice the last one stays."""
     out = np.array(x, dtype=np.result_type(x, value))
     out[_filled(key, arrays)] = value
@@ -111,7 +129,7 @@ def index_set(x, value, key, *arrays):
 
 
 @primitive
-def index_add(x, value, key, *arrays):
+def index_add(x: Any, value: Any, key: Any, *arrays: Any) -> Any:
     """The array with `value` added at an index; where an element is named twice both are added."""
     out = np.array(x, dtype=np.result_type(x, value))
     _add_at(out, _filled(key, arrays), value)
@@ -119,7 +137,7 @@ def index_add(x, value, key, *arrays):
 
 
 @primitive
-def index_multiply(x, value, key, *arrays):
+def index_multiply(x: Any, value: Any, key: Any, *arrays: Any) -> Any:
     """The array with the elements at an index multiplied by `value`; where one is named twice both factors count."""
     out = np.array(x, dtype=np.result_type(x, value))
     np.multiply.at(out, _filled(key, arrays), value)

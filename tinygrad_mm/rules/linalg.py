@@ -21,7 +21,6 @@ import numpy as np
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, primitive
 from tinygrad_mm.rules.decompositions import singular_values_back, symmetric
 from tinygrad_mm.rules.operands import as_arrays
-from tinygrad_mm.rules.products import swap
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Parts of the formulas
@@ -79,11 +78,11 @@ def cofactor_change(a, e):
     Shape: (..., n, n), (..., n, n) -> (..., n, n)
     """
     u, s, vh = np.linalg.svd(a)
-    e = swap(u) @ e @ swap(vh)
+    e = u.mT @ e @ vh.mT
     same = np.eye(s.shape[-1], dtype=bool, like=s)
     p = np.where(same, 0, _without_each(np.where(same, 1, s[..., None, :])))
     on_diagonal = p @ np.diagonal(e, axis1=-2, axis2=-1)[..., None]
-    return _orientation(u, vh) * (u @ np.where(same, on_diagonal, -p * swap(e)) @ vh)
+    return _orientation(u, vh) * (u @ np.where(same, on_diagonal, -p * e.mT) @ vh)
 
 
 def _cofactor_change(g, y, a, e):
@@ -93,7 +92,7 @@ def _cofactor_change(g, y, a, e):
     gradient with respect to C goes back through H, that with respect to det(A) through C.
     """
     c, d = cofactor(a), np.linalg.det(a)[..., None, None]
-    gc = e * _inner(c, g) + g * _inner(c, e) - g @ swap(c) @ e - e @ swap(c) @ g
+    gc = e * _inner(c, g) + g * _inner(c, e) - g @ c.mT @ e - e @ c.mT @ g
     return cofactor_change(a, gc / d) - (_inner(g, y) / d) * c
 
 
@@ -104,19 +103,19 @@ def _cofactor_change(g, y, a, e):
 
 def _solve_right(g, a, b):
     """The gradient of b in x = A⁻¹ b is A⁻ᵀ x̄ (Giles 2.3.1). NumPy 2 takes b for a vector only if it has one axis."""
-    return np.linalg.solve(swap(a), g) if b.ndim > 1 else np.linalg.solve(swap(a), g[..., None])[..., 0]
+    return np.linalg.solve(a.mT, g) if b.ndim > 1 else np.linalg.solve(a.mT, g[..., None])[..., 0]
 
 
 def _solve_left(g, y, a, b):
     """The gradient of A in x = A⁻¹ b is -b̄ xᵀ, with b̄ the gradient of b (Giles 2.3.1)."""
     gb = _solve_right(g, a, b)
-    return -(gb @ swap(y)) if b.ndim > 1 else -gb[..., :, None] * y[..., None, :]
+    return -(gb @ y.mT) if b.ndim > 1 else -gb[..., :, None] * y[..., None, :]
 
 
 def _pinv(g, y, a, hermitian):
     """dA⁺ = -A⁺ dA A⁺ + A⁺ A⁺ᵀ dAᵀ (I - A A⁺) + (I - A⁺ A) dAᵀ A⁺ᵀ A⁺, for a constant rank (Golub and Pereyra)."""
-    left, right = swap(g) @ y @ swap(y), swap(y) @ y @ swap(g)
-    ga = left - a @ (y @ left) + right - (right @ y) @ a - swap(y) @ g @ swap(y)
+    left, right = g.mT @ y @ y.mT, y.mT @ y @ g.mT
+    ga = left - a @ (y @ left) + right - (right @ y) @ a - y.mT @ g @ y.mT
     return symmetric(ga) if hermitian else ga
 
 
@@ -132,7 +131,7 @@ def _lstsq_parts(g, y, a, b, rcond):
 def _lstsq_right(g, y, a, b, rcond):
     """The gradient of b in x = A⁺ b is A⁺ᵀ x̄. In ‖r‖² with the residual r = b - A x it is 2 r, since Aᵀ r = 0."""
     inverse, _, gx, r, gsums = _lstsq_parts(g, y, a, b, rcond)
-    return (swap(inverse) @ gx + 2 * r * gsums).reshape(b.shape)
+    return (inverse.mT @ gx + 2 * r * gsums).reshape(b.shape)
 
 
 def _lstsq_left(g, y, a, b, rcond):
@@ -141,9 +140,9 @@ def _lstsq_left(g, y, a, b, rcond):
     With z = A⁺ᵀ x̄ and the residual r = b - A x it is -z xᵀ + r (A⁺ z)ᵀ + A⁺ᵀ x (x̄ - Aᵀ z)ᵀ. In ‖r‖² it is -2 r xᵀ.
     """
     inverse, x, gx, r, gsums = _lstsq_parts(g, y, a, b, rcond)
-    z = swap(inverse) @ gx
-    through_x = r @ swap(inverse @ z) - z @ swap(x) + (swap(inverse) @ x) @ swap(gx - swap(a) @ z)
-    return through_x - 2 * (r * gsums) @ swap(x) + singular_values_back(g[3], a)
+    z = inverse.mT @ gx
+    through_x = r @ (inverse @ z).mT - z @ x.mT + (inverse.mT @ x) @ (gx - a.mT @ z).mT
+    return through_x - 2 * (r * gsums) @ x.mT + singular_values_back(g[3], a)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -162,17 +161,17 @@ def multi_dot(*matrices):
 
 def _multi_dot_each(i, g, matrices):
     """In A B C, the gradient of B is Aᵀ g Cᵀ: a product of as many matrices."""
-    transposed = [swap(m) for m in matrices]
+    transposed = [m.mT for m in matrices]
     return multi_dot(*transposed[:i][::-1], g, *transposed[:i:-1])
 
 
 # fmt: off
 defvjp(np.linalg.det,      lambda g, y, a: g[..., None, None] * cofactor(a),                             law="(..., n, n) -> (...)")
-defvjp(np.linalg.slogdet,  lambda g, y, a: g[1][..., None, None] * swap(np.linalg.inv(a)),               law="(..., n, n) -> (...), (...)")
+defvjp(np.linalg.slogdet,  lambda g, y, a: g[1][..., None, None] * np.linalg.inv(a).mT,               law="(..., n, n) -> (...), (...)")
 defvjp(cofactor,           lambda g, y, a: cofactor_change(a, g),                                        law="(..., n, n) -> (..., n, n)")
 defvjp(cofactor_change,    lambda g, y, a, e: _cofactor_change(g, y, a, e),
                            lambda g, y, a, e: cofactor_change(a, g),                                     law="(..., n, n), (..., n, n) -> (..., n, n)")
-defvjp(np.linalg.inv,      lambda g, y, a: -swap(y) @ g @ swap(y),                                       law="(..., n, n) -> (..., n, n)")
+defvjp(np.linalg.inv,      lambda g, y, a: -y.mT @ g @ y.mT,                                       law="(..., n, n) -> (..., n, n)")
 defvjp(np.linalg.solve,    lambda g, y, a, b: _solve_left(g, y, a, b),
                            lambda g, y, a, b: _solve_right(g, a, b),                                     law="(..., n, n), (..., n, m) or (n,) -> (..., n, m) or (..., n)")
 defvjp(np.linalg.pinv,     lambda g, y, a, rcond=None, hermitian=False, rtol=None: _pinv(g, y, a, hermitian), law="(..., n, m) -> (..., m, n)")

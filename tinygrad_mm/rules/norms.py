@@ -11,12 +11,8 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defvjp
-from tinygrad_mm.rules.axes import all_axes
-
-
-def _kept(v, x, axes):
-    """A norm of x with the axes that it was taken over back in place, with length 1."""
-    return v.reshape(tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
+from tinygrad_mm.rules.axes import all_axes, kept
+from tinygrad_mm.rules.elementwise import quotient
 
 
 def _shares(chosen, dtype, axis):
@@ -30,10 +26,9 @@ def _norm(g, y, x, order, axis):
     axes = all_axes(x, axis)
     if 0 in x.shape:
         return np.zeros_like(x)
-    g, y = _kept(g, x, axes), _kept(y, x, axes)
+    g, y = kept(g, x, axes), kept(y, x, axes)
     if order is None or order in ("f", "fro") or (len(axes) == 1 and order == 2):
-        zero = y == 0
-        return g * np.where(zero, 0, x / np.where(zero, 1, y))
+        return g * quotient(x, y)
     if len(axes) == 1:
         return g * _vector_norm(y, x, order, axes)
     if order in (2, -2, "nuc"):
@@ -84,7 +79,7 @@ def _norm_of_vectors(x, /, *, axis=None, keepdims=False, ord=2):
     rest = tuple(i for i in range(x.ndim) if i not in axes)
     length = math.prod(x.shape[i] for i in axes)
     norms = np.linalg.norm(np.transpose(x, axes + rest).reshape((length, *(x.shape[i] for i in rest))), ord, 0)
-    return _kept(norms, x, axes) if keepdims else norms
+    return kept(norms, x, axes) if keepdims else norms
 
 
 # fmt: off

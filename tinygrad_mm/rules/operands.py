@@ -18,3 +18,8 @@ def _is_array(a):
 def _weak(a, known):
     """NumPy promotes a Python 0.0 or 0 weakly: it counts as the kind of number only."""
     return a.astype(np.result_type(*known, a.dtype.type(0).item())) if known else a
+
+
+def like(a, b):
+    """A Python number as an array of b's dtype, so that it does not change that dtype; anything else as it is."""
+    return np.asarray(a, b.dtype) if isinstance(a, (bool, int, float)) else a

@@ -6,31 +6,17 @@ names the sum that its function leaves out, and hands it to the same few functio
 
 from __future__ import annotations
 
-import math
 import string
 
 import numpy as np
 
 from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defvjp, defvjp_each, primitive
-from tinygrad_mm.rules.operands import as_arrays
-
-ndarray = np.ndarray  # found sooner than in its module
+from tinygrad_mm.rules.axes import last_to, numbered, pairs, reordered, rest, rows
+from tinygrad_mm.rules.operands import as_arrays, like
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Matrices and vectors
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def swap(x):
-    """The last two axes exchanged: the transpose of every matrix in a stack."""
-    return np.swapaxes(x, -1, -2)
-
-
-def product(a, b):
-    """`np.matmul(a, b)`; for two matrices `dot` is the same call of BLAS, with half the way to it."""
-    if type(a) is ndarray and type(b) is ndarray and a.ndim == 2 and b.ndim == 2:
-        return a.dot(b)
-    return np.matmul(a, b)
 
 
 def _column(x):
@@ -41,55 +27,17 @@ def _row(x):
     return np.expand_dims(x, -2)
 
 
-# Multiply-adds of a product of matrices: for less, OpenBLAS has a way of its own.
-LARGE = 1_000_000
+def _has_vector(a, b):
+    """Whether a product is one with a vector, and the sizes fit."""
+    n, m = getattr(a, "ndim", 0), getattr(b, "ndim", 0)
+    return min(n, m) > 0 and 1 in (n, m) and a.shape[-1] == b.shape[-2 if m > 1 else 0]
 
 
-def turning_pays(rows: int, columns: int, summed: int) -> bool:
-    """Whether a product (rows, summed) @ (summed, columns) is quicker with a copy of the second factor.
-
-    That is for factors that both have the summed axis innermost in memory: OpenBLAS 0.3.31 takes a fifth longer for
-    small matrices that lie so.
-    """
-    few = columns * summed <= 8192 and rows * columns * summed <= LARGE
-    return few and rows >= 32 and summed >= 2 and rows * columns >= 1280
-
-
-def times_transposed(a, b):
-    """The product a @ b.T of two matrices, with a copy of the one that is quicker to turn, where that pays."""
-    rows, (columns, summed) = len(a), b.shape
-    first = 32 <= rows < columns and summed >= 32 and rows * columns * summed <= LARGE
-    if (first or turning_pays(rows, columns, summed)) and a.flags.c_contiguous and b.flags.c_contiguous:
-        return a.T.copy().T.dot(b.T) if first else a.dot(b.T.copy())
-    return a.dot(b.T)
-
-
-def _matmul_left(g, a, b):
-    """d(a @ b)/da: the gradient times the transpose of b."""
-    if type(g) is ndarray and a.ndim == 2 and b.ndim == 2:  # see `product`
-        return times_transposed(g, b)
+def _with_vectors(a, b):
+    """`np.matmul` with vectors as one of matrices: a vector on the left is a row, one on the right a column."""
     if b.ndim == 1:
-        return _column(g) * b
-    if a.ndim == 1:
-        return np.matmul(b, _column(g))[..., 0]
-    if a.ndim == 2 and b.ndim > 2:  # one matrix for a whole stack, as below
-        inside = (*range(b.ndim - 2), b.ndim - 1)
-        return np.tensordot(g, b, axes=(inside, inside))
-    return np.matmul(g, swap(b))
-
-
-def _matmul_right(g, a, b):
-    """d(a @ b)/db: the transpose of a times the gradient."""
-    if type(g) is ndarray and a.ndim == 2 and b.ndim == 2:
-        return a.T.dot(g)
-    if a.ndim == 1:
-        return g * a if b.ndim == 1 else _column(a) * _row(g)
-    if b.ndim == 1:
-        return np.matmul(swap(a), _column(g))[..., 0]
-    if b.ndim == 2 and a.ndim > 2:  # one matrix for a whole stack: the sum over the stack is inside the product
-        rows = math.prod(a.shape[:-1])
-        return product(a.reshape(rows, a.shape[-1]).T, g.reshape(rows, g.shape[-1]))
-    return np.matmul(swap(a), g)
+        return np.squeeze(np.matmul(a, np.expand_dims(b, 1)), -1)
+    return np.squeeze(np.matmul(np.expand_dims(a, 0), b), -2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -97,28 +45,9 @@ def _matmul_right(g, a, b):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _like(a, b):
-    """A Python number as an array of b's dtype, so that it does not change that dtype; anything else as it is."""
-    return np.asarray(a, b.dtype) if isinstance(a, (bool, int, float)) else a
-
-
 def _keeping_dtype(fun):
     """`fun` with Python numbers as weak as they are beside an array in `np.multiply`."""
-    return lambda a, b, **options: fun(_like(a, b), _like(b, a), **options)
-
-
-def _places(axes, ndim):
-    """An axis or several as a list of non-negative integers."""
-    return [axis % ndim for axis in ([axes] if np.ndim(axes) == 0 else axes)]
-
-
-def _rest(places, ndim):
-    return [axis for axis in range(ndim) if axis not in places]
-
-
-def _reordered(x, axes):
-    """x, whose axes are those that `axes` names, with them in ascending order."""
-    return np.transpose(x, tuple(axes.index(i) for i in range(len(axes))))
+    return lambda a, b, **options: fun(like(a, b), like(b, a), **options)
 
 
 def _sum_left(g, a, b, axes):
@@ -126,38 +55,37 @@ def _sum_left(g, a, b, axes):
 
     The output has the axes of a that were not summed, then those of b. Summing g with b over the latter leaves a's.
     """
-    b = _like(b, g)
-    summed_a, summed_b = _places(axes[0], np.ndim(a)), _places(axes[1], b.ndim)
-    free_a, free_b = _rest(summed_a, np.ndim(a)), _rest(summed_b, b.ndim)
+    b = like(b, g)
+    summed_a, summed_b = numbered(axes[0], np.ndim(a)), numbered(axes[1], b.ndim)
+    free_a, free_b = rest(summed_a, np.ndim(a)), rest(summed_b, b.ndim)
     product = np.tensordot(g, b, axes=(list(range(len(free_a), g.ndim)), free_b))
-    return _reordered(product, free_a + [i for _, i in sorted(zip(summed_b, summed_a, strict=True))])
+    return reordered(product, free_a + [i for _, i in sorted(zip(summed_b, summed_a, strict=True))])
 
 
 def _sum_right(g, a, b, axes):
     """The gradient of b in `np.tensordot(a, b, axes)`: the same with the roles exchanged."""
-    a = _like(a, g)
-    summed_a, summed_b = _places(axes[0], a.ndim), _places(axes[1], np.ndim(b))
-    free_a, free_b = _rest(summed_a, a.ndim), _rest(summed_b, np.ndim(b))
+    a = like(a, g)
+    summed_a, summed_b = numbered(axes[0], a.ndim), numbered(axes[1], np.ndim(b))
+    free_a, free_b = rest(summed_a, a.ndim), rest(summed_b, np.ndim(b))
     product = np.tensordot(a, g, axes=(free_a, list(range(len(free_a)))))
-    return _reordered(product, [i for _, i in sorted(zip(summed_a, summed_b, strict=True))] + free_b)
-
-
-def _pairs(a, axes):
-    """The axes of `tensordot` as a pair: a number n means the last n of a and the first n of b."""
-    return (list(range(np.ndim(a) - axes, np.ndim(a))), list(range(axes))) if np.ndim(axes) == 0 else axes
+    return reordered(product, [i for _, i in sorted(zip(summed_a, summed_b, strict=True))] + free_b)
 
 
 def _dot_left(g, a, b):
-    """`dot`: a number scales; vectors and matrices are `matmul`; others sum the last axis of a, the last but one of b."""
+    """`dot`: a number scales; matrices are `matmul`; others sum the last axis of a, the last but one of b."""
     if not np.ndim(a) or not np.ndim(b):
         return g * b
-    return _matmul_left(g, a, b) if a.ndim < 3 and b.ndim < 3 else _sum_left(g, a, b, (-1, max(b.ndim - 2, 0)))
+    if a.ndim == b.ndim == 2:
+        return g @ b.mT
+    return _sum_left(g, a, b, (-1, max(b.ndim - 2, 0)))
 
 
 def _dot_right(g, a, b):
     if not np.ndim(a) or not np.ndim(b):
         return g * a
-    return _matmul_right(g, a, b) if a.ndim < 3 and b.ndim < 3 else _sum_right(g, a, b, (-1, max(b.ndim - 2, 0)))
+    if a.ndim == b.ndim == 2:
+        return a.mT @ g
+    return _sum_right(g, a, b, (-1, max(b.ndim - 2, 0)))
 
 
 def _inner_left(g, a, b):
@@ -171,26 +99,16 @@ def _inner_right(g, a, b):
 
 def _outer_left(g, a, b):
     """`outer`: all elements of a times all elements of b."""
-    return np.matmul(g, np.reshape(_like(b, g), -1)).reshape(np.shape(a))
+    return np.matmul(g, np.reshape(like(b, g), -1)).reshape(np.shape(a))
 
 
 def _outer_right(g, a, b):
-    return np.matmul(np.reshape(_like(a, g), -1), g).reshape(np.shape(b))
-
-
-def _as_shaped(v, like, g):
-    """The elements of v in the shape of another array."""
-    return np.reshape(_like(v, g), np.shape(like))
-
-
-def _along(axis, x, vectors):
-    """Vectors on the last axis, that axis moved to where it is in x; axes that broadcasting added stay in front."""
-    return np.moveaxis(vectors, -1, axis % x.ndim - x.ndim)
+    return np.matmul(np.reshape(like(a, g), -1), g).reshape(np.shape(b))
 
 
 def _vecdot(g, x, other, axis):
     """The gradient of x in `vecdot`, the dot products of vectors that lie on one axis of both arguments."""
-    return _along(axis, x, _column(g) * np.moveaxis(other, axis, -1))
+    return last_to(axis, x, _column(g) * np.moveaxis(other, axis, -1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -212,7 +130,7 @@ def _cross_left(g, a, b, axisa, axisb, axisc, axis, sign=1):
     planar = a.shape[axisa] == b.shape[axisb] == 2
     g = _column(g) * np.asarray([0, 0, 1], g.dtype) if planar else np.moveaxis(g, axisc, -1)
     turned = np.cross(_in_space(np.moveaxis(b, axisb, -1)), g)
-    return _along(axisa, a, turned[..., : a.shape[axisa]] * sign)
+    return last_to(axisa, a, turned[..., : a.shape[axisa]] * sign)
 
 
 def _cross_right(g, a, b, axisa, axisb, axisc, axis):
@@ -221,18 +139,21 @@ def _cross_right(g, a, b, axisa, axisb, axisc, axis):
 
 
 # fmt: off
-defvjp(np.matmul,     lambda g, y, a, b: _matmul_left(g, a, b),
-                      lambda g, y, a, b: _matmul_right(g, a, b),                       law="(..., n, k), (..., k, m) -> (..., n, m)")
+# One matrix beside a stack of them: the sum over the stack is inside the product.
+defvjp(np.matmul,     lambda g, y, a, b: g @ b.mT if a.ndim > 2 or b.ndim == 2 else rows(g.mT).mT @ rows(b.mT),
+                      lambda g, y, a, b: a.mT @ g if b.ndim > 2 or a.ndim == 2 else rows(a).mT @ rows(g),
+                      law="(..., n, k), (..., k, m) -> (..., n, m)")
+defcomposite(np.matmul, _with_vectors, when=_has_vector)
 defvjp(np.dot,        lambda g, y, a, b: _dot_left(g, a, b),
                       lambda g, y, a, b: _dot_right(g, a, b),                          law="(..., k), (..., k, m) -> (..., ..., m)")
 defvjp(np.inner,      lambda g, y, a, b: _inner_left(g, a, b),
                       lambda g, y, a, b: _inner_right(g, a, b),                        law="(..., k), (..., k) -> (..., ...)")
-defvjp(np.vdot,       lambda g, y, a, b: g * _as_shaped(b, a, g),
-                      lambda g, y, a, b: g * _as_shaped(a, b, g),                      law="(...), (...) -> ()")
+defvjp(np.vdot,       lambda g, y, a, b: g * np.reshape(like(b, g), np.shape(a)),
+                      lambda g, y, a, b: g * np.reshape(like(a, g), np.shape(b)),                      law="(...), (...) -> ()")
 defvjp(np.outer,      lambda g, y, a, b: _outer_left(g, a, b),
                       lambda g, y, a, b: _outer_right(g, a, b),                        law="(n,), (m,) -> (n, m)")
-defvjp(np.tensordot,  lambda g, y, a, b, axes=2: _sum_left(g, a, b, _pairs(a, axes)),
-                      lambda g, y, a, b, axes=2: _sum_right(g, a, b, _pairs(a, axes)), law="(..., k...), (k..., ...) -> (..., ...)")
+defvjp(np.tensordot,  lambda g, y, a, b, axes=2: _sum_left(g, a, b, pairs(a, axes)),
+                      lambda g, y, a, b, axes=2: _sum_right(g, a, b, pairs(a, axes)), law="(..., k...), (k..., ...) -> (..., ...)")
 defvjp(np.vecdot,     lambda g, y, a, b, axis=-1: _vecdot(g, a, b, axis),
                       lambda g, y, a, b, axis=-1: _vecdot(g, b, a, axis),              law="(..., k), (..., k) -> (...)")
 defvjp(np.linalg.vecdot,
@@ -248,7 +169,6 @@ if hasattr(np, "matvec"):  # NumPy 2.2
                       lambda g, y, a, b: _column(a) * _row(g),                         law="(..., k), (..., k, m) -> (..., m)")
 # fmt: on
 
-RULES[np.matmul].forward = product
 for _product in (np.dot, np.inner, np.vdot, np.outer, np.tensordot):
     RULES[_product].forward = _keeping_dtype(_product)
 
@@ -376,7 +296,7 @@ def _einsum_of(*operands, out=None, optimize=False, dtype=None, order="K", casti
 def _matrix_transpose(x):
     if x.ndim < 2:
         raise ValueError(f"matrix_transpose: an array with at least 2 axes is needed, this one has {x.ndim}")
-    return swap(x)
+    return x.mT
 
 
 def _linalg_outer(x1, x2, /):

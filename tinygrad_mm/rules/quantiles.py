@@ -91,7 +91,9 @@ def _quantile_of(ignore_nan):
         below, above = (_picked(ordered, i, np.ndim(q)) for i in (low, high))
         result = np.where(part > 0, below * (1 - part) + above * part, below + (above - below) * part)
         result = np.where(bad, math.nan, np.where(low == high, below, result))
-        kept = tuple(1 if i in all_axes(a, axis) else n for i, n in enumerate(a.shape) if keepdims or i not in all_axes(a, axis))
+        kept = tuple(
+            1 if i in all_axes(a, axis) else n for i, n in enumerate(a.shape) if keepdims or i not in all_axes(a, axis)
+        )
         return result.reshape(np.shape(q) + kept)
 
     return quantile

@@ -11,23 +11,9 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, primitive
-from tinygrad_mm.rules.axes import all_axes, along, at_least_one, one_axis
+from tinygrad_mm.rules.axes import all_axes, along, at_least_one, axis_or_flat, count, kept, one_axis
+from tinygrad_mm.rules.elementwise import quotient
 from tinygrad_mm.rules.operands import as_arrays
-
-
-def _count(x, axis):
-    return math.prod(x.shape[a] for a in all_axes(x, axis))
-
-
-def _kept(v, x, axis):
-    """A result of reducing x, with the reduced axes back in place with length 1."""
-    axes = all_axes(x, axis if x.ndim else None)  # NumPy allows 0-d arrays an axis in some reductions
-    return v.reshape(tuple(1 if a in axes else n for a, n in enumerate(x.shape)))
-
-
-def _spread(v, x, axis):
-    """A result of reducing x, repeated along the reduced axes."""
-    return np.broadcast_to(_kept(v, x, axis), x.shape)
 
 
 def _centred(x, axis):
@@ -36,8 +22,8 @@ def _centred(x, axis):
 
 def _share(g, y, x, axis):
     """The gradient of the largest (or smallest) elements: equal parts where several are equal."""
-    taken = (x == _kept(y, x, axis)).astype(g.dtype)
-    return _kept(g, x, axis) * (taken / np.sum(taken, axis=axis, keepdims=True))
+    taken = (x == kept(y, x, axis)).astype(g.dtype)
+    return kept(g, x, axis) * (taken / np.sum(taken, axis=axis, keepdims=True))
 
 
 def _others(x, axis):
@@ -74,40 +60,25 @@ def _previous(y):
     return np.concatenate([np.zeros_like(y[..., :1]), y[..., :-1]], axis=-1)
 
 
-def _cumprod_back(g, x, axis):
+def _cumprod_back(g, a, axis):
     """Exact at zeros: (the product before i) times (a recurrence over what follows i)."""
-    if axis is None or x.ndim == 0:
-        return _cumprod_back(g, x.reshape(-1), 0).reshape(x.shape)
+    x, axis = axis_or_flat(at_least_one(a), axis)
     g, x = np.moveaxis(g, axis, -1), np.moveaxis(x, axis, -1)
-    if x.shape[-1] == 0:
-        return np.moveaxis(g, -1, axis)
     before = np.cumprod(np.concatenate([np.ones_like(x[..., :1]), x[..., :-1]], axis=-1), axis=-1)
-    return np.moveaxis(before * _recurrence_back(g, x), -1, axis)
-
-
-def _cumsum_back(g, x, axis):
-    if axis is None or x.ndim == 0:
-        return np.cumsum(g[::-1])[::-1].reshape(x.shape)
-    return np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis)
-
-
-def _safe_quotient(a, b):
-    """The quotient a / b, and 0 where b is 0."""
-    zero = b == 0
-    return np.where(zero, 0, a / np.where(zero, 1, b))
+    return np.moveaxis(before * _recurrence_back(g, x), -1, axis).reshape(a.shape)
 
 
 # fmt: off
-defvjp(np.sum,     lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _spread(g, a, axis),                        law="(..., n, ...) -> (..., ...)")
-defvjp(np.mean,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _spread(g * (1 / max(_count(a, axis), 1)), a, axis), law="(..., n, ...) -> (..., ...)")
-defvjp(np.prod,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: _kept(g, a, axis) * _others(a, axis),       law="(..., n, ...) -> (..., ...)")
-defvjp(np.var,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g * (2 / (_count(a, axis) - ddof or math.nan)), a, axis) * _centred(a, axis),
+defvjp(np.sum,     lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: np.broadcast_to(kept(g, a, axis), a.shape),                        law="(..., n, ...) -> (..., ...)")
+defvjp(np.mean,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: np.broadcast_to(kept(g * (1 / max(count(a, axis), 1)), a, axis), a.shape), law="(..., n, ...) -> (..., ...)")
+defvjp(np.prod,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: kept(g, a, axis) * _others(a, axis),       law="(..., n, ...) -> (..., ...)")
+defvjp(np.var,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: kept(g * (2 / (count(a, axis) - ddof or math.nan)), a, axis) * _centred(a, axis),
                    law="(..., n, ...) -> (..., ...)")
-defvjp(np.std,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: _kept(g, a, axis) * _safe_quotient(_centred(a, axis), _kept(y, a, axis)) * (1 / (_count(a, axis) - ddof or math.nan)),
+defvjp(np.std,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: kept(g, a, axis) * quotient(_centred(a, axis), kept(y, a, axis)) * (1 / (count(a, axis) - ddof or math.nan)),
                    law="(..., n, ...) -> (..., ...)")
 defvjp(np.max,     lambda g, y, a, axis=None, out=None, keepdims=False: _share(g, y, a, axis),                                  law="(..., n, ...) -> (..., ...)")
 defvjp(np.min,     lambda g, y, a, axis=None, out=None, keepdims=False: _share(g, y, a, axis),                                  law="(..., n, ...) -> (..., ...)")
-defvjp(np.cumsum,  lambda g, y, a, axis=None, dtype=None, out=None: _cumsum_back(g, a, axis),                                   law="(..., n, ...) -> (..., n, ...)")
+defvjp(np.cumsum,  lambda g, y, a, axis=None, dtype=None, out=None: np.flip(np.cumsum(np.flip(g, axis), axis=axis), axis).reshape(a.shape),                                 law="(..., n, ...) -> (..., n, ...)")
 defvjp(np.cumprod, lambda g, y, a, axis=None, dtype=None, out=None: _cumprod_back(g, a, axis),                                  law="(..., n, ...) -> (..., n, ...)")
 defvjp(linear_recurrence,
                    lambda g, y, a, b: _recurrence_back(g, a) * _previous(y),
@@ -139,7 +110,7 @@ def _prod(a, axis=None, dtype=None, out=None, keepdims=False, initial=1, where=T
 def _number(a, axis, where, keepdims):
     """How many elements `where=` selects, as a number or an array of a's dtype."""
     if where is True:
-        return _count(a, axis)
+        return count(a, axis)
     return np.sum(np.broadcast_to(where, a.shape), axis=axis, keepdims=keepdims).astype(a.dtype)
 
 
@@ -167,7 +138,7 @@ def _extreme(whole, pair):
     def extreme(a, axis=None, out=None, keepdims=False, initial=NOT_GIVEN, where=True):
         if where is not True and initial is NOT_GIVEN:
             raise ValueError(f"{whole.__name__}: where= needs initial=, the value of a selection of nothing")
-        if initial is not NOT_GIVEN and _count(a, axis) == 0:
+        if initial is not NOT_GIVEN and count(a, axis) == 0:
             return np.sum(a, axis=axis, keepdims=keepdims) + initial  # a sum of nothing is 0
         result = whole(_options(a, None, where, initial), axis=axis, keepdims=keepdims)
         return result if initial is NOT_GIVEN else pair(result, initial)
@@ -210,7 +181,7 @@ def _average(a, axis=None, weights=None, returned=False, *, keepdims=False):
             places = dict(zip(axes, weights.shape, strict=True))
             weights = np.reshape(weights, tuple(places.get(i, 1) for i in range(a.ndim)))
         total = np.sum(np.broadcast_to(weights, a.shape), axis=axis, keepdims=keepdims)
-        if _count(a, axis) == 0 and 0 not in total.shape:
+        if count(a, axis) == 0 and 0 not in total.shape:
             raise ZeroDivisionError("average: there is nothing to take an average of")
         result = np.sum(a * weights, axis=axis, keepdims=keepdims) / total
     return (result, np.broadcast_to(total, result.shape).astype(result.dtype)) if returned else result
@@ -220,7 +191,7 @@ def _flat_last(a, axis):
     """The axes of a reduction moved to the end and flattened to one."""
     axes = all_axes(a, axis)
     rest = tuple(i for i in range(a.ndim) if i not in axes)
-    return np.transpose(a, rest + axes).reshape(tuple(a.shape[i] for i in rest) + (_count(a, axis),))
+    return np.transpose(a, rest + axes).reshape(tuple(a.shape[i] for i in rest) + (count(a, axis),))
 
 
 def _quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
@@ -251,7 +222,7 @@ def _median(a, axis=None, out=None, overwrite_input=False, keepdims=False):
     middle = np.mean(ordered[..., (n - 1) // 2 : n // 2 + 1], axis=-1)
     if n:
         middle = np.where(np.isnan(ordered[..., -1]), math.nan, middle)
-    return _kept(middle, a, axis) if keepdims else middle
+    return kept(middle, a, axis) if keepdims else middle
 
 
 def _diff(a, n=1, axis=-1, prepend=NOT_GIVEN, append=NOT_GIVEN):
@@ -355,7 +326,7 @@ defcomposite(np.ptp,            lambda a, axis=None, out=None, keepdims=False: n
 defcomposite(np.average,        _average,                                                                                       law=REDUCED)
 defcomposite(np.median,         _median,                                                                                        law=REDUCED)
 defcomposite(np.quantile,       _quantile,                                                                                      law="(..., n, ...), (q) -> (q, ..., ...)")
-defcomposite(np.percentile,     lambda a, q, *args, **options: _quantile(a, _hundredths(q), *args, **options),          law="(..., n, ...), (q) -> (q, ..., ...)")
+defcomposite(np.percentile,     lambda a, q, *args, **options: np.quantile(a, _hundredths(q), *args, **options),          law="(..., n, ...), (q) -> (q, ..., ...)")
 defcomposite(np.nansum,         _nan_reduction(np.sum, 0),                                                                      law=REDUCED)
 defcomposite(np.nanprod,        _nan_reduction(np.prod, 1),                                                                     law=REDUCED)
 defcomposite(np.nanmax,         _nan_extreme(np.max, -math.inf),                                                                law=REDUCED)

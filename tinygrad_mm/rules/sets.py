@@ -24,7 +24,9 @@ def in_both(ar1, ar2, assume_unique=False):
     return np.intersect1d(ar1, ar2, assume_unique, return_indices=True)[1:]
 
 
-def _unique(ar, return_index=False, return_inverse=False, return_counts=False, axis=None, *, equal_nan=True, sorted=True):
+def _unique(
+    ar, return_index=False, return_inverse=False, return_counts=False, axis=None, *, equal_nan=True, sorted=True
+):
     (ar,) = as_arrays([ar])
     first, back, often = distinct(ar, axis, equal_nan)
     values = ar.reshape(-1)[first] if axis is None else np.take(ar, first, one_axis(ar, axis))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from tinygrad_mm.graph import RULES, defcomposite, defvjp, defvjp_each, primitive
-from tinygrad_mm.rules.axes import along, at_least_one, axis_or_flat, one_axis
+from tinygrad_mm.rules.axes import along, at_least_one, axis_or_flat, inverse, one_axis
 from tinygrad_mm.rules.operands import as_arrays
 
 
@@ -23,18 +23,6 @@ def astype(x, dtype):
 def join(*arrays, axis=0):
     """Arrays one after the other along an axis: `np.concatenate` with the arrays as arguments."""
     return np.concatenate(arrays, axis=axis)
-
-
-def _inverse(axes, ndim):
-    """The permutation that undoes `axes`."""
-    if axes is None:
-        return None
-    axes = [a % ndim for a in axes]
-    return tuple(axes.index(i) for i in range(ndim))
-
-
-def _unmoved(g, source, destination):
-    return np.moveaxis(g, destination, source)
 
 
 def _part(i, g, arrays, axis):
@@ -52,9 +40,9 @@ def _reorder(g, x, order):
 defvjp(astype,             lambda g, y, x, dtype: g,                                                        law="(...) -> (...)")
 defvjp(np.reshape,         lambda g, y, a, shape, order="C": _reorder(g, a, order),                         law="(...) -> shape")
 defvjp(np.ravel,           lambda g, y, a, order="C": _reorder(g, a, order),                                law="(...) -> (n,)")
-defvjp(np.transpose,       lambda g, y, a, axes=None: np.transpose(g, _inverse(axes, g.ndim)),              law="(..., i, ..., j, ...) -> axes permuted")
+defvjp(np.transpose,       lambda g, y, a, axes=None: np.transpose(g, inverse(axes, g.ndim)),              law="(..., i, ..., j, ...) -> axes permuted")
 defvjp(np.swapaxes,        lambda g, y, a, axis1, axis2: np.swapaxes(g, axis1, axis2),                      law="(..., i, ..., j, ...) -> (..., j, ..., i, ...)")
-defvjp(np.moveaxis,        lambda g, y, a, source, destination: _unmoved(g, source, destination),           law="(..., i, ..., j, ...) -> axes permuted")
+defvjp(np.moveaxis,        lambda g, y, a, source, destination: np.moveaxis(g, destination, source),           law="(..., i, ..., j, ...) -> axes permuted")
 defvjp(np.expand_dims,     lambda g, y, a, axis: g.reshape(a.shape),                                        law="(...) -> (..., 1, ...)")
 defvjp(np.squeeze,         lambda g, y, a, axis=None: g.reshape(a.shape),                                   law="(..., 1, ...) -> (...)")
 defvjp(np.broadcast_to,    lambda g, y, array, shape: g,                                                    law="(...) -> shape")

@@ -63,11 +63,10 @@ def _pays(trace: Trace, parts: int, parameters: int) -> bool:
 
 
 class Functions(NamedTuple):
-    """What one thread runs: a step as far as the gradients, the update, and what changes with the learning rate."""
+    """What one thread runs: a step as far as the gradients, and the update."""
 
     step: Callable[..., Any]
     update: Callable[[], Any]
-    refresh: Callable[[], Any]
 
 
 def of_calls(
@@ -97,7 +96,7 @@ def of_loops(
             run()
 
     return [
-        Functions(emitted.make(leaves, [here(a) for a in places]), _nothing if k else update, _nothing)
+        Functions(emitted.make(leaves, [here(a) for a in places])[0], _nothing if k else update)
         for k, here in enumerate(_memories(places, stores))
     ]
 
@@ -114,11 +113,6 @@ class Shares:
 
     def __init__(self, threads: Sequence[Functions], weight: float) -> None:
         self.threads, self.parts, self.weight = threads, len(threads), weight
-
-    def refresh(self) -> None:
-        """Work out anew what depends on the learning rate alone."""
-        for thread in self.threads:
-            thread.refresh()
 
     def __call__(self, *batch: Any) -> Any:
         """Make a step; returns ((the loss,), ()), as one program for all does."""

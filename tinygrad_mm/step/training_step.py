@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.arrays import as_array
 from tinygrad_mm.compiler.backends import NUMPY, backend_of
 from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
+from tinygrad_mm.compiler.verification import Progress, difference_error, report, retraced
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.step.parts import check_parts
 from tinygrad_mm.step.plan import Plan
+from tinygrad_mm.step.proof import EagerStep, Proof
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Step", "compile_step"]
 
 
-def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimizer, backend: str = "numpy") -> Step:
+def compile_step(
+    model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimizer, backend: str = "numpy", verify: bool = True
+) -> Step:
     """One function for a training step: `step(input, ..., target)` updates the model and returns the loss, a float.
 
     It does what `loss(model(input), target).backward(); optimizer.step(); optimizer.zero_grad()` does, in one emitted
@@ -35,6 +40,12 @@ def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimiz
     a share of the batch: the examples are those of the first axis. Where products and the update are large, threads
     make some rows or columns of each product, and parts of the update. Results are the same but for rounding.
 
+    `verify`: a new program proves itself. On its first two batches (and, while a gradient has been all zero or not
+    finite, on up to eight) the model is called once more, from the same parameters, buffers and generators: the loss,
+    each gradient, buffers and generators are compared with eager's, and the update with what the optimizer's formula
+    makes of the program's gradients. Where they differ by more than rounding, the step made is the eager one, a
+    `CompileWarning` says what differs, and batches of this kind are trained on eagerly from then on.
+
     Raises TypeError where the loss is not one number, and where a parameter has a gradient hook; ValueError where the
     optimizer has none of the model's parameters (it warns where it lacks some).
 
@@ -47,35 +58,124 @@ def compile_step(model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimiz
     >>> print(f"{model.weight.item():.2f} {model.bias.item():.2f} {loss:.4f}")
     3.00 1.00 0.0000
     """
-    return Step(model, loss, optimizer, backend)
+    return Step(model, loss, optimizer, backend, verify)
 
 
 class Step:
     """What `compile_step` returns."""
 
     def __init__(
-        self, model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimizer, backend: str = "numpy"
+        self,
+        model: Any,
+        loss: Callable[[Any, Any], Any],
+        optimizer: Optimizer,
+        backend: str = "numpy",
+        verify: bool = True,
     ) -> None:
         check_parts("compile_step", model, loss, optimizer)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.backend = backend_of(backend)
+        self.verifies = verify
         self.plans: list[Plan] = []
+        self._unproved: dict[Plan, Progress] = {}  # programs that are new, or wrong
+        self._in_a_row = 0  # programs that served one batch each, because what the model reads had changed
 
     def __call__(self, *batch: Any) -> float:
         """Train on one batch; returns the loss before the update."""
         plans = self.plans
         if plans and plans[0].check(*batch):  # the usual case: the same kind of batch as last time
-            return plans[0].run(batch)
-        batch = tuple(
-            a if type(a) is np.ndarray else a.value if isinstance(a, Tensor) else np.asarray(a) for a in batch
-        )
+            return self._run(plans[0], batch) if self._unproved else plans[0].run(batch)
+        batch = _as_arrays(batch)
+        return self._run(self._plan(batch), batch)
+
+    def _plan(self, batch: tuple[Any, ...]) -> Plan:
+        """The program for a batch, which becomes the first one."""
+        plans = self.plans
         for i, plan in enumerate(plans):
             if plan.check(*batch) or plan.accepts(batch):
                 plans.insert(0, plans.pop(i))
-                return plan.run(batch)
-        plan = Plan(self.model, self.loss, self.optimizer, batch, self.backend)
-        self.plans = [plan, *self.plans[:15]]
-        return plan.run(batch)
+                return plan
+        before = plans[0] if plans else None
+        changed = None
+        if (
+            before in self._unproved
+            and self._unproved[before].runs == 1
+            and before.kinds == [(a.shape, a.dtype) for a in batch]
+        ):
+            changed = before.captured.what_changed() or "a parameter's array or an option of the optimizer"
+        plan = self._traced(batch)
+        self._in_a_row = self._in_a_row + 1 if changed else 0
+        retraced("compile_step", self._in_a_row, changed)
+        self.plans = [plan, *plans[:15]]
+        self._unproved = {plan: Progress(self.verifies), **{p: q for p, q in self._unproved.items() if p in self.plans}}
+        return plan
+
+    def _traced(self, batch: tuple[Any, ...], without: Collection[str] = ()) -> Plan:
+        return Plan(self.model, self.loss, self.optimizer, batch, self.backend, without=without)
+
+    def _function(self, *tensors: Any) -> Any:
+        return self.loss(self.model(*tensors[:-1]), tensors[-1])
+
+    def _run(self, plan: Plan, batch: tuple[Any, ...]) -> float:
+        """A step by a program that may be a new one."""
+        progress = self._unproved.get(plan)
+        if progress is None:
+            return plan.run(batch)
+        if progress.eager:
+            eager = EagerStep(self._function, self.optimizer, batch, plan)
+            loss, gradients = eager.run()
+            eager.commit(gradients)
+            return float(loss.reshape(()))
+        due = progress.due() and plan.captured.unchanged()  # else each call computes something else
+        progress.runs += 1
+        if progress.over():
+            del self._unproved[plan]
+        if not due:
+            return plan.run(batch)
+        proof = self._proof(plan, batch, progress)
+        loss = proof.run()
+        if proof.difference is not None:
+            loss = proof.commit()
+            progress.eager = True
+            self._unproved[plan] = progress
+            signature = ", ".join(f"{dtype}{shape}" for shape, dtype in plan.kinds)
+            report("compile_step", proof.difference, proof.culprit(), signature)
+        return loss
+
+    def _proof(self, plan: Plan, batch: tuple[Any, ...], progress: Progress) -> Proof:
+        def without(name: str) -> Plan:
+            return self._traced(batch, [name])
+
+        return Proof(plan, self._function, self.optimizer, batch, progress, without)
+
+    def verify(self, *batch: Any) -> None:
+        """Compare a step on a batch with the eager one, and leave everything as it was.
+
+        Raises AssertionError where they differ by more than rounding: what differs, by how much, and which pass did it.
+        Batches of this kind are trained on eagerly from then on.
+        """
+        batch = _as_arrays(batch)
+        plan, progress = self._plan(batch), Progress(verify=True)
+        proof = self._proof(plan, batch, progress)
+        try:
+            proof.run()
+        finally:
+            proof.undo()
+        if proof.difference is not None:
+            progress.eager = True
+            self._unproved[plan] = progress
+            raise difference_error("verify: compile_step", proof.difference, proof.culprit())
+
+    def retrace(self) -> None:
+        """Forget all programs: the next step traces the model anew, after a change that no program looks at."""
+        self.plans, self._unproved = [], {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies are made from: they trace the model themselves."""
+        return {**vars(self), "plans": [], "_unproved": {}, "backend": self.backend.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, backend=backend_of(state["backend"]))
 
     @property
     def source(self) -> str:
@@ -119,7 +219,13 @@ class Step:
         Where threads share a batch, it is the report of one of them; where they share the update, its time is that of
         one of them, and products are made by BLAS's own threads meanwhile.
         """
+        batch = _as_arrays(batch)
         self_plan = next((plan for plan in self.plans if plan.accepts(batch)), None)
         if self_plan is None:
             raise RuntimeError("compile_step: report is for a batch of a kind that was trained on; make a step first")
         return self_plan.report(batch)
+
+
+def _as_arrays(batch: Sequence[Any]) -> tuple[Any, ...]:
+    """Arrays as they are, the arrays of Tensors, and anything else as a Tensor would take it."""
+    return tuple(a if type(a) is np.ndarray else a.value if isinstance(a, Tensor) else as_array(a) for a in batch)

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.guards import Guards
-from tinygrad_mm.graph import tick
+from tinygrad_mm.compiler.inplace import InPlace
+from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.memory import aligned
-from tinygrad_mm.optim.flat import Flat, block_size, has_loop
-from tinygrad_mm.optim.formula import Program as Formula
+from tinygrad_mm.optim.flat import Flat, Run, block_size, has_loop
 from tinygrad_mm.optim.optimizer import Optimizer
-from tinygrad_mm.optim.prescaled import Prescaled, prescaled
 
-__all__ = ["Update", "divides"]
-
-
-def divides(rate: float) -> bool:
-    """Whether a learning rate is far enough from 0 for what a program divides by it."""
-    return rate > 1e-20
+__all__ = ["Update"]
 
 
 class Update:
-    """The update of the parameters in one flat buffer.
+    """The update of those parameters in one flat buffer that have the same number of steps behind them.
 
-    `stores` are their gradients: one array, or one for each thread that works on a share of the batch. `parts` threads
-    deal out the update. `rate` is where the learning rate is kept if gradients come multiplied by it; in each share
-    they shall count `weight`.
+    `stores` are their gradients: one array, or one for each thread that works on a share of the batch. `code` is the
+    formula in place, for gradients that come multiplied by the learning rate if there is a `rate`: the array of one
+    element where the backward pass reads it, for gradients that in each share count `weight`.
     """
 
     def __init__(
@@ -39,34 +32,30 @@ class Update:
         group: dict[str, Any],
         flat: Flat,
         active: list[int],
-        stores: list[Any],
-        number: int,
-        short: Prescaled | None = None,
-        rate: Any = None,
+        stores: Sequence[Any],
+        number: int = 0,
         weight: float = 1.0,
+        code: InPlace | None = None,
+        rate: Any = None,
     ) -> None:
         self.optimizer, self.group, self.flat, self.active, self.stores = optimizer, group, flat, active, stores
-        self.number, self.weight, self.parts = number, weight, len(stores)
-        self.members = [flat.parameters[i] for i in active]
+        self.number, self.weight, self.rate = number, weight, rate
         self.known = optimizer._looked_at(group)
-        self.program: Formula = self.known.program
-        self.short = short  # the formula for gradients that come multiplied by a number
-        self.is_descent = rate is not None  # which is the learning rate
-        self.scalars = [np.empty((), flat.dtype) for _ in range(self.program.numbers)] if rate is None else [rate]
+        self.formula = self.known.update.formula
+        self.code = code or self.formula.code
+        self.scalars = {name: np.empty((), flat.dtype) for name in self.formula.code.numbers}
         self.states = tuple(flat.states)
-        self.elements: dict[str, tuple[int, int]] = {}  # by the name of a gradient, those that it is for
-        self.loop: Any = None  # of a fused optimizer
+        self.loop: Any = None  # of a fused optimizer, or of the Numba backend
         self.last: Any = None
-        head = self.program.source.partition("def update")[0]
-        self.constant = len(re.findall(r"\bstep\b", head)) == 1  # the number of the step is a parameter, and not used
+
+    # -- whether it still is the one that the program was written for
 
     def fits(self) -> bool:
         """Whether the formula, its options and the numbers of steps are what the program was written for."""
-        flat, known = self.flat, self.known
+        known = self.known
         if known.scheduled or known.group != self.group:
             self.known = known = self.optimizer._looked_at(self.group)
-        fits = known.program is self.program and tuple(flat.states) == self.states and self.in_step()
-        return fits and (not self.is_descent or divides(known.learning_rate))
+        return known.update.formula is self.formula and tuple(self.flat.states) == self.states and self.in_step()
 
     def in_step(self) -> bool:
         """Whether all members have the same number of steps behind them."""
@@ -90,66 +79,70 @@ class Update:
         else:
             guards.true(f"{guards.name(self)}.in_step()")
 
-    def prepare(self) -> bool:
-        """Work out the numbers of this step: the learning rate, corrections of moments. False where nothing changed."""
+    # -- a step
+
+    def prepare(self) -> None:
+        """Work out the numbers of this step: the learning rate, corrections of moments."""
         known = self.known
-        if known is self.last and self.constant:  # the same numbers as last time
-            return False
+        if known is self.last and not self.formula.reads_step:  # the same numbers as last time
+            return
         self.last = known
-        numbers = self.program.scalars(known.learning_rate, self.flat.steps[self.active[0]] + 1, *known.numbers)
-        for place, number in zip(self.scalars, numbers):  # noqa: B905 (made together)
-            place[...] = number * self.weight if self.is_descent else number
-        return True
+        numbers = known.update.numbers(self.flat.steps[self.active[0]] + 1)
+        for place, number in zip(self.scalars.values(), numbers):  # noqa: B905 (made together)
+            place[...] = number
+        if self.rate is not None:
+            self.rate[...] = known.update.learning_rate * self.weight
 
     def done(self) -> None:
         """Count the step."""
-        steps = self.flat.steps
-        if len(self.active) == len(steps):
-            steps[:] = [steps[0] + 1] * len(steps)
-        else:
-            for i in self.active:
-                steps[i] += 1
-            self.flat.forget_runs()  # of parameters that had the same number of steps behind them until now
-        now = tick()
-        for p in self.members:
-            p.version = now
+        flat = self.flat
+        flat.done(self.active, flat.steps[self.active[0]] + 1)
+        if len(self.active) != len(flat.steps):
+            flat.forget_runs()  # of parameters that had the same number of steps behind them until now
 
-    def cost(self) -> tuple[int, int]:
-        """(elements, passes over them)."""
-        return sum(p.value.size for p in self.members), len(self._body())
+    def gradients(self, before: Mapping[int, Any]) -> dict[int, Any]:
+        """The gradients of the last step, by the id of the parameter; `before` are the parameters' values before it.
 
-    def _body(self) -> list[str]:
-        """The statements of the formula."""
-        if self.short is not None:
-            return list(self.short.body)
-        return [line.strip() for line in self.program.source.split("def update(")[1].splitlines()[1:]]
+        A gradient that was subtracted from its parameter as it was made is what the two differ by. Those that were
+        multiplied by a learning rate of next to nothing are not found.
+        """
+        flat, rate = self.flat, self.known.update.learning_rate
+        found = {}
+        for i in self.active:
+            p, scaled = flat.parameters[i], self.rate is not None
+            gradient = flat.view(self.stores[0], i)  # an update has added those of other threads to it
+            if self.loop is not None and not self.loop.covers(flat.starts[i]):
+                gradient, scaled = before[id(p)] - p.value, True
+            if not scaled or rate > 1e-20:
+                found[id(p)] = gradient / flat.dtype.type(rate) if scaled else gradient
+        return found
+
+    # -- as code
 
     def insertions(self) -> list[Insertion]:
-        """The statements that update each segment; one call for all, where the optimizer has a loop for its formula."""
+        """The statements that update each segment; one call for all, where that is a loop, or in half precision."""
         flat = self.flat
-        if flat.fused and has_loop(self.program, flat.dtype):
+        if flat.precision != flat.dtype or (flat.fused and has_loop(self.formula, flat.dtype)):
             return [self._call()]
-        return [
-            self._insertion(flat.starts[members[0]], flat.starts[members[-1] + 1], number)
-            for number, members in enumerate(self._segments())
-        ]
+        return [self._insertion(start, stop, number) for number, (start, stop) in enumerate(self._segments())]
 
-    def as_loop(self) -> Any:
-        """The update as the loops of a compiled program."""
+    def as_loop(self, names: Mapping[int, str]) -> Any:
+        """The update as the loops of a compiled program; `names` are those of gradients by the id of the parameter."""
         from tinygrad_mm.compiler.loops import Update as Loop
 
-        flat = self.flat
-        pieces = [(flat.starts[members[0]], flat.starts[members[-1] + 1]) for members in self._segments()]
+        flat, pieces = self.flat, self._segments()
         gradients = [self.stores[0][start:stop] for start, stop in pieces]
-        short = prescaled(self.program)
-        rate = self.scalars[0] if short is not None and short.factor is None else None
+        rate = self.scalars["learning_rate"] if takes_scaled_gradients(self.formula.program) is not None else None
+        members = {names[id(flat.parameters[i])]: (flat.starts[i], flat.starts[i + 1]) for i in self.active}
         arrays = [flat.values, *flat.states.values()]
-        return Loop(self.program, arrays, self.scalars, pieces, gradients, rate, self.elements)
+        scalars = list(self.scalars.values())
+        self.loop = Loop(self.formula, arrays, scalars, pieces, gradients, rate, members, self._run_eagerly)
+        return self.loop
 
-    def as_function(self) -> Callable[[], None]:
+    def as_function(self, names: Mapping[int, str]) -> Callable[[], None]:
         """The update as one compiled loop, on the sum of what all threads found."""
-        self.loop = self.as_loop()
-        run = self.loop.loop() if self.loop.elements() is not None else self.loop.run
+        loop = self.as_loop(names)
+        run = loop.loop() if loop.elements() is not None else self._run_eagerly
         first, *others = self.stores
 
         def update() -> None:
@@ -159,19 +152,26 @@ class Update:
 
         return update
 
-    def _segments(self) -> list[list[int]]:
-        """Neighbours among the active parameters, together."""
-        segments: list[list[int]] = []
+    def _run_eagerly(self) -> None:
+        """The update as an eager step makes it."""
+        gradients = [self.flat.view(self.stores[0], i) for i in range(len(self.flat.parameters))]
+        with np.errstate(under="ignore"):
+            Run(self.flat, self.active).execute(gradients, self.known.update, self.flat.steps[self.active[0]] + 1)
+
+    def _segments(self) -> list[tuple[int, int]]:
+        """(start, stop) of neighbours among the active parameters."""
+        starts = self.flat.starts
+        segments: list[tuple[int, int]] = []
         for i in self.active:
-            if segments and segments[-1][-1] == i - 1:
-                segments[-1].append(i)
+            if segments and segments[-1][1] == starts[i]:
+                segments[-1] = (segments[-1][0], starts[i + 1])
             else:
-                segments.append([i])
+                segments.append((starts[i], starts[i + 1]))
         return segments
 
     def _call(self) -> Insertion:
         """The formula as one compiled loop for all segments. It finds the arrays itself, and is given them to show."""
-        run = self.as_function()
+        run = self.as_function({id(p): str(i) for i, p in enumerate(self.flat.parameters)})
         tag = f"_{self.number}" if self.number else ""
         first, *others = self.stores
         arrays = {"parameters": self.flat.values, "gradients": first, **self.flat.states}
@@ -183,48 +183,38 @@ class Update:
 
     def _insertion(self, start: int, stop: int, segment: int) -> Insertion:
         """The formula's statements, on the blocks of a piece of the flat buffer, which the threads deal out."""
-        flat, program, parts = self.flat, self.program, self.parts
-        text = program.source.split("def update(")[1]
-        names = [n.strip() for n in text[: text.index(")")].split(",")]
-        constants = [np.asarray(c, flat.dtype) for c in (self.short or program).constants]
+        flat, code, parts = self.flat, self.code, len(self.stores)
+        tag = f"_{self.number}_{segment}" if self.number or segment else ""
+
+        def renamed(name: str) -> str:
+            own = name if name in (*code.arguments, *code.numbers, *others) else f"{name}_of_update"
+            return f"np_{name}{tag}" if name in code.functions or name == "add" else f"{own}{tag}"
+
+        others = [f"gradient_of_thread_{k}" for k in range(2, parts + 1)]
         longest = block_size(stop - start, parts)
 
         def blocks_of(thread: int) -> list[tuple[Any, ...]]:
-            temporaries = [aligned(longest, flat.dtype, np.zeros) for _ in range(program.temporaries)]
+            kinds = [bool if dtype == np.bool_ else flat.dtype for dtype in code.temporaries.values()]
+            temporaries = [aligned(longest, kind, np.zeros) for kind in kinds]
             blocks = []
             for a in range(start + thread * longest, stop, parts * longest):
                 b = min(a + longest, stop)
-                arrays = (flat.values[a:b], *(s[a:b] for s in (*self.stores, *flat.states.values())))
-                blocks.append((*arrays, *(t[: b - a] for t in temporaries)))
+                arrays = (flat.values, self.stores[0], *flat.states.values(), *self.stores[1:])
+                blocks.append((*(array[a:b] for array in arrays), *(t[: b - a] for t in temporaries)))
             return blocks
 
+        moving = [renamed(name) for name in (*code.arguments, *others, *code.temporaries)]
+        add, gradient = renamed("add"), renamed("gradient")
+        lines = [*(f"{add}({gradient}, {renamed(other)}, {gradient})" for other in others), *code.lines(renamed)]
+        bound: dict[str, Any] = {renamed(name): self.scalars[name] for name in code.numbers}
+        bound.update({renamed(name): np.asarray(c, flat.dtype) for name, c in code.constants.items()})
+        functions = code.functions | ({"add": np.add} if others else {})
+        bound.update({renamed(name): f for name, f in functions.items()})
         blocks = blocks_of(0)
-        others = [f"{names[1]}_of_thread_{k}" for k in range(2, len(self.stores) + 1)]
-        body = [*(f"add({names[1]}, {other}, {names[1]})" for other in others), *self._body()]
-        states = names[2 : 2 + len(flat.states)]
-        moving = [*names[:2], *others, *states, *(names[-program.temporaries :] if program.temporaries else [])]
-        fixed = dict(
-            zip(
-                names[2 + len(flat.states) : len(names) - program.temporaries],
-                [*self.scalars, *constants],
-                strict=True,
-            )
-        )
-        functions = {
-            f: getattr(np, f) for line in body for f in re.findall(r"\b([a-z_0-9]+)\(", line) if hasattr(np, f)
-        }
-        tag = f"_{self.number}_{segment}" if self.number or segment else ""
-        rename = {
-            n: f"{n}_of_update{tag}" if n[0] in "tcs" and n[1:].isdigit() else f"{n}{tag}" for n in names + others
-        }
-        rename.update({f: f"np_{f}" for f in functions})
-        lines = [re.sub(r"\b[A-Za-z_]\w*\b", lambda m: rename.get(m.group(), m.group()), line) for line in body]
-        bound: dict[str, Any] = {rename[n]: v for n, v in fixed.items()}
-        bound.update({rename[f]: v for f, v in functions.items()})
         if parts == len(blocks) == 1:
-            bound.update({rename[n]: v for n, v in zip(moving, blocks[0], strict=True)})
+            bound.update(zip(moving, blocks[0], strict=True))
             return Insertion(["# update", *lines], bound)
         bound[f"blocks{tag}"] = blocks
-        loop = f"for {', '.join(rename[n] for n in moving)} in blocks{tag}:"
+        loop = f"for {', '.join(moving)} in blocks{tag}:"
         shares = [{f"blocks{tag}": blocks_of(thread)} for thread in range(1, parts)]
         return Insertion(["# update", loop, *(f"    {line}" for line in lines)], bound, shares)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.debug import AnomalyError, detect_anomaly
 from tinygrad_mm.gradient import no_grad
 from tinygrad_mm.nn import Module
 from tinygrad_mm.optim import ExponentialMovingAverage, Optimizer, ReduceOnPlateau
 from tinygrad_mm.step.parts import check_parts, not_a_loss
 from tinygrad_mm.training.batches import arrays_in, examples_in, joined, parted
 from tinygrad_mm.training.history import History
-from tinygrad_mm.training.stopping import explain_not_finite
 
 __all__ = ["Metrics", "Run", "evaluated"]
 
@@ -107,7 +107,7 @@ class Run:
                 rng.bit_generator.state = state
             self.optimizer.zero_grad()
             where = f"step {self.step + 1} (in epoch {self.epoch + 1}): {broken}, so the weights were not updated"
-            explain_not_finite(where, self.model, lambda: self.loss(self.model(*inputs, **named), target))
+            _explain_not_finite(where, self.model, lambda: self.loss(self.model(*inputs, **named), target))
         self._tell("on_gradients")
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -254,3 +254,19 @@ def evaluated(model: Module, loader: Any, loss: Callable[[Any, Any], Any], metri
 
 def _state_of(part: Any) -> Any:
     return part.state_dict() if hasattr(part, "state_dict") and hasattr(part, "load_state_dict") else None
+
+
+def _explain_not_finite(where: str, model: Any, compute: Callable[[], Any]) -> None:
+    """Raise an AnomalyError that names the step and the operation; `compute` computes the loss of that step again."""
+    try:
+        with detect_anomaly(model):
+            loss = compute()
+            with np.errstate(all="ignore"):
+                loss.backward()
+    except AnomalyError as error:
+        message = f"{where}. Computed again, step by step:\n{error}"
+        raise AnomalyError(message, error.operation, error.phase, error.reason) from None
+    raise FloatingPointError(
+        f"{where}; when computed again, no operation made it out of finite numbers: look at the data, at a loss that "
+        "is Inf by itself, and at functions that draw from generators outside the model"
+    )

@@ -1,22 +1,17 @@
-"""Reasons to stop before the last epoch: no more progress, Ctrl-C, a loss that is no number."""
+"""Reasons to stop before the last epoch: no more progress, Ctrl-C."""
 
 from __future__ import annotations
 
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+from tinygrad_mm.training.run import Run
 
-from tinygrad_mm.debug import AnomalyError, detect_anomaly
-
-if TYPE_CHECKING:
-    from tinygrad_mm.training.run import Run
-
-__all__ = ["EarlyStopping", "explain_not_finite", "interruptible"]
+__all__ = ["EarlyStopping", "interruptible"]
 
 
 class EarlyStopping:
@@ -100,19 +95,3 @@ def interruptible() -> Iterator[threading.Event]:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def explain_not_finite(where: str, model: Any, compute: Callable[[], Any]) -> None:
-    """Raise an AnomalyError that names the step and the operation; `compute` computes the loss of that step again."""
-    try:
-        with detect_anomaly(model):
-            loss = compute()
-            with np.errstate(all="ignore"):
-                loss.backward()
-    except AnomalyError as error:
-        message = f"{where}. Computed again, step by step:\n{error}"
-        raise AnomalyError(message, error.operation, error.phase, error.reason) from None
-    raise FloatingPointError(
-        f"{where}; when computed again, no operation made it out of finite numbers: look at the data, at a loss that "
-        "is Inf by itself, and at functions that draw from generators outside the model"
-    )

@@ -13,8 +13,7 @@ from tinygrad_mm.arrays import as_array, is_foreign_array
 from tinygrad_mm.frontier import as_leaves, frontier
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import entered, name_of, state, tick, topological
-from tinygrad_mm.recording import apply
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import Tensor, apply
 from tinygrad_mm.trees import Leaf, flatten, flatten_like, unflatten
 
 __all__ = ["Call", "being_transformed", "inside"]

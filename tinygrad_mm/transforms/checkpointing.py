@@ -15,8 +15,7 @@ from typing import Any
 from tinygrad_mm.frontier import as_leaves, frontier
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import Monitor, Vertex, defvjp, defvjp_each, entered, name_of, primitive, state, tick
-from tinygrad_mm.recording import apply
-from tinygrad_mm.tensor import Buffer, Tensor
+from tinygrad_mm.tensor import Buffer, Tensor, apply
 from tinygrad_mm.transforms.call import being_transformed, inside
 from tinygrad_mm.trees import flatten, unflatten
 

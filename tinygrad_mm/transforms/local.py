@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.backprop import backpropagate
-from tinygrad_mm.graph import RULES, Node, Vertex, entered, name_of, select, tick
+from tinygrad_mm.graph import RULES, Node, Vertex, entered, name_of, select
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["local_jacobian", "pull_through"]
@@ -81,26 +81,13 @@ def pull_through(
     >>> pull_through(np.multiply, [np.array(2.0), np.array(3.0)], {}, np.array(6.0), np.array(1.0), [0, 1])
     [(0, array(3.)), (1, array(2.))]
     """
-    leaves = {i: _vertex(args[i]) for i in places}
-    result = _vertex(y)
-    result.node = Node(fun, tuple(leaves.get(i, a) for i, a in enumerate(args)), kwargs)
-    place_of = {id(leaf): i for i, leaf in leaves.items()}
-    found: dict[int, Any] = {}
-
-    def arrive(leaf: Vertex, g: Any, owned: bool) -> None:
-        found[place_of[id(leaf)]] = g if type(g) is list else np.asarray(g)
-
+    leaves = {i: Vertex(args[i], requires_grad=True) for i in places}
+    node = Node(fun, tuple(leaves.get(i, a) for i, a in enumerate(args)), kwargs)
+    result = Vertex(y, node, requires_grad=True)
     with entered(monitor=None, recording=False, lines=False):
-        backpropagate([result], [gradient], arrive)
-    return sorted(found.items())
-
-
-def _vertex(value: Any) -> Vertex:
-    """A leaf that requires a gradient."""
-    vertex = Vertex()
-    vertex.value, vertex.node, vertex.requires_grad = value, None, True
-    vertex.grad, vertex.version, vertex.extra = None, tick(), None
-    return vertex
+        found = backpropagate([result], [gradient])
+    gradients = {i: found[leaf] for i, leaf in leaves.items() if leaf in found}
+    return [(i, g if isinstance(g, list) else np.asarray(g)) for i, g in sorted(gradients.items())]
 
 
 def _call_behind(y: Any) -> tuple[Node, tuple[Any, ...], Any, int | None]:

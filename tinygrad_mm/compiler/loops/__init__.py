@@ -15,27 +15,32 @@ from tinygrad_mm.compiler.loops.emitter import Emitted, emit
 from tinygrad_mm.compiler.loops.entropy import WHOLE_HERE
 from tinygrad_mm.compiler.loops.native import require_numba
 from tinygrad_mm.compiler.loops.updates import Update
-from tinygrad_mm.compiler.passes import clean
-from tinygrad_mm.compiler.passes.cleaning import remove_dead
-from tinygrad_mm.compiler.passes.images import examples_last_in
+from tinygrad_mm.compiler.passes import CLEAN, EXAMPLES_LAST, JOIN_PRODUCTS, Pass
 from tinygrad_mm.compiler.passes.inlining import inline
+from tinygrad_mm.compiler.passes.patterns import fuse_errors, read_results
 from tinygrad_mm.compiler.program import Op, Program, Value
 
-__all__ = ["Emitted", "Update", "emit", "optimize", "require_numba"]
+__all__ = ["PASSES", "Emitted", "Update", "emit", "require_numba"]
 
 
-def optimize(program: Program, fixed: frozenset[int] = frozenset()) -> Program:
-    """The passes that pay for loops too; combinations that spare NumPy calls are none of them."""
-    program.let_go()
-    remove_dead(program)
-    inline(program, WHOLE | WHOLE_HERE)
-    clean(program, fixed)
-    examples_last_in(program)
-    clean(program, fixed)
+def multiply_outer_products(program: Program) -> None:
+    """Write a product that has one term for each element, a column times a row, as a multiplication: a loop."""
     for op in program.ops:
         if is_outer(op):
             op.fun = np.multiply
-    return program
+
+
+# Those that pay for loops too; combinations that spare NumPy calls are none of them.
+PASSES = (
+    Pass("fuse_errors", fuse_errors),
+    Pass("inline", lambda program: inline(program, WHOLE | WHOLE_HERE)),
+    CLEAN,
+    Pass("read_results", read_results),
+    EXAMPLES_LAST,
+    CLEAN,
+    JOIN_PRODUCTS,
+    Pass("multiply_outer_products", multiply_outer_products),
+)
 
 
 def is_outer(op: Op) -> bool:

@@ -59,7 +59,7 @@ class Emitted:
             addressed += [*update.addressed, update.rows]
         table = np.array([a.__array_interface__["data"][0] for a in addressed], np.uint64)
         functions = self._make(memory, table, copies, *arrays, *self.bound.values())
-        for function in functions if isinstance(functions, tuple) else (functions,):
+        for function in functions:
             function.keep = addressed  # the table holds addresses only
         return functions
 
@@ -83,7 +83,6 @@ def _joined(names: Sequence[str]) -> str:
 
 def emit(
     program: Program,
-    given: dict[int, str] | None = None,
     title: str = "",
     path_of: Callable[[Scope | None], str] = lambda scope: "",
     updates: Sequence[Update] = (),
@@ -91,9 +90,9 @@ def emit(
 ) -> Emitted:
     """Write a program out as loops: as the functions `forward` and `backward`, or, `joint`, as one function `step`.
 
-    `given` names arrays, bound like the leaves, that certain results are to be written to.
+    The arrays of `program.places` are bound like the leaves.
     """
-    writer = Writer(program, given or {}, path_of, joint)
+    writer = Writer(program, path_of, joint)
     items, middle = writer.schedule.items, writer.schedule.middle
 
     def function(name: str, arguments: list[str], lines: list[str]) -> list[str]:
@@ -132,7 +131,7 @@ def emit(
             *(f"    {name} = {text}" for name, text in writer.arrays),
             *functions,
             "",
-            f"    return {', '.join(names)}",
+            f"    return {_joined(names)}",
             "",
         ]
     )

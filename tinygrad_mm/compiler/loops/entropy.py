@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.compiler.fused import prediction_error
 from tinygrad_mm.compiler.loops.accesses import Accesses, contiguous
 from tinygrad_mm.compiler.loops.scalars import typename
 from tinygrad_mm.compiler.program import Op, Value
-from tinygrad_mm.functional import losses
+from tinygrad_mm.functional.losses import _cross_entropy
 
 __all__ = ["WHOLE_HERE", "Entropy", "entropy_of"]
 
-_LOSS = getattr(losses, "_cross_entropy", None)
-_ERROR = getattr(losses, "_prediction_error", None)
-WHOLE_HERE = frozenset({_LOSS, _ERROR})  # not to be taken apart
+WHOLE_HERE = frozenset({_cross_entropy})  # not to be taken apart
 
 
 @dataclass
@@ -85,7 +84,7 @@ class Entropy:
 
 def entropy_of(op: Op, accesses: Accesses) -> Entropy | None:
     """How a cross entropy, or its gradient, is done; None for anything else."""
-    if op.fun is None or op.fun not in (_LOSS, _ERROR) or len(op.args) < 2:
+    if op.fun not in (_cross_entropy, prediction_error) or len(op.args) < 2:
         return None
     logits, labels = op.args[:2]
     if not (isinstance(logits, Value) and isinstance(labels, Value)) or labels.dtype.kind not in "iu":
@@ -94,7 +93,7 @@ def entropy_of(op: Op, accesses: Accesses) -> Entropy | None:
         return None
     if any(accesses[v].strides != contiguous(v.shape) for v in (logits, labels)) or op.result.dtype != logits.dtype:
         return None
-    if op.fun is _ERROR:
+    if op.fun is prediction_error:
         return Entropy(logits, labels, [op], error=op.result) if len(op.args) == 2 and not op.kwargs else None
     options: dict[str, Any] = {**dict(zip(("reduction",), op.args[2:], strict=False)), **op.kwargs}
     reduction = options.pop("reduction", "mean")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import functools
-import linecache
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,53 +10,25 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.loops.native import native, threads
-from tinygrad_mm.compiler.loops.scalars import typename
+from tinygrad_mm.compiler.loops.scalars import cast, number, scalar_of, typename
+from tinygrad_mm.compiler.program import Op, Value
+from tinygrad_mm.compiler.sources import execute
 
 __all__ = ["Update", "elements"]
 
 PARALLEL_FROM = 1 << 17  # elements: below, waking a second thread costs more than it saves
-BLOCK = 1 << 15
 
 _WORDS = frozenset({"abs", "count", "i", "maximum", "minimum", "pointer_at", "range", "float32", "float64"})
-_FORMS: dict[str, str] = {
-    "add": "({0} + {1})",
-    "subtract": "({0} - {1})",
-    "multiply": "({0} * {1})",
-    "divide": "({0} / {1})",
-    "negative": "(-{0})",
-    "positive": "{0}",
-    "copyto": "{0}",
-    "square": "({0} * {0})",
-    "sqrt": "math.sqrt({0})",
-    "absolute": "abs({0})",
-    "fabs": "abs({0})",
-    "reciprocal": "({t}(1) / {0})",
-    "maximum": "maximum({0}, {1})",
-    "minimum": "minimum({0}, {1})",
-    "sign": "({0} if {0} != {0} else {t}({0} > {t}(0)) - {t}({0} < {t}(0)))",
-    "where": "({1} if {0} != {t}(0) else {2})",
-    "greater": "{t}({0} > {1})",
-    "greater_equal": "{t}({0} >= {1})",
-    "less": "{t}({0} < {1})",
-    "less_equal": "{t}({0} <= {1})",
-    "equal": "{t}({0} == {1})",
-    "not_equal": "{t}({0} != {1})",
-    "logical_and": "{t}(({0} != {t}(0)) & ({1} != {t}(0)))",
-    "logical_or": "{t}(({0} != {t}(0)) | ({1} != {t}(0)))",
-    "logical_not": "{t}({0} == {t}(0))",
-    "exp": "math.exp({0})",
-    "log": "math.log({0})",
-    "tanh": "math.tanh({0})",
-}
 
 
 class Update:
-    """The update of pieces of flat arrays by a traced formula (an `optim.formula.Program`).
+    """The update of pieces of flat arrays by a traced formula (an `optim.formula.Formula`).
 
     `arrays` are the parameters and their states; `numbers` are arrays of one element that are written before each step;
     `pieces` are (start, stop), and `gradients` lists for each a contiguous array, or None where `rows` is told later.
-    Of plain gradient descent, `rate` is the learning rate, and `members` says by the names of gradients which elements
-    they are for: a product of matrices may then be subtracted from a parameter as it is made (`leave_out`).
+    `run` makes the update where a formula has no loop. Of plain gradient descent, `rate` is the learning rate, and
+    `members` says by the names of gradients which elements they are for: a product of matrices may then be subtracted
+    from a parameter as it is made (`leave_out`).
 
     The loop finds everything by address: `addressed` in its table, the pieces in `rows`, each (address of the gradient,
     start, number of elements).
@@ -73,12 +43,13 @@ class Update:
         gradients: Sequence[Any],
         rate: Any = None,
         members: Mapping[str, tuple[int, int]] | None = None,
+        run: Callable[[], None] | None = None,
     ) -> None:
         self.formula, self.arrays, self.numbers = formula, arrays, numbers
         self.pieces, self.gradients = list(pieces), list(gradients)
-        self.rate, self.members = rate, dict(members or {})
+        self.rate, self.members, self.run = rate, dict(members or {}), run
         self.dtype = np.dtype(arrays[0].dtype)
-        self.constants = [np.asarray(c, self.dtype) for c in formula.constants]
+        self.constants = [np.asarray(c, self.dtype) for c in formula.code.constants.values()]
         self.addressed = [*arrays, *numbers, *self.constants]
         self.rows = self._rows()
 
@@ -100,6 +71,10 @@ class Update:
                     gradients.append(gradient[first - a : last - a])
         self.pieces, self.gradients = pieces, gradients
         self.rows = self._rows()
+
+    def covers(self, element: int) -> bool:
+        """Whether the loop updates an element, and nobody else does."""
+        return any(start <= element < stop for start, stop in self.pieces)
 
     def elements(self) -> str | None:
         """The function that updates neighbouring elements; None for a formula with operations that are not known."""
@@ -138,23 +113,6 @@ class Update:
         function = _compiled(text, *self.driver("update_elements", threads()))
         return functools.partial(function, table, 0, address(self.rows), len(self.rows))
 
-    def run(self) -> None:
-        """The same in NumPy calls, for a formula that has no loop."""
-        longest = min(BLOCK, max((stop - start for start, stop in self.pieces), default=0))
-        temporaries = [np.empty(longest, self.dtype) for _ in range(self.formula.temporaries)]
-        values, *states = self.arrays
-        for (start, stop), gradient in zip(self.pieces, self.gradients, strict=True):
-            for a in range(start, stop, BLOCK):
-                b = min(a + BLOCK, stop)
-                self.formula.update(
-                    values[a:b],
-                    gradient[a - start : b - start],
-                    *(state[a:b] for state in states),
-                    *self.numbers,
-                    *self.constants,
-                    *(t[: b - a] for t in temporaries),
-                )
-
 
 def address(array: Any) -> int:
     """Where an array's first element lies."""
@@ -166,32 +124,42 @@ def elements(formula: Any, dtype: Any) -> str | None:
     """A formula as a function of the addresses of arrays and numbers, and a count; None where it has no loop."""
     if dtype not in (np.float32, np.float64):
         return None
-    tree = ast.parse(formula.source)
-    function = next(f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == "update")
-    kind = typename(dtype)
-    names = [_own(a.arg) for a in function.args.args]
-    names = names[: len(names) - formula.temporaries]
-    cut = len(names) - formula.numbers - len(formula.constants)
-    arrays, numbers = names[:cut], names[cut:]
-    lines, written = [], dict.fromkeys(arrays[:1])
-    for statement in function.body:
-        found = _statement(statement, kind)
-        if found is None:
+    kind, code, program = typename(dtype), formula.code, formula.program
+    constants = {number: name for name, number in code.constants.items()}
+    numbers = [_own(name) for name in (*code.numbers, *constants.values())]
+    typed: dict[int, Value] = {}
+    names: dict[int, str] = {id(v): _own(v.name) for v in program.inputs}
+
+    def of_dtype(a: Any) -> Any:
+        if isinstance(a, Value) and id(a) not in typed:
+            typed[id(a)] = Value(np.ones(a.shape, a.dtype if a.dtype == np.bool_ else dtype), a.kind, a.name)
+            names[id(typed[id(a)])] = names[id(a)]
+        return typed[id(a)] if isinstance(a, Value) else a
+
+    lines: list[str] = []
+    for op in program.ops:
+        names[id(op.result)] = f"v{len(lines)}"
+        scalar = scalar_of(Op(op.fun, map(of_dtype, op.args), op.kwargs, of_dtype(op.result)))
+        if scalar is None:
             return None
-        if found:
-            out, line = found
-            lines.append(line)
-            if out in arrays:
-                written[out] = None
+        operands = []
+        for a, takes in zip(scalar.operands, scalar.takes, strict=True):
+            if isinstance(a, Value):
+                operands.append(cast(names[id(a)], a.dtype, takes))
+            else:
+                operands.append(constants.get(a) or number(a, takes))
+        lines.append(f"v{len(lines)} = {scalar.text(operands)}")
+    arrays = [_own(name) for name in code.arguments]
+    pairs = zip(formula.replaced, program.outputs, strict=True)
+    stores = [f"{_own(home.name)}_at[i] = {names[id(output)]}" for home, output in pairs if home is not output]
     body = [
         *(f"{name} = pointer_at({name}_address, {kind})[0]" for name in numbers),
         *(f"{name}_at = pointer_at({name}_address, {kind})" for name in arrays),
         "for i in range(count):",
         *(f"    {name} = {name}_at[i]" for name in arrays),
-        *(f"    {line}" for line in lines),
-        *(f"    {name}_at[i] = {name}" for name in written),
+        *(f"    {line}" for line in [*lines, *stores]),
     ]
-    parameters = ", ".join([*(f"{name}_address" for name in names), "count"])
+    parameters = ", ".join([*(f"{name}_address" for name in (*arrays, *numbers)), "count"])
     return "\n".join([f"({parameters}):", *(f"    {line}" for line in body)])
 
 
@@ -204,40 +172,7 @@ def _own(name: str) -> str:
 def _compiled(elements: str, kind: str, driver: str) -> Callable[..., None]:
     """The function that a driver's text is; Numba compiles it when it is first called."""
     source = f"@loop\ndef update_elements{elements}\n\n@{kind}\ndef update_parameters{driver}\n"
-    filename = f"<update {hash(source) & 0xFFFFFFFF:08x}>"
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     namespace = {"math": math, **native()}
-    exec(compile(source, filename, "exec"), namespace)
+    execute(source, "update", namespace, native)
     function: Callable[..., None] = namespace["update_parameters"]
     return function
-
-
-def _statement(statement: ast.stmt, kind: str) -> tuple[str, str] | tuple[()] | None:
-    """(what is assigned, the line) of one statement of a formula; () for none, None for an unknown one."""
-    if isinstance(statement, ast.Pass):
-        return ()
-    out: Any = None
-    call: Any = statement.value if isinstance(statement, (ast.Expr, ast.Assign)) else None
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        return None
-    operands: list[ast.expr] = list(call.args)
-    if isinstance(statement, ast.Assign):
-        target = statement.targets[0]
-        out = target.value if isinstance(target, ast.Subscript) else None
-        if call.keywords:
-            return None
-    elif call.func.id == "copyto":
-        out, operands = operands[0], operands[1:]
-    elif call.keywords:
-        if [k.arg for k in call.keywords] != ["out"]:
-            return None
-        out = call.keywords[0].value
-    else:
-        *operands, out = operands
-    form = _FORMS.get(call.func.id)
-    if form is None or not isinstance(out, ast.Name) or not all(isinstance(a, ast.Name) for a in operands):
-        return None
-    names = [_own(a.id) for a in operands if isinstance(a, ast.Name)]
-    if form.count("{2}") and len(names) != 3:
-        return None
-    return _own(out.id), f"{_own(out.id)} = {form.format(*names, t=kind)}"

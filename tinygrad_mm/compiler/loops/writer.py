@@ -54,10 +54,9 @@ class _Binder:
 class Writer:
     """Collects the functions of one program."""
 
-    def __init__(
-        self, program: Program, given: dict[int, str], path_of: Callable[[Scope | None], str], joint: bool
-    ) -> None:
+    def __init__(self, program: Program, path_of: Callable[[Scope | None], str], joint: bool) -> None:
         self.program, self.path_of, self.joint = program, path_of, joint
+        given = {key: place.name for key, place in program.places.items()}
         self.schedule = Schedule(program, joint, given)
         self.given = self.schedule.given
         self.accesses = self.schedule.accesses
@@ -391,7 +390,7 @@ class Writer:
         kind, driver = update.driver(self.function_of("update_elements", elements, "loop"), threads())
         name = self.function_of("update_parameters", driver, kind)
         rows = f"table[{first + len(update.addressed)}]"
-        constants = ", ".join(f"c{i} = {c!r}" for i, c in enumerate(update.formula.constants))
+        constants = ", ".join(f"{name} = {c!r}" for name, c in update.formula.code.constants.items())
         title = f"# update{': ' * bool(constants)}{constants}"
         return [title, f"{name}(table, {first}, {rows}, {len(update.rows)})"]
 

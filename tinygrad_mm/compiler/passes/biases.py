@@ -1,9 +1,4 @@
-"""A bias as one more column of its weight: `(W | b) (h, 1)` is one product where `W h + b` is a product and a sum.
-
-Parameters that lie one after the other in memory, a weight (k, m) and then its bias (m,), are a matrix (k + 1, m)
-already. What is missing is a row of ones below the activations, which are kept in arrays that have one. On the way back
-the gradients of both are one product, too.
-"""
+"""A bias as one more column of its weight: `(W | b) (h, 1)` is one product where `W h + b` is a product and a sum."""
 
 from __future__ import annotations
 
@@ -19,111 +14,126 @@ __all__ = ["fold_biases"]
 COPY_UP_TO = 1 << 13  # elements of an input: a larger one takes longer to copy than a bias to add
 
 
-def fold_biases(
-    program: Program, pairs: dict[tuple[int, int], tuple[Any, Any]], given: dict[int, str], arrays: list[Any]
-) -> None:
-    """Fold the biases of `pairs`, by the ids of the two parameters: (both as one array, their gradients as one).
+def fold_biases(program: Program) -> None:
+    """One product for a weight and its bias, and one for both gradients.
 
-    `given` and `arrays` are what the program's results are written to: gradients that are known there, and, from here
-    on, activations.
+    Looks for: `weight.T @ h + bias` with h of shape (features, batch), where `weight` (k, m) and `bias` (m,) are
+    captured parameters; and the gradients of these two parameters, `h @ g.T` and the sums of g along its rows.
+    Puts there: products with the matrix (k + 1, m) that both parameters are in memory, and with h kept in an array that
+    has a row of ones below it.
+    Precondition: the parameters lie one after the other in one piece of memory, and for the gradients their places do,
+    too; nothing else reads the product; each gradient is found as that of its parameter, made from this very h and from
+    one and the same g, and read by nothing else.
+    The same, because the row of ones multiplies the bias, and sums g.
     """
-    makers, uses = program.makers(), program.uses()
-    tall: dict[int, Value] = {}  # id of activations -> the Value with the row of ones
-    before: dict[int, list[Op]] = {}  # ops to put in front of another one
+    _Folding(program).run()
 
-    def with_ones(h: Value, op: Op) -> Value | None:
-        """The array that h is kept in, with a row of ones below it."""
-        if id(h) in tall:
-            return tall[id(h)]
-        maker = makers.get(id(h))
-        array = np.ones((h.shape[0] + 1, h.shape[1]), h.dtype)
-        place = Value(array, "constant", "with_ones")
-        if maker is None or id(h) in given:
+
+class _Folding:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.makers, self.uses = program.makers(), program.uses()
+        self.wanted = {id(v) for v in program.wanted()}
+        self.with_ones: dict[int, Value] = {}  # id of h -> the array that it is kept in, with a row of ones below it
+        self.before: dict[int, Op] = {}  # ops to put in front of another one
+        self.removed: set[int] = set()
+
+    def run(self) -> None:
+        for op in self.program.ops:
+            if op.fun is np.add and op.result.ndim == 2:
+                for product, bias in (op.args, op.args[::-1]):
+                    if isinstance(product, Value) and isinstance(bias, Value) and self._fold(op, product, bias):
+                        break
+        ops = []
+        for op in self.program.ops:
+            if id(op) not in self.removed:
+                ops.extend([self.before[id(op)]] if id(op) in self.before else [])
+                ops.append(op)
+        read = {id(a) for op in ops for a in op.operands()} | self.wanted
+        self.program.ops = [op for op in ops if op.fun is not np.transpose or id(op.result) in read]
+
+    def _fold(self, op: Op, product: Value, bias: Value) -> bool:
+        dot, b = self.makers.get(id(product)), self._parameter(bias)
+        if dot is None or dot.fun not in (np.dot, np.matmul) or b is None or dot.kwargs or len(dot.args) != 2:
+            return False
+        w, h = self._parameter(dot.args[0]), dot.args[1]
+        if w is None or w.ndim != 2 or b.shape != w.shape[1:] or not isinstance(h, Value) or h.ndim != 2:
+            return False
+        if dot.args[0].shape != w.shape[::-1] or bias.shape != (b.shape[0], 1) or product.shape != op.result.shape:
+            return False  # the weight is transposed, the bias is a column
+        both = _as_one(w.example, b.example)
+        if both is None or len(self.uses[id(product)]) != 1 or id(product) in self.wanted | self.program.places.keys():
+            return False
+        rows = self._kept_with_ones(h, op)
+        if rows is None:
+            return False
+        self.removed.add(id(dot))
+        name = w.name.removesuffix("weight").rstrip("._")
+        op.fun, op.args = np.dot, [Value(both.T, "constant", f"{name}_weight_and_bias_T"), rows]
+        self._fold_gradients(w, b, h, rows)
+        return True
+
+    def _kept_with_ones(self, h: Value, op: Op) -> Value | None:
+        """The array that h is kept in, with a row of ones below it; None where h cannot be told where to be."""
+        if id(h) in self.with_ones:
+            return self.with_ones[id(h)]
+        maker, result = self.makers.get(id(h)), h
+        if maker is None or id(h) in self.program.places:
             return None
         if maker.fun is np.transpose and maker.args[0].kind == "input" and h.size <= COPY_UP_TO:
-            copy = Value(np.empty(h.shape, h.dtype))
-            before.setdefault(id(op), []).append(Op(transposed_copy, [maker.args[0]], {}, copy, op.scope, op.backward))
-            given[id(copy)] = f"rows_{len(tall)}"
-        elif isinstance(maker.fun, np.ufunc) and maker.fun.signature is None:
-            given[id(h)] = f"rows_{len(tall)}"
-        else:
+            result = Value(np.empty(h.shape, h.dtype))
+            self.before[id(op)] = Op(transposed_copy, [maker.args[0]], {}, result, op.scope, op.backward)
+        elif not isinstance(maker.fun, np.ufunc) or maker.fun.signature is not None:
             return None
-        arrays.append(array[:-1])
-        tall[id(h)] = place
-        return place
+        array = np.ones((h.shape[0] + 1, h.shape[1]), h.dtype)
+        self.program.place(result, "rows", array[:-1])
+        self.with_ones[id(h)] = rows = Value(array, "constant", "with_ones")
+        return rows
 
-    removed: set[int] = set()
-    for op in program.ops:
-        if op.fun is not np.add or op.result.ndim != 2:
-            continue
-        for product, bias in (op.args, op.args[::-1]):
-            dot = makers.get(id(product)) if isinstance(product, Value) else None
-            b = _leaf(bias, makers)
-            if dot is None or dot.fun not in (np.dot, np.matmul) or b is None or len(uses[id(product)]) != 1:
-                continue
-            if product.shape != op.result.shape or bias.shape != (product.shape[0], 1):
-                continue
-            w = _leaf(dot.args[0], makers)
-            if w is None or (id(w.leaf), id(b.leaf)) not in pairs or dot.args[0].shape != w.shape[::-1]:
-                continue
-            both, gradients = pairs[id(w.leaf), id(b.leaf)]
-            h = dot.args[1]
-            rows = with_ones(h, op)
-            if rows is None:
-                continue
-            removed.add(id(dot))
-            name = w.name.removesuffix("weight").rstrip("._")
-            op.fun, op.args = np.dot, [Value(both.T, "constant", f"{name}_weight_and_bias_T"), rows]
-            _fold_gradients(program, w, b, h, rows, gradients, given, arrays, removed)
-            break
-    ops = []
-    for op in program.ops:
-        if id(op) not in removed:
-            ops.extend(before.get(id(op), []))
-            ops.append(op)
-    program.ops = ops
-    read = {id(a) for op in ops for a in op.operands()}
-    program.ops = [op for op in ops if op.fun is not np.transpose or id(op.result) in read]
+    def _fold_gradients(self, w: Value, b: Value, h: Value, rows: Value) -> None:
+        of, places = self.program.gradient_of, self.program.places
+        found = [of.get(id(v.leaf)) for v in (w, b)]
+        if any(v is None or id(v) not in places or id(v) in self.uses or id(v) in self.wanted for v in found):
+            return
+        of_w, of_b = found
+        assert of_w is not None
+        assert of_b is not None
+        dot, total = self.makers[id(of_w)], self.makers[id(of_b)]
+        turned = self.makers.get(id(dot.args[1])) if dot.fun in (np.dot, np.matmul) and dot.args[0] is h else None
+        if turned is None or turned.fun is not np.transpose or turned.kwargs or len(turned.args) != 1:
+            return
+        if total.fun is not np.sum or total.args[0] is not turned.args[0] or of_b.shape != b.shape:
+            return
+        both = _as_one(places[id(of_w)].array, places[id(of_b)].array)
+        if both is None:
+            return
+        together = Value(np.empty(both.shape, both.dtype))
+        dot.args[0], dot.result = rows, together
+        weight = places.pop(id(of_w)).name
+        del places[id(of_b)]
+        self.program.place(together, f"{weight}_and_bias", both)
+        self.removed.add(id(total))
 
-
-def _leaf(value: Any, makers: dict[int, Op]) -> Value | None:
-    """The captured tensor that a Value is, transposed or reshaped."""
-    while isinstance(value, Value) and value.kind == "result":
-        op = makers.get(id(value))
-        if op is None or op.fun not in (np.transpose, np.reshape):
-            return None
-        value = op.args[0]
-    return value if isinstance(value, Value) and value.kind == "leaf" else None
+    def _parameter(self, value: Any) -> Value | None:
+        """The captured parameter that a Value is, transposed or reshaped."""
+        while isinstance(value, Value) and value.kind == "result":
+            op = self.makers.get(id(value))
+            if op is None or op.fun not in (np.transpose, np.reshape):
+                return None
+            value = op.args[0]
+        return value if isinstance(value, Value) and value.kind == "leaf" else None
 
 
-def _fold_gradients(
-    program: Program,
-    w: Value,
-    b: Value,
-    h: Value,
-    rows: Value,
-    gradients: Any,
-    given: dict[int, str],
-    arrays: list[Any],
-    removed: set[int],
-) -> None:
-    """Both gradients as one product, where they are `h gᵀ` and the sums of g along its rows."""
-    dots = [op for op in program.ops if op.fun in (np.dot, np.matmul) and op.args[0] is h and id(op.result) in given]
-    makers = program.makers()
-    read = {id(a) for op in program.ops for a in op.operands()}  # another parameter may have the same gradient
-    for dot in dots:
-        turned = makers.get(id(dot.args[1]))
-        if dot.result.shape != w.shape or id(dot.result) in read or turned is None:
-            continue
-        if turned.fun not in (np.transpose, transposed_copy):
-            continue
-        g = turned.args[0]
-        for op in program.ops:
-            alone = id(op.result) in given and id(op.result) not in read
-            if op.fun is np.sum and op.args[0] is g and op.result.shape == b.shape and alone:
-                together = Value(np.empty(gradients.shape, gradients.dtype))
-                dot.args[0], dot.result = rows, together
-                given[id(together)] = f"gradient_of_both_{len(arrays)}"
-                arrays.append(gradients)
-                removed.add(id(op))
-                return
+def _as_one(above: Any, below: Any) -> Any:
+    """A matrix and the vector that follows it in the same memory as one matrix; None where they are not that."""
+    owner = above
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    root = below
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    start, end, first = (a.__array_interface__["data"][0] for a in (above, below, owner))
+    alike = above.dtype == below.dtype and above.flags.c_contiguous and below.flags.c_contiguous
+    if root is not owner or not owner.flags.c_contiguous or not alike or end != start + above.nbytes:
+        return None
+    return np.ndarray((above.shape[0] + 1, above.shape[1]), above.dtype, owner, start - first)

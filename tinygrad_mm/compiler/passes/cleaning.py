@@ -8,15 +8,12 @@ import numpy as np
 
 from tinygrad_mm.compiler.program import Op, Program, Value, now
 from tinygrad_mm.functional.random import uniform_like
-from tinygrad_mm.graph import RULES
 from tinygrad_mm.rules.elementwise import stop_gradient
 from tinygrad_mm.rules.shape import astype
 
-__all__ = ["fold_constants", "remove_dead", "remove_identities", "share_common"]
+__all__ = ["remove_dead", "remove_identities", "share_common"]
 
 _DRAWS = frozenset({uniform_like})
-_OF_SHAPE_ONLY = frozenset({np.zeros_like, np.ones_like, np.full_like})
-_FOLD_UP_TO = 1 << 16  # elements: a larger constant costs more to keep than to compute
 
 
 def remove_dead(program: Program) -> None:
@@ -67,35 +64,6 @@ def _key(a: Any) -> Any:
     except TypeError:
         return ("object", id(a))
     return (type(a), a, str(a))  # 0.0 and -0.0 are equal, but not the same
-
-
-def fold_constants(program: Program, fixed: frozenset[int]) -> None:
-    """Work out now what depends on constants alone (other than arrays with an id in `fixed`: these may
-    be written to by whoever holds them).
-    """
-    replaced: dict[int, Value] = {}
-    ops = []
-    for op in program.ops:
-        op.args = [replaced.get(id(a), a) if isinstance(a, Value) else a for a in op.args]
-        known = op.fun in _OF_SHAPE_ONLY or all(
-            (a.kind == "constant" and id(a.example) not in fixed) for a in op.operands()
-        )
-        arrays = [a for a in op.args if isinstance(a, np.ndarray)]
-        if (
-            known
-            and op.fun not in _DRAWS
-            and not any(id(a) in fixed for a in arrays)
-            and type(op.result.example) is not tuple
-            and op.result.size <= _FOLD_UP_TO
-        ):
-            rule = RULES.get(op.fun)
-            call = op.fun if rule is None else rule.forward
-            known_now = call(*(a.example if isinstance(a, Value) else a for a in op.args), **op.kwargs)
-            replaced[id(op.result)] = Value(np.array(known_now), "constant")
-        else:
-            ops.append(op)
-    program.ops = ops
-    program.substitute(replaced)
 
 
 def remove_identities(program: Program) -> None:

@@ -37,7 +37,6 @@ def examples_last_in(program: Program) -> None:
     """Rewrite what happens to images between windows, products, pooling and elementwise calls."""
     if any(op.fun is windows for op in program.ops):
         _Images(program).run()
-        _relu_before_pooling(program)
 
 
 class _Images:
@@ -219,31 +218,6 @@ class _Images:
         if keepdims:
             self._call(np.reshape, [total, op.result.shape], op, op.result)
         return True
-
-
-def _relu_before_pooling(program: Program) -> None:
-    """Go back through relu on the pooled images, before the gradients are sent to where the maxima were.
-
-    What is largest under a window is positive where the maximum is; nothing arrives elsewhere.
-    """
-    makers, uses = program.makers(), program.uses()
-    gone: set[int] = set()
-    before: dict[int, Op] = {}
-    for op in program.ops:
-        spread = makers.get(id(op.args[0])) if op.fun is where_positive else None
-        if spread is None or spread.fun is not to_maxima_last or spread.args[2] is not op.args[1]:
-            continue
-        if len(uses[id(spread.result)]) == 1 and spread.result not in program.wanted():
-            g, y = spread.args[:2]
-            kept = Value(np.broadcast_to(np.zeros((), g.dtype), g.shape))
-            before[id(spread)] = Op(where_positive, [g, y], {}, kept, op.scope, op.backward)
-            spread.args[0], spread.result = kept, op.result
-            gone.add(id(op))
-    ops: list[Op] = []
-    for op in program.ops:
-        ops.extend([before[id(op)]] if id(op) in before else [])
-        ops.extend([] if id(op) in gone else [op])
-    program.ops = ops
 
 
 _WINDOW = ("size", "stride", "padding", "dilation")

@@ -15,8 +15,8 @@ from tinygrad_mm.compiler.fused import EXPANSIONS
 from tinygrad_mm.compiler.program import Op, Program, Value, now, stand_in_for
 from tinygrad_mm.compiler.tracing import ops_of
 from tinygrad_mm.graph import Node, Vertex, entered, select, state, tick
-from tinygrad_mm.recording import result as as_result
 from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.tensor import result as as_result
 
 __all__ = ["inline"]
 
@@ -24,6 +24,7 @@ __all__ = ["inline"]
 def inline(program: Program, whole: frozenset[Any]) -> None:
     """Replace calls of primitives by what they consist of, except those of the functions in `whole`."""
     replaced: dict[int, Value] = {}
+    keep: list[Value] = []  # what was replaced, so that no new Value takes its id
     outputs: dict[int, tuple[Value, ...]] = {}  # of calls that return several, by the id of the tuple's Value
     hopeless: set[Any] = set(whole)
     ops: list[Op] = []
@@ -33,6 +34,7 @@ def inline(program: Program, whole: frozenset[Any]) -> None:
         op.args = [now(a, replaced) for a in op.args]
         if op.fun is select and id(op.args[0]) in outputs:
             replaced[id(op.result)] = outputs[id(op.args[0])][op.args[1] if len(op.args) > 1 else op.kwargs["index"]]
+            keep.append(op.result)
             continue
         inner = None
         if hasattr(op.fun, "forward") and op.fun not in hopeless:
@@ -43,6 +45,7 @@ def inline(program: Program, whole: frozenset[Any]) -> None:
             ops.append(op)
             continue
         made, result = inner
+        keep.append(op.result)
         if isinstance(result, tuple):
             outputs[id(op.result)] = result
         else:

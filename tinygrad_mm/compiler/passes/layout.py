@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.fused import one_hot_columns, one_hot_rows, pick_columns, pick_rows, where_positive
-from tinygrad_mm.compiler.kernels import View, kernel_of
 from tinygrad_mm.compiler.passes.biases import COPY_UP_TO
 from tinygrad_mm.compiler.program import Op, Program, Value
-from tinygrad_mm.rules.products import LARGE
 
 __all__ = ["features_first"]
 
@@ -52,12 +50,7 @@ class _Layout:
         values = [a for a in args if isinstance(a, Value)]
         if op.fun in (np.matmul, np.dot) and len(values) == 2 and result.ndim == 2:
             a, b = values
-            if (
-                a.ndim == b.ndim == 2
-                and self._is_weight(b)
-                and (not self._is_large_input(a) or self._feeds_a_large_product(op))
-                and not self._meets_plain(op)
-            ):
+            if a.ndim == b.ndim == 2 and self._is_weight(b) and not self._is_large_input(a):
                 return self._replaced(op, np.dot, [self._transposed(b, op), self._transposed(a, op)])
             return False
         if not any(id(a) in self.turned for a in values):
@@ -94,41 +87,6 @@ class _Layout:
     def _is_large_input(self, value: Value) -> bool:
         """Whether a Value is an argument that is better not copied; its products are quicker as they are."""
         return value.kind == "input" and value.size > COPY_UP_TO
-
-    def _feeds_a_large_product(self, op: Op) -> bool:
-        """Whether a result soon is a factor of another large product with a weight. Both the product and the way back
-        to that factor are quicker if it lies transposed (OpenBLAS 0.3.31).
-        """
-        reached = [op.result]
-        for _ in range(5):
-            users = [(value, user) for value in reached for user in self.uses.get(id(value), [])]
-            reached = []
-            for value, user in users:
-                if user.fun in (np.matmul, np.dot) and user.args[0] is value and self._is_weight(user.args[1]):
-                    if value.ndim == user.result.ndim == 2 and value.size * user.result.shape[1] > LARGE:
-                        return True
-                elif self._is_elementwise(user):
-                    reached.append(user.result)
-        return False
-
-    def _meets_plain(self, op: Op) -> bool:
-        """Whether what is computed from a result soon meets a matrix that stays as it is: two layouts in one call are
-        slower than either.
-        """
-        reached, depth = [op.result], 0
-        while reached and depth < 5:
-            depth += 1
-            users = [user for value in reached for user in self.uses.get(id(value), [])]
-            reached = []
-            for user in users:
-                if user.fun is where_positive or self._is_elementwise(user):
-                    for other in user.operands():
-                        if id(other) in self.plain and other.shape == user.result.shape and other.ndim >= 2:
-                            return True
-                    reached.append(user.result)
-                elif isinstance(kernel_of(user), View):
-                    reached.append(user.result)
-        return False
 
     def _replaced(self, op: Op, fun: Any, args: list[Any]) -> bool:
         """The transpose of an op's result is computed, and the result is a view of it."""

@@ -1,4 +1,4 @@
-"""Calls that are quicker in another form: relu's way back, a mean of losses, products of stacks, small factors."""
+"""Calls that are quicker in another form: relu's backward pass, products of stacks."""
 
 from __future__ import annotations
 
@@ -6,59 +6,77 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.fused import mean_loss, one_hot_columns, pick_columns, transposed_copy, where_positive
+from tinygrad_mm.compiler.fused import prediction_error, where_positive
 from tinygrad_mm.compiler.program import Op, Program, Value
-from tinygrad_mm.rules.products import turning_pays
+from tinygrad_mm.functional.activations import one_hot, softmax
 
-__all__ = ["flatten_products", "fuse", "fuse_losses", "turn_factors"]
+__all__ = ["flatten_products", "fuse", "fuse_errors", "read_results"]
 
 
 def fuse(program: Program) -> None:
-    """Replace known combinations of calls by operations of the compiler's own."""
+    """The backward pass of relu from its result.
+
+    Looks for: `where(x <= 0, 0, g)`, where the program has computed `y = maximum(x, 0)` from this very x before.
+    Puts there: `where_positive(g, y)`, which reads y instead of x, and needs no array of booleans.
+    Precondition: g has the shape and the dtype of y.
+    The same, because y <= 0 just where x <= 0: y is x where that is positive or NaN, else 0.
+    """
+    makers = program.makers()
+    relus: dict[int, Value] = {}
+    for op in program.ops:
+        if (x := _rectified(op)) is not None:
+            relus.setdefault(id(x), op.result)
+        if op.fun is np.where and len(op.args) == 3 and _is_zero(op.args[1]):
+            mask = makers.get(id(op.args[0]))
+            if mask is None or mask.fun is not np.less_equal or not _is_zero(mask.args[1]):
+                continue
+            y, g = relus.get(id(mask.args[0])), op.args[2]
+            if y is not None and isinstance(g, Value) and g.shape == y.shape == op.result.shape and g.dtype == y.dtype:
+                op.fun, op.args = where_positive, [g, y]
+
+
+def read_results(program: Program) -> None:
+    """Relu's backward pass from its result, for loops.
+
+    Looks for: `x <= 0`, where the program has computed `y = maximum(x, 0)` from this very x before.
+    Puts there: `y <= 0`. Precondition: none.
+    The same, because y <= 0 just where x <= 0 (see `fuse`); and y is kept anyway, for what reads it next.
+    """
+    relus: dict[int, Value] = {}
+    for op in program.ops:
+        if (x := _rectified(op)) is not None:
+            relus.setdefault(id(x), op.result)
+        elif op.fun is np.less_equal and _is_zero(op.args[1]) and id(op.args[0]) in relus:
+            op.args = [relus[id(op.args[0])], op.args[1]]
+
+
+def fuse_errors(program: Program) -> None:
+    """The gradient of cross entropy as one operation, which loops compute beside the loss.
+
+    Looks for: `softmax(logits) - one_hot(labels, classes, dtype)`, the softmax along the last axis.
+    Puts there: `prediction_error(logits, labels)`.
+    Precondition: labels has the shape of logits without the last axis, whose length is the number of classes.
+    The same, because that is how `prediction_error` is written.
+    """
     makers = program.makers()
     for op in program.ops:
-        if op.fun is np.multiply and len(op.args) == 2:
-            for g, mask in (op.args, op.args[::-1]):
-                y = _positive_where(mask, makers)
-                if (
-                    y is not None
-                    and isinstance(g, Value)
-                    and g.shape == y.shape == op.result.shape
-                    and g.dtype == y.dtype
-                ):
-                    op.fun, op.args = where_positive, [g, y]
-                    break
+        if op.fun is not np.subtract or not all(isinstance(a, Value) for a in op.args):
+            continue
+        left, right = (makers.get(id(a)) for a in op.args)
+        if left is None or right is None or left.fun is not softmax or right.fun is not one_hot:
+            continue
+        logits, labels = left.args[0], right.args[0]
+        last = len(left.args) == 1 and left.kwargs.get("axis", -1) in (-1, logits.ndim - 1)
+        if last and isinstance(labels, Value) and op.result.shape == logits.shape == (*labels.shape, logits.shape[-1]):
+            op.fun, op.args = prediction_error, [logits, labels]
 
 
-ONE_HOT_UP_TO = 4096  # elements: beyond, products with mostly zeros take longer than picking what is wanted
-
-
-def fuse_losses(program: Program) -> None:
-    """The mean of a cross entropy from the labels as a matrix of zeros and ones, which its gradient needs anyway."""
-    makers, uses = program.makers(), program.uses()
-    hots = {id(op.args[0]): op for op in program.ops if op.fun is one_hot_columns}
-    moved: list[Op] = []
-    for op in program.ops:
-        if op.fun is not np.mean or len(op.args) != 1 or any(v is not None for v in op.kwargs.values()):
-            continue
-        difference = makers.get(id(op.args[0]))
-        if difference is None or difference.fun is not np.subtract or len(uses[id(op.args[0])]) != 1:
-            continue
-        logs, picked = difference.args
-        pick = makers.get(id(picked)) if isinstance(picked, Value) else None
-        if pick is None or pick.fun is not pick_columns or not isinstance(logs, Value) or logs.shape != picked.shape:
-            continue
-        z, labels = pick.args
-        hot = hots.get(id(labels))
-        if hot is None or hot.result.shape != z.shape or z.size > ONE_HOT_UP_TO or hot.result.dtype != z.dtype:
-            continue
-        op.fun, op.args, op.kwargs = mean_loss, [logs, z, labels, hot.result], {}
-        moved.append(hot)
-    for hot in moved:  # in front of all that reads it
-        program.ops.remove(hot)
-        first = next(i for i, op in enumerate(program.ops) if any(a is hot.result for a in op.operands()))
-        hot.backward = False
-        program.ops.insert(first, hot)
+def _rectified(op: Op) -> Value | None:
+    """The x of `maximum(x, 0)`."""
+    if op.fun is not np.maximum or len(op.args) != 2 or op.kwargs:
+        return None
+    x, zero = op.args if _is_zero(op.args[1]) else op.args[::-1]
+    return x if _is_zero(zero) and isinstance(x, Value) and x.shape == op.result.shape else None
 
 
 def flatten_products(program: Program) -> None:
@@ -76,46 +94,6 @@ def flatten_products(program: Program) -> None:
                 continue
         ops.append(op)
     program.ops = ops
-
-
-def turn_factors(program: Program) -> None:
-    """A product with a transposed matrix, where BLAS is quicker with a copy of it, reads a copy."""
-    makers = program.makers()
-    copies: dict[int, Value] = {}
-    ops: list[Op] = []
-    for op in program.ops:
-        turned = makers.get(id(op.args[1])) if op.fun in (np.dot, np.matmul) and len(op.args) == 2 else None
-        if turned is not None and turned.fun is np.transpose and _pays(op, makers):
-            b = op.args[1]
-            if id(b) not in copies:
-                copies[id(b)] = Value(np.empty(b.shape, b.dtype))
-                ops.append(Op(transposed_copy, [turned.args[0]], {}, copies[id(b)], op.scope, op.backward))
-            op.args = [op.args[0], copies[id(b)]]
-        ops.append(op)
-    program.ops = ops
-
-
-def _pays(op: Op, makers: dict[int, Op]) -> bool:
-    """Whether a copy of the second factor, which is transposed, saves more time than it takes."""
-    a, b = op.args
-    if not (isinstance(a, Value) and a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.dtype.kind == "f"):
-        return False
-    across = makers.get(id(a))
-    if across is not None and across.fun is np.transpose:
-        return False
-    return turning_pays(a.shape[0], b.shape[1], b.shape[0])
-
-
-def _positive_where(mask: Any, makers: dict[int, Op]) -> Value | None:
-    """Y where a mask is `y > 0` or `sign(y)`, for a y that is max(x, 0)."""
-    op = makers.get(id(mask)) if isinstance(mask, Value) else None
-    if op is None or not (op.fun is np.sign or (op.fun is np.greater and _is_zero(op.args[1]))):
-        return None
-    y = op.args[0]
-    maker = makers.get(id(y)) if isinstance(y, Value) else None
-    if maker is None or maker.fun is not np.maximum or not any(map(_is_zero, maker.args)):
-        return None
-    return y
 
 
 def _is_zero(a: Any) -> bool:

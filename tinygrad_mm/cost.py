@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.graph import Node, Vertex
+from tinygrad_mm.graph import Vertex
 
-__all__ = ["Memory", "bytes_text", "count_text", "multiply_adds", "owner_of"]
+__all__ = ["Memory", "bytes_text", "count_text", "multiply_adds", "multiply_adds_of", "owner_of"]
+
+Shape: TypeAlias = "tuple[int, ...]"
 
 ALONG_LAST_AXIS = {getattr(np, name) for name in ("matmul", "dot", "inner", "vecdot", "matvec") if hasattr(np, name)}
 
 
-def multiply_adds(node: Node, value: Any) -> int:
-    """The multiply-adds of a matrix product; 0 for any other call, whose cost is that of reading its arrays.
+def multiply_adds(fun: Callable[..., Any], operands: Sequence[Shape], result: Shape) -> int:
+    """The multiply-adds of a matrix product by the shapes of its operands and its result; 0 for any other function.
 
-    >>> a, b = np.ones((64, 784)), np.ones((784, 10))
-    >>> multiply_adds(Node(np.matmul, (a, b), {}), a @ b)
+    >>> multiply_adds(np.matmul, [(64, 784), (784, 10)], (64, 10))
     501760
+    >>> multiply_adds(np.tensordot, [(5, 3, 4), (4, 3, 2)], (5, 2)), multiply_adds(np.add, [(3,), (3,)], (3,))
+    (120, 0)
     """
-    shapes = [np.shape(_value(a)) for a in node.args or () if isinstance(a, (Vertex, np.ndarray))]
-    if len(shapes) != 2 or type(value) is tuple:
+    if len(operands) != 2:
         return 0
-    a, b = shapes
-    size = math.prod(np.shape(value))
-    if node.fun in ALONG_LAST_AXIS:
+    a, b = operands
+    size = math.prod(result)
+    if fun in ALONG_LAST_AXIS:
         return size * a[-1] if a and b else 0
-    if node.fun is np.vdot:
+    if fun is np.vdot:
         return math.prod(a)
-    if node.fun is np.outer:
+    if fun is np.outer:
         return size
-    if node.fun is np.tensordot:  # every index is in two of the three arrays
+    if fun is np.tensordot:  # every index is in two of the three arrays
         return math.isqrt(math.prod(a) * math.prod(b) * size)
     return 0
+
+
+def multiply_adds_of(fun: Callable[..., Any], args: Sequence[Any], value: Any) -> int:
+    """The multiply-adds of a call with this result.
+
+    >>> a, b = np.ones((64, 784)), np.ones((784, 10))
+    >>> multiply_adds_of(np.matmul, (a, b), a @ b)
+    501760
+    """
+    arrays = [_value(a) for a in args]  # of a call with several results it is a tuple of arrays
+    operands = [a.shape for a in arrays if isinstance(a, np.ndarray)]
+    result = _value(value)
+    return multiply_adds(fun, operands, result.shape) if isinstance(result, np.ndarray) else 0
 
 
 class Memory:

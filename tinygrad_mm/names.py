@@ -1,4 +1,7 @@
-"""What tensors and modules are called: by a model's attributes, by their owner, and by the caller's variables."""
+"""What tensors and modules are called: a path in the model, a name that was given, a variable of the caller.
+
+Whatever speaks of a tensor to its user (pictures, diagnoses, the stepper) takes its name from here.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.drawing.cost import owner_of
+from tinygrad_mm.cost import owner_of
 from tinygrad_mm.graph import Vertex
 
-__all__ = ["Names", "names_in", "variables_of"]
+__all__ = ["Names", "given_name", "names_in", "variables_of", "variables_of_caller"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def names_in(model: Any, variables: Mapping[str, Any] | None = None) -> Names:
     variables = variables or {}
     if model is not None and not (hasattr(model, "named_parameters") and hasattr(model, "named_modules")):
         raise TypeError(
-            f"draw: model= is a {type(model).__name__}, which has no named_parameters() and named_modules(); "
+            f"model= is a {type(model).__name__}, not a Module: it has no named_parameters() and named_modules(); "
             "pass the Module that computed the outputs, or leave model= out"
         )
     tensors: dict[int, str] = {}
@@ -89,6 +92,14 @@ def variables_of(frame: FrameType | None) -> dict[str, Any]:
         local.clear()
     elsewhere = {} if local is frame.f_globals else dict(_worth_a_name(frame.f_globals))
     return {**found, **{name: value for name, value in elsewhere.items() if name not in found}}
+
+
+def variables_of_caller() -> dict[str, Any]:
+    """The tensors, arrays and modules among the variables of the innermost function outside this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "tinygrad_mm":
+        frame = frame.f_back
+    return variables_of(frame)
 
 
 def _worth_a_name(variables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Why an operation gave NaN, Inf, or nothing but zeros: the places where functions have no value, no slope, or slope 0.
+"""Causes of NaN, Inf and zero gradients: where functions have no value, no finite slope, or slope 0.
 
 Functions are known by their names, so that those of other rooms on this floor need not be imported.
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_mm.debug.wording import count_text
+from tinygrad_mm.debug.messages import count_text
 from tinygrad_mm.graph import name_of
 
 __all__ = ["Reason", "backward_reason", "dead_reason", "forward_reason", "holds", "not_finite", "zero_reason"]

@@ -1,54 +1,28 @@
-"""How messages speak of arrays, tensors, operations, and places in the user's program."""
+"""The parts of messages: arrays, tensors, operations and source lines as text."""
 
 from __future__ import annotations
 
 import linecache
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.graph import Node, Scope, Vertex, name_of
+from tinygrad_mm.names import Names, given_name
 
 __all__ = [
-    "Names",
     "arguments_text",
     "array_text",
     "call_of",
     "count_text",
     "line_text",
-    "names_in",
     "place_text",
     "scope_text",
     "title",
     "value_of",
 ]
-
-
-@dataclass(frozen=True)
-class Names:
-    """What a model calls its tensors (by id) and its modules (by token)."""
-
-    tensors: Mapping[int, str]
-    modules: Mapping[object, str]
-
-
-def names_in(model: Any) -> Names:
-    """The attribute paths in a model; without a model, none.
-
-    >>> names_in(None)
-    Names(tensors={}, modules={})
-    """
-    if model is None:
-        return Names({}, {})
-    if not hasattr(model, "named_parameters") or not hasattr(model, "named_modules"):
-        raise TypeError(f"model= is a {type(model).__name__}, not a Module; pass the network, or leave model= out")
-    return Names(
-        {id(tensor): path for path, tensor in model.named_parameters()},
-        {module.token: path for path, module in model.named_modules()},
-    )
 
 
 def value_of(a: Any) -> Any:
@@ -104,14 +78,14 @@ def count_text(mask: np.ndarray[Any, Any]) -> str:
 def title(a: Any, names: Names) -> str:
     """What a tensor is called: its path in the model, its own name, or how it came to be.
 
-    >>> title(np.ones(3), names_in(None))
+    >>> title(np.ones(3), Names({}, {}))
     'an array'
     """
     if not isinstance(a, Vertex):
         return "an array" if isinstance(a, np.ndarray) else "a constant"
-    given = names.tensors.get(id(a)) or (a.extra or {}).get("name")
+    given = names.tensors.get(id(a)) or given_name(a)
     if given:
-        return str(given)
+        return given
     if a.node is not None:
         return f"the result of {name_of(a.node.fun)}"
     if type(a).__name__ != "Tensor":

@@ -1,0 +1,177 @@
+"""A weight that is used several times, as in a recurrent network: one product makes its gradient, not one a use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.compiler.kernels import Kernel, kernel_of, reduced
+from tinygrad_mm.compiler.program import Op, Program, Value
+from tinygrad_mm.rules.shape import join
+
+__all__ = ["join_in_place", "join_products"]
+
+LEAST = 3  # terms: with fewer, putting the factors side by side takes as long as it saves
+
+
+def join_products(program: Program) -> None:
+    """One product for a sum of products: Σ aᵢᵀ gᵢ = [a₁; a₂; …]ᵀ [g₁; g₂; …], and Σ sum(gᵢ) = sum([g₁; g₂; …]).
+
+    Looks for: sums with at least three terms that are products of a transposed matrix with a matrix, or sums over the
+    first axis of a matrix.
+    Puts there: one product, or sum, of the matrices below each other.
+    Precondition: nothing else reads the terms and the sums of some of them; factors have the same dtype, and as many
+    columns.
+    The same, because a product of matrices is a sum over their inner axis; the order of additions is another one.
+    """
+    _Joining(program).run()
+
+
+class _Joining:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.makers, self.uses = program.makers(), program.uses()
+        self.wanted = {id(v) for v in program.wanted()}
+        self.removed: set[int] = set()
+        self.joined: dict[tuple[int, ...], Value] = {}
+        self.added: list[Op] = []
+
+    def run(self) -> None:
+        inner = {
+            id(a) for op in self.program.ops if op.fun is np.add for a in op.operands() if self._is_part(a, op.result)
+        }
+        roots = [op for op in self.program.ops if op.fun is np.add and id(op.result) not in inner]
+        instead = {id(op): made for op in roots if (made := self._rewritten(op)) is not None}
+        ops: list[Op] = []
+        for op in self.program.ops:
+            if id(op) in instead:
+                ops.extend(instead[id(op)])
+            elif id(op) not in self.removed:
+                ops.append(op)
+        self.program.ops = ops
+
+    def _is_part(self, value: Value, total: Value) -> bool:
+        """Whether a value is a sum that is read by nothing but a larger one."""
+        op = self.makers.get(id(value))
+        alone = len(self.uses.get(id(value), [])) == 1 and id(value) not in self.wanted
+        return op is not None and op.fun is np.add and alone and value.shape == total.shape
+
+    def _rewritten(self, root: Op) -> list[Op] | None:
+        """The calls in the place of a sum; None to leave it as it is."""
+        terms: list[Value] = []
+        sums: list[Op] = []
+        todo = [root]
+        while todo:
+            op = todo.pop()
+            sums.append(op)
+            for a in reversed(op.args):
+                if isinstance(a, Value) and self._is_part(a, op.result):
+                    todo.append(self.makers[id(a)])
+                else:
+                    terms.append(a)
+        if not all(isinstance(t, Value) and t.shape == root.result.shape for t in terms):
+            return None
+        products = [t for t in terms if self._factors(t) is not None]
+        totals = [t for t in terms if self._summed(t) is not None]
+        self.added = []
+        rest = [t for t in terms if t not in products and t not in totals]
+        for group, combined in ((products, self._product), (totals, self._total)):
+            made = combined(group, root) if len(group) >= LEAST else None
+            rest.extend(group if made is None else [made])
+            if made is not None:
+                self.removed.update(id(self.makers[id(t)]) for t in group)
+        if len(rest) == len(terms):
+            return None
+        self.removed.update(map(id, sums))
+        total = rest[0]
+        for term in rest[1:]:
+            total = self._call(np.add, [total, term], root, root.result.shape)
+        self.added[-1].result = root.result
+        return self.added
+
+    def _alone(self, term: Value) -> Op | None:
+        """The call that makes a term which nothing else reads."""
+        op = self.makers.get(id(term))
+        return op if op is not None and len(self.uses[id(term)]) == 1 and id(term) not in self.wanted else None
+
+    def _factors(self, term: Value) -> tuple[Value, Value] | None:
+        """(a, g) of a term aᵀ g that nothing else reads."""
+        op = self._alone(term)
+        if op is None or op.fun not in (np.matmul, np.dot) or op.kwargs or len(op.args) != 2:
+            return None
+        turned, g = op.args
+        across = self.makers.get(id(turned)) if isinstance(turned, Value) else None
+        if across is None or across.fun is not np.transpose or across.kwargs or len(across.args) != 1:
+            return None
+        a = across.args[0]
+        fits = isinstance(g, Value) and a.ndim == g.ndim == 2 and a.dtype == g.dtype == term.dtype
+        return (a, g) if fits else None
+
+    def _summed(self, term: Value) -> Value | None:
+        """G of a term that is the sum of g over its first axis and that nothing else reads."""
+        op = self._alone(term)
+        if op is None or op.fun is not np.sum:
+            return None
+        g, axis, keepdims, rest = reduced(op)
+        fits = isinstance(g, Value) and g.ndim == 2 and g.dtype == term.dtype and axis in (0, (0,))
+        return g if fits and not keepdims and not rest else None
+
+    def _product(self, terms: list[Value], root: Op) -> Value | None:
+        pairs = [self._factors(t) for t in terms]
+        a, g = (self._join([pair[i] for pair in pairs if pair], root) for i in (0, 1))
+        turned = self._call(np.transpose, [a], root, a.shape[::-1])
+        return self._call(np.matmul, [turned, g], root, root.result.shape)
+
+    def _total(self, terms: list[Value], root: Op) -> Value | None:
+        g = self._join([v for t in terms if (v := self._summed(t)) is not None], root)
+        return self._call(np.sum, [g, 0], root, root.result.shape)
+
+    def _join(self, matrices: list[Value], root: Op) -> Value:
+        """The matrices below each other, in one order wherever the same ones are meant."""
+        key = tuple(map(id, matrices))
+        if key not in self.joined:
+            shape = (sum(m.shape[0] for m in matrices), *matrices[0].shape[1:])
+            self.joined[key] = self._call(join, list(matrices), root, shape, axis=0)
+        return self.joined[key]
+
+    def _call(self, fun: Any, args: list[Any], root: Op, shape: tuple[int, ...], **kwargs: Any) -> Value:
+        dtype = root.result.dtype
+        result = Value(np.broadcast_to(np.ones((), dtype), shape))
+        self.added.append(Op(fun, args, kwargs, result, root.scope, root.backward))
+        return result
+
+
+def join_in_place(program: Program) -> None:
+    """Results that are put below each other are made there.
+
+    Looks for: matrices put below each other by one call, each the result of a call that can be told where to write.
+    Puts there: a piece of one array as the place of each, and that array; what cannot be told is copied there.
+    Precondition: the results have no place yet; nothing else hands them out.
+    The same, because every call writes what it wrote, and nothing writes there again before the next step.
+    """
+    makers, wanted = program.makers(), {id(v) for v in program.wanted()}
+    replaced: dict[int, Value] = {}
+    ops: list[Op] = []
+    for op in program.ops:
+        values = [a for a in op.args if isinstance(a, Value)]
+        result = op.result
+        below = op.fun is join and op.kwargs.get("axis", 0) == 0 and len(values) == len(op.args) and result.ndim == 2
+        if not below or id(result) in wanted | program.places.keys() or any(v.dtype != result.dtype for v in values):
+            ops.append(op)
+            continue
+        array, start = np.empty(result.shape, result.dtype), 0
+        for value in values:
+            end = start + value.shape[0]
+            made = value
+            while (maker := makers.get(id(made))) is not None and maker.fun is np.reshape:
+                made = maker.args[0]
+            free = maker is not None and id(made) not in wanted | program.places.keys()
+            if maker is None or not free or not isinstance(kernel_of(maker), Kernel):
+                made = Value(np.empty(value.shape, value.dtype))
+                ops.append(Op(np.positive, [value], {}, made, op.scope, op.backward))
+            program.place(made, "rows", array[start:end].reshape(made.shape))
+            start = end
+        replaced[id(result)] = Value(array, "constant", "joined")
+    program.ops = ops
+    program.substitute(replaced)

@@ -1,0 +1,134 @@
+"""Dispatch: from a call as NumPy hands it over to the one form in which calls are recorded.
+
+Floor 2. NumPy's functions come with lists, NumPy scalars, keywords and positions in any mixture. In normal form, the
+arguments that a rule differentiates are positional, all others are keywords, and no Tensor hides in a container.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mm.arrays import as_array, is_foreign_array, operand_array
+from tinygrad_mm.errors import qualified
+from tinygrad_mm.graph import NO_KWARGS, RULES, Rule, Vertex, state
+
+__all__ = ["normal_form", "operand", "plain", "rule_of", "in_normal_form"]
+
+# Types that an operation takes as they are. Python numbers among them are weak: they never change a Tensor's dtype.
+_AS_THEY_ARE = frozenset({float, int, bool, np.ndarray, type(None)})
+
+
+def operand(a: Any, sequences: Any = list) -> Any:
+    """An operand in normal form: NumPy scalars become Python's (weak), sequences and others' arrays become NumPy's."""
+    if type(a) in _AS_THEY_ARE or isinstance(a, Vertex):
+        return a
+    if isinstance(a, sequences):
+        return as_array(a)
+    if is_foreign_array(a):
+        return operand_array(a)
+    if type(a) in (list, tuple) and any(map(is_foreign_array, a)):
+        return type(a)(operand_array(part) if is_foreign_array(part) else part for part in a)
+    if isinstance(a, float):  # of a class of its own, which NumPy would not take for a number of Python's
+        return float(a)
+    return a.item() if isinstance(a, np.generic) else a
+
+
+def plain(a: Any) -> Any:
+    """The same structure with arrays in place of Tensors."""
+    if isinstance(a, Vertex):
+        return a.value
+    if isinstance(a, (list, tuple)) and not hasattr(a, "_fields"):
+        return type(a)(map(plain, a))
+    return {k: plain(v) for k, v in a.items()} if isinstance(a, dict) else a
+
+
+def rule_of(fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Rule:
+    """What is known of a function; raises TypeError where that is nothing, or where the call writes into `out`."""
+    rule = RULES.get(fun)
+    if rule is None:
+        raise TypeError(
+            f"{qualified(fun)} has no derivative rule. Register one with tg.defvjp or write it as an expression of "
+            "functions that have rules with tg.defcomposite; or pass t.detach().data if no gradient is needed"
+        )
+    if kwargs.get("out") is not None or _positional_out(fun, args):
+        raise TypeError(f"{qualified(fun)}: out= would write into an array outside the graph; use the returned Tensor")
+    return rule
+
+
+def in_normal_form(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
+    """Whether positional arguments are in normal form already, as those of most calls are: Tensors, arrays, numbers."""
+    rule = RULES.get(fun)
+    if rule is None or len(args) > len(rule.vjps) or (rule.when is not None and rule.when(*args)):
+        return False
+    for a in args:  # noqa: SIM110 (half the time of all() with a generator, in every call)
+        if not isinstance(a, Vertex) and type(a) not in _AS_THEY_ARE:
+            return False
+    return True
+
+
+def normal_form(
+    rule: Rule, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any] | None, tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments of a call in normal form; and first, the expression that is to be called instead, or None."""
+    name, sequences = qualified(rule.fun), (list, tuple) if isinstance(rule.fun, np.ufunc) else ()
+    given = args, kwargs = tuple(operand(a, sequences) for a in args), {k: operand(a, ()) for k, a in kwargs.items()}
+    if not rule.differentiable:
+        if state.tracing and _hidden(args, kwargs):
+            raise TypeError(f"{name}: a Tensor inside a container or keyword cannot be traced")
+        return None, tuple(a if isinstance(a, Vertex) else plain(a) for a in args), plain(kwargs) or NO_KWARGS
+    if rule.each is not None:
+        return None, tuple(map(operand, args)), kwargs or NO_KWARGS
+    if not rule.vjps or (rule.when is not None and not kwargs and rule.when(*args)):
+        return rule.composite, *given
+    arity = len(rule.vjps)
+    if len(args) > len(rule.names):  # more than the rule names: its expression's business, or its own *args
+        if rule.composite is None and not rule.more:
+            raise TypeError(
+                f"{name} was given {len(args)} arguments, but its rule knows {', '.join(rule.names)} only; "
+                "give every function of the rule the parameters of the operation"
+            )
+        return rule.composite, tuple(map(operand, args)), kwargs or NO_KWARGS
+    kwargs = {**dict(zip(rule.names[arity:], args[arity:], strict=False)), **kwargs}
+    positional = [operand(a) for a in args[:arity]]
+    while len(positional) < min(arity, len(rule.names)) and rule.names[len(positional)] in kwargs:
+        positional.append(operand(kwargs.pop(rule.names[len(positional)])))
+    for key, value in kwargs.items():
+        if key in rule.names[arity:] and isinstance(value, Vertex):
+            raise TypeError(f"{name}: {key}= takes a plain value, not a Tensor")
+    unknown = [key for key in kwargs if key not in rule.names or isinstance(kwargs[key], Vertex)]
+    if not unknown:
+        return None, tuple(positional), kwargs or NO_KWARGS
+    if rule.composite is not None:
+        return rule.composite, *given
+    raise TypeError(
+        f"{name}: the option {unknown[0]}= is not supported on Tensors; supported are {', '.join(rule.names)}"
+    )
+
+
+@functools.cache
+def _place_of_out(fun: Callable[..., Any]) -> int | None:
+    """Where `out` stands among a function's positional parameters, if it does."""
+    try:
+        parameters = inspect.signature(fun).parameters.values()
+        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    except ValueError:  # in some versions of NumPy, functions written in C say nothing
+        names = {np.dot: ["a", "b", "out"], np.concatenate: ["arrays", "axis", "out"]}.get(fun, [])
+    return names.index("out") if "out" in names else None
+
+
+def _positional_out(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
+    """Whether a call gives `out` without naming it."""
+    place = _place_of_out(fun) if len(args) > 1 and not isinstance(fun, np.ufunc) else None
+    return place is not None and len(args) > place and args[place] is not None
+
+
+def _hidden(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a Tensor is where the record of a call would not show it."""
+    return any(isinstance(v, Vertex) for v in kwargs.values()) or any(
+        isinstance(a, (list, tuple)) and any(isinstance(x, Vertex) for x in a) for a in args
+    )
