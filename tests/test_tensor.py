@@ -529,8 +529,8 @@ def test_shape_errors_name_operation_and_shapes():
 
 
 def test_function_without_a_rule():
-    with pytest.raises(TypeError, match=r"np\.i0 has no derivative rule.*defvjp"):
-        np.i0(parameter(2))
+    with pytest.raises(TypeError, match=r"np\.fft\.fft has no derivative rule.*defvjp"):
+        np.fft.fft(parameter(2))
     with pytest.raises(TypeError, match=r"np\.linalg\.eig has no derivative rule"):
         np.linalg.eig(parameter(2, 2))
 

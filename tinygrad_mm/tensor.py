@@ -20,6 +20,7 @@ from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Vertex, entered, name_of, 
 from tinygrad_mm.memory import keep_freed_memory
 from tinygrad_mm.methods import ArrayMethods
 from tinygrad_mm.rules.elementwise import stop_gradient
+from tinygrad_mm.rules.folds import ufunc_method
 from tinygrad_mm.rules.indexing import getitem, without_tensors
 from tinygrad_mm.updates import At
 
@@ -301,18 +302,7 @@ class Tensor(ArrayMethods, Vertex):
             )
         if method == "__call__":
             return _call(ufunc, inputs, kwargs)
-        whole = _UFUNC_METHODS.get((ufunc, method))
-        if whole is not None:
-            if method == "reduce" and len(inputs) < 2:
-                kwargs.setdefault("axis", 0)
-            return whole(*inputs, **kwargs)
-        if method == "outer":
-            a, b = (x if isinstance(x, Tensor) else as_array(x) for x in inputs)
-            return ufunc(a.reshape(a.shape + (1,) * b.ndim), b, **kwargs)
-        raise TypeError(
-            f"np.{name_of(ufunc)}.{method} has no derivative rule; "
-            + ("use x.at[i].add(v)" if method == "at" else "write it with sums, products and slices")
-        )
+        return ufunc_method(ufunc, method, *inputs, **kwargs)
 
     def __array_function__(self, func: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
         return _call(func, args, kwargs)
@@ -463,15 +453,3 @@ def from_dlpack(a: Any) -> Tensor:
     Tensor([1., 2.], dtype=float64)
     """
     return Tensor(np.from_dlpack(a))
-
-
-_UFUNC_METHODS: dict[tuple[np.ufunc, str], Callable[..., Any]] = {
-    (np.add, "reduce"): np.sum,
-    (np.multiply, "reduce"): np.prod,
-    (np.maximum, "reduce"): np.max,
-    (np.minimum, "reduce"): np.min,
-    (np.logical_and, "reduce"): np.all,
-    (np.logical_or, "reduce"): np.any,
-    (np.add, "accumulate"): lambda x, axis=0, **k: np.cumsum(x, axis=axis, **k),
-    (np.multiply, "accumulate"): lambda x, axis=0, **k: np.cumprod(x, axis=axis, **k),
-}

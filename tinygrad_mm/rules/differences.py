@@ -28,7 +28,7 @@ def _steps(f, spacing, axes):
                 f"these have shape {np.shape(h)}"
             )
         (h,) = as_arrays([h])
-        h = np.diff(h if h.dtype.kind == "f" else h.astype(np.float64))
+        h = np.diff(h if h.dtype.kind == "f" else h.astype(np.float64)).astype(f.dtype)
         steps.append(h.reshape((-1,) + (1,) * (f.ndim - 1 - a)))
     return steps
 
@@ -67,14 +67,14 @@ def _along_axis(f, a, h, edge_order):
 
 def _gradient(f, *spacing, axis=None, edge_order=1):
     (f,) = as_arrays([f])
+    f = f if f.dtype.kind == "f" else f.astype(np.float64)
     axes = all_axes(f, axis)
     steps = _steps(f, spacing, axes)
     if edge_order not in (1, 2):
         raise ValueError(f"gradient: edge_order={edge_order}; use 1 or 2")
     if any(f.shape[a] < edge_order + 1 for a in axes):
         raise ValueError(f"gradient: each axis needs at least {edge_order + 1} elements, the shape is {f.shape}")
-    f = f if f.dtype.kind == "f" else f.astype(np.float64)
-    results = tuple(_along_axis(f, a, h, edge_order) for a, h in zip(axes, steps, strict=True))
+    results = tuple(_along_axis(f, a, h, edge_order).astype(f.dtype) for a, h in zip(axes, steps, strict=True))
     return results[0] if len(axes) == 1 else results
 
 

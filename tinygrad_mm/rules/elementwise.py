@@ -224,7 +224,7 @@ defstopped(
     *(np.sign, np.signbit, np.heaviside, np.floor, np.ceil, np.trunc, np.rint, np.round, np.around, np.fix),
     *(np.floor_divide, np.spacing, np.gcd, np.lcm, np.imag, np.angle),
     *(np.isnan, np.isinf, np.isfinite, np.isposinf, np.isneginf, np.isclose, np.isreal, np.iscomplex, np.isin),
-    *(np.zeros_like, np.ones_like, np.full_like, np.empty_like),
+    *(np.zeros_like, np.ones_like, np.empty_like),
 )
 defmetadata(
     *(np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.common_type, np.iscomplexobj, np.isrealobj),

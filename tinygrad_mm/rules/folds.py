@@ -6,6 +6,8 @@ Each is a left fold in calls of the ufunc itself, so that whatever has a rule ha
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tinygrad_mm.rules.axes import all_axes, along, axis_or_flat, one_axis
@@ -13,7 +15,7 @@ from tinygrad_mm.rules.operands import as_arrays
 
 NOT_GIVEN = object()
 
-SHORTER = {
+SHORTER: dict[tuple[np.ufunc, str], Any] = {
     (np.add, "reduce"): np.sum,
     (np.multiply, "reduce"): np.prod,
     (np.maximum, "reduce"): np.max,
@@ -25,7 +27,7 @@ SHORTER = {
 }
 
 
-def ufunc_method(ufunc, method, *inputs, **options):
+def ufunc_method(ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
     """What `ufunc.reduce`, `.accumulate`, `.reduceat` and `.outer` give.
 
     >>> ufunc_method(np.hypot, "accumulate", np.array([3.0, 4.0, 12.0]))

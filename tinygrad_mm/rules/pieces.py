@@ -15,10 +15,10 @@ from tinygrad_mm.rules.operands import as_arrays
 def _piecewise(x, condlist, funclist, *args, **options):
     """Each function of the elements where its condition holds, of the last one that does."""
     (x,) = as_arrays([x])
-    conditions = condlist if isinstance(condlist, (list, tuple)) else [condlist]
-    if x.ndim and conditions and np.ndim(conditions[0]) == 0:
-        conditions = [conditions]
-    if not isinstance(condlist, (list, tuple)) and np.ndim(condlist) > x.ndim:
+    conditions = condlist
+    if np.ndim(condlist) == 0 or (x.ndim and np.ndim(condlist[0]) == 0):
+        conditions = [condlist]
+    elif not isinstance(condlist, (list, tuple)):
         conditions = [condlist[i] for i in range(np.shape(condlist)[0])]
     conditions = [as_arrays([c])[0].astype(bool) for c in conditions]
     if len(funclist) == len(conditions) + 1:
@@ -88,14 +88,8 @@ def _shifted(sign):
 def _full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None, *, device=None):
     like, fill = as_arrays([a])[0], as_arrays([fill_value])[0]
     shape = like.shape if shape is None else (shape,) if np.ndim(shape) == 0 else tuple(shape)
-    return np.copy(np.broadcast_to(fill.astype(like.dtype if dtype is None else dtype), shape))
-
-
-def _in_place(name, instead):
-    def refuse(*args, **options):
-        raise TypeError(f"np.{name} writes into an array, which the graph could not differentiate; use {instead}")
-
-    return refuse
+    dtype = like.dtype if dtype is None else dtype
+    return np.where(np.zeros_like(like, dtype=bool, shape=shape), np.zeros((), dtype), fill.astype(dtype))
 
 
 # fmt: off
@@ -109,13 +103,12 @@ defcomposite(np.fft.ifftshift,    _shifted(-1),       law="(...) -> (...)")
 defcomposite(np.full_like,        _full_like,         law="(...), (...) -> (...)")
 # fmt: on
 
+# What to use in place of functions that write into an array, which the graph could not differentiate.
 WRITING = {
     np.put_along_axis: "np.take_along_axis's index: x.at[tuple of indices].set(values)",
-    np.copyto: "np.where(mask, values, x), or the values themselves",
+    np.copyto: "np.broadcast_to(value, shape) in place of np.full, np.where(mask, values, x) otherwise",
     np.put: "x.reshape(-1).at[indices].set(values)",
     np.place: "x.at[mask].set(values)",
     np.putmask: "np.where(mask, values, x)",
     np.fill_diagonal: "x.at[i, i].set(value) with i = np.arange(n)",
 }
-for function, instead in WRITING.items():
-    defcomposite(function, _in_place(function.__name__, instead), law="refused: it writes in place")

@@ -26,6 +26,8 @@ def _vander(x, N=None, increasing=False):
 def _polyval(p, x):
     """Horner's scheme, coefficients of the highest power first. Shape: (n,), (...) -> (...)"""
     p, x = as_arrays([p, x])
+    if p.ndim == 0:
+        raise TypeError("polyval: coefficients are a list; this array has no axes")
     y = np.zeros_like(x)
     for i in range(p.shape[0]):
         y = y * x + p[i]
@@ -51,7 +53,7 @@ def _geomspace(start, stop, num=50, endpoint=True, dtype=None, axis=0):
     start, stop = np.broadcast_arrays(*as_arrays([start, stop]))
     if np.any(start == 0) or np.any(stop == 0):
         raise ValueError("geomspace: a geometric sequence has no zero, so neither end may be 0")
-    kept = np.result_type(start.dtype, stop.dtype, float(num))
+    kept = np.result_type(start.dtype, stop.dtype, np.float64)
     start, stop = start.astype(kept), stop.astype(kept)
     sign = np.sign(start)
     powers = np.linspace(np.log10(start / sign), np.log10(stop / sign), num, endpoint=endpoint, axis=0)

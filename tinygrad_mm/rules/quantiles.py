@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defvjp, primitive
-from tinygrad_mm.rules.axes import all_axes
+from tinygrad_mm.rules.axes import all_axes, flat_last
 
 # By how much each of the methods (Hyndman and Fan 1996) that interpolate moves along n elements as q goes from 0 to 1.
 WIDTH = {
@@ -26,7 +26,7 @@ WIDTH = {
 
 
 @primitive
-def quantile_place(a, q, weights, method, ignore_nan):
+def quantile_place(a, q, weights, method, ignore_nan, dtype):
     """The ranks between which quantiles along the last axis lie, and how far between them: NaN where one is NaN.
 
     Shape: (..., n), (m...) -> three times (m..., ...)
@@ -40,13 +40,13 @@ def quantile_place(a, q, weights, method, ignore_nan):
     place = np.asarray(place)
     low = np.floor(np.nan_to_num(place)).astype(np.intp)
     part = place - low
-    return low, low + (part > 0), part.astype(a.dtype if a.dtype.kind == "f" else np.float64)
+    return low, low + (part > 0), part.astype(dtype)
 
 
 def _place_back(g, a, q, method, part):
     """The place moves with q unless the method picks an element, or the place is one end."""
-    n = np.sum(~np.isnan(a), axis=-1)
-    return g[2] * np.where(part > 0, n + WIDTH[method], 0).astype(g[2].dtype) if method in WIDTH else g[2] * 0
+    n = np.sum((~np.isnan(a)).astype(g[2].dtype), axis=-1)
+    return g[2] * ((part > 0).astype(g[2].dtype) * (n + WIDTH[method])) if method in WIDTH else g[2] * 0
 
 
 def _sum_over_rows(c, q):
@@ -57,18 +57,10 @@ def _sum_over_rows(c, q):
 defvjp(
     quantile_place,
     None,
-    lambda g, y, a, q, weights, method, ignore_nan: _sum_over_rows(_place_back(g, a, q, method, y[2]), q),
+    lambda g, y, a, q, weights, method, ignore_nan, dtype: _sum_over_rows(_place_back(g, a, q, method, y[2]), q),
     None,
     law="(..., n), (m...) -> three times (m..., ...)",
 )
-
-
-def _flat_last(a, axis):
-    """The axes of a reduction moved to the end and flattened to one."""
-    axes = all_axes(a, axis)
-    rest = tuple(i for i in range(a.ndim) if i not in axes)
-    length = math.prod(a.shape[i] for i in axes)
-    return np.transpose(a, rest + axes).reshape(tuple(a.shape[i] for i in rest) + (length,))
 
 
 def _as_heavy(weights, a, axis):
@@ -81,14 +73,19 @@ def _as_heavy(weights, a, axis):
 
 def _quantile_of(ignore_nan):
     def quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
-        flat = _flat_last(a, axis)
+        if ignore_nan and 0 in a.shape:  # so does NumPy
+            return np.nanmean(a, axis=axis, keepdims=keepdims)
+        flat = flat_last(a, axis)
         if weights is not None:
-            weights = _flat_last(_as_heavy(weights, a, axis), axis)
-        low, high, part = quantile_place(flat, q, weights, method, ignore_nan)
+            weights = flat_last(_as_heavy(weights, a, axis), axis)
+        dtype = flat.dtype if flat.dtype.kind == "f" else np.float64
+        dtype = np.result_type(dtype, q.dtype) if hasattr(q, "dtype") else dtype
+        q = q if hasattr(q, "dtype") else np.asarray(q, np.float64)  # numbers of Python are weak, but exact
+        low, high, part = quantile_place(flat, q, weights, method, ignore_nan, dtype)
         bad = np.isnan(part)
         part = np.where(bad, 0, part)
         ordered = np.sort(flat, axis=-1)
-        below, above = (_picked(ordered, i, np.ndim(q)) for i in (low, high))
+        below, above = (_picked(ordered, i, math.prod(np.shape(q))) for i in (low, high))
         result = np.where(part > 0, below * (1 - part) + above * part, below + (above - below) * part)
         result = np.where(bad, math.nan, np.where(low == high, below, result))
         kept = tuple(
@@ -101,19 +98,13 @@ def _quantile_of(ignore_nan):
 
 def _picked(ordered, ranks, many):
     """The elements with these ranks, for each quantile asked for. Shape: (..., n), (m..., ...) -> (m..., ...)"""
-    places = ranks.reshape((-1, *ordered.shape[:-1]))
+    places = ranks.reshape((many, *ordered.shape[:-1]))
     picked = np.take_along_axis(ordered, np.moveaxis(places, 0, -1), axis=-1)
     return np.moveaxis(picked, -1, 0).reshape(ranks.shape)
 
 
 def _hundredths(q):
     return q / 100 if hasattr(q, "dtype") else np.true_divide(q, 100).tolist()
-
-
-def _nanmedian(a, axis=None, out=None, overwrite_input=False, keepdims=False):
-    if 0 in a.shape:
-        return np.nanmean(a, axis=axis, keepdims=keepdims)
-    return np.nanquantile(a, 0.5, axis=axis, keepdims=keepdims)
 
 
 LAW = "(..., n, ...), (q...) -> (q..., ..., ...)"
@@ -123,5 +114,5 @@ defcomposite(np.quantile,      _quantile_of(ignore_nan=False),                  
 defcomposite(np.nanquantile,   _quantile_of(ignore_nan=True),                                                                law=LAW)
 defcomposite(np.percentile,    lambda a, q, *args, **options: np.quantile(a, _hundredths(q), *args, **options),              law=LAW)
 defcomposite(np.nanpercentile, lambda a, q, *args, **options: np.nanquantile(a, _hundredths(q), *args, **options),           law=LAW)
-defcomposite(np.nanmedian,     _nanmedian,                                                                                   law="(..., n, ...) -> (..., ...)")
+defcomposite(np.nanmedian,     lambda a, axis=None, out=None, overwrite_input=False, keepdims=False: np.nanquantile(a, 0.5, axis=axis, keepdims=keepdims),                                                                                   law="(..., n, ...) -> (..., ...)")
 # fmt: on

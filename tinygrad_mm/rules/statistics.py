@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defstopped, primitive
-from tinygrad_mm.rules.axes import at_least_one
 from tinygrad_mm.rules.indexing import Slot, scatter
 from tinygrad_mm.rules.operands import as_arrays
 
@@ -42,6 +41,8 @@ def _cov(m, y=None, rowvar=True, bias=False, ddof=None, fweights=None, aweights=
     dtype = np.result_type(m.dtype, *(a.dtype for a in more), np.float64) if dtype is None else dtype
     x = np.concatenate([_rows(a.astype(dtype), not rowvar) for a in (m, *more)], axis=0)
     n = x.shape[1]
+    if not x.shape[0]:
+        return x @ x.T
     ddof = (0 if bias else 1) if ddof is None else ddof
     weights = None
     if fweights is not None:
@@ -74,7 +75,9 @@ def _corrcoef(x, y=None, rowvar=True, *, dtype=None):
 
 def _correlate(a, v, mode="valid"):
     """A convolution with the second list backwards; the shorter list goes along the longer one."""
-    a, v = map(at_least_one, as_arrays([a, v]))
+    a, v = as_arrays([a, v])
+    if a.ndim != 1 or v.ndim != 1:
+        raise ValueError(f"correlate: two lists are needed; these have the shapes {a.shape} and {v.shape}")
     if a.shape[0] < v.shape[0]:
         return _correlate(v, a, mode)[::-1]
     return np.convolve(a, v[::-1], mode)
@@ -90,10 +93,11 @@ def _bincount(x, /, weights=None, minlength=0):
     number = counts(x, minlength)
     if weights is None:
         return number
-    x, weights = as_arrays([x, weights])
+    (x,), (weights,) = as_arrays([x]), as_arrays([weights])
     if x.shape != weights.shape:
         raise ValueError(f"bincount: {x.shape[0]} numbers have weights of shape {weights.shape}; give one for each")
-    return scatter(weights.astype(np.float64), number.shape, (Slot(0),), x)
+    sums = scatter(weights.astype(np.float64), number.shape, (Slot(0),), x)
+    return sums if x.shape[0] else sums.astype(number.dtype)  # NumPy counts where there is nothing to weigh
 
 
 @primitive
@@ -132,7 +136,9 @@ def _histogram(a, bins=10, range=None, density=None, weights=None):
 
 
 def _edges(a, bins, range):
-    if bins != int(bins) or bins < 1:
+    if bins != int(bins):
+        raise TypeError(f"histogram: bins={bins} must be a positive integer")
+    if bins < 1:
         raise ValueError(f"histogram: bins={bins} must be a positive integer")
     if range is not None:
         low, high = range
@@ -140,7 +146,7 @@ def _edges(a, bins, range):
             raise ValueError(f"histogram: range={range} must rise")
     else:
         low, high = (np.min(a), np.max(a)) if a.shape[0] else (0, 1)
-    low, high = as_arrays([low, high])
+    low, high, _ = as_arrays([low, high, a])
     if not np.all(np.isfinite(low) & np.isfinite(high)):
         raise ValueError("histogram: the range of the data is not finite; give range=")
     same = low == high
