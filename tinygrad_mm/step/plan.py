@@ -98,7 +98,10 @@ class Plan:
         trace.let_go()
         outputs = trace.program.outputs
         if len(outputs) != 1 or outputs[0].size != 1 or not trace.differentiable[0]:
-            raise TypeError("compile_step: the loss must be one number that depends on parameters, such as a mean")
+            raise TypeError(
+                "compile_step: the loss must be one number that depends on parameters, such as a mean: a Tensor, not "
+                "what has left the graph by float(), .item(), .data or .detach()"
+            )
         return trace, weight
 
     def _joined(self, trace: Trace, laid_out: list[list[Flat]], weight: float, may_scale: bool) -> _Scaled | None:
