@@ -720,12 +720,15 @@ def make_loss(terms: Sequence[tuple[Callable[..., Any], tuple[int, ...], float]]
 BATCHES = (2, 1, 3, 4, 8, 15, 16, 17)
 
 
-def architecture(choices: Choices, largest: int = 17, deepest: int = 9) -> Architecture:
-    """An architecture that follows from decisions: batches of at most `largest` examples, `deepest` times a layer."""
+def architecture(choices: Choices, largest: int = 17, deepest: int = 9, steady: bool = False) -> Architecture:
+    """An architecture that follows from decisions: batches of at most `largest` examples, `deepest` times a layer.
+
+    `steady`: all batches are of one size, so that one program does.
+    """
     sizes = [n for n in BATCHES if n <= largest]
     batch = choices.among(sizes)
     batches = [batch] * 3
-    if choices.maybe():  # the last batch of an epoch
+    if not steady and choices.maybe():  # the last batch of an epoch
         batches[choices.between(1, 2)] = choices.among(sizes)
     width = choices.among([2, 3, 1, 4, 6])
     layers = choices.between(1, deepest)
@@ -917,6 +920,6 @@ def _optimization(choices: Choices, groups: list[list[int]]) -> Optimization:
 
 
 @st.composite
-def architectures(draw: st.DrawFn, largest: int = 17, deepest: int = 9) -> Architecture:
+def architectures(draw: st.DrawFn, largest: int = 17, deepest: int = 9, steady: bool = False) -> Architecture:
     """Architectures that hypothesis draws, and shrinks where one fails."""
-    return architecture(Drawn(draw), largest, deepest)
+    return architecture(Drawn(draw), largest, deepest, steady)

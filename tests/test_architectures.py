@@ -45,7 +45,7 @@ def test_interpreted_loops(made: Architecture, count: int) -> None:
     importlib.util.find_spec("numba") is None, reason="Numba is not installed: pip install 'tinygrad_mm[numba]'"
 )
 @settings(max_examples=20, phases=[Phase.explicit, Phase.generate])  # each takes seconds to compile: no shrinking
-@given(my.architectures(deepest=3), threads)
+@given(my.architectures(deepest=2, steady=True), threads)
 def test_numba(made: Architecture, count: int) -> None:
     assert not compare(made, "numba", count)
 

@@ -32,11 +32,18 @@ class Step:
     """
 
     op: Op
-    lowering: Lowering | Made | View | None
+    lowering: Lowering | Made | None
     operands: list[Any]
     out: Array
     statements: list[Statement]
     scratch: list[Array]
+    number: int = 0  # of the op in its program, and of the last one that reads its result
+    last: int = 0
+
+    @property
+    def result(self) -> Array:
+        """Where the result is found in the end."""
+        return self.statements[-1].out if self.is_call and self.statements else self.out
 
     @property
     def is_call(self) -> bool:
@@ -122,11 +129,11 @@ class Placement:
     def _plan(self) -> None:
         program = self.program
         lowerings = self._look()
-        last, later = self._last_reads()
+        self._last, later = self._last_reads()
         handed = {id(v) for v in program.wanted()}
-        free: list[Memory] = []
-        soon: list[Memory] = []  # free as soon as the loop ends
-        held: dict[int, Memory] = {}  # id of a root -> its buffer
+        self._free: list[Memory] = []
+        self._soon: list[Memory] = []  # free as soon as the loop ends
+        self._held: dict[int, Memory] = {}  # id of a root -> its buffer
         for i, op in enumerate(program.ops):
             lowering, result, key = lowerings[i], op.result, id(op.result)
             if isinstance(lowering, View):
@@ -134,42 +141,47 @@ class Placement:
                 assert seen is not None
                 self.arrays[key] = seen
                 continue
-            operands = [self._operand(a) for a in op.args]
             if not (self.fused and isinstance(lowering, Lowering) and lowering.inplace):
-                free += soon
-                soon.clear()
-            if not isinstance(lowering, Lowering):
-                fresh = isinstance(lowering, Made) or _is_fresh(op)
-                memories = [] if fresh else [a.memory for a in operands if isinstance(a, Array)]
-                out = self._anew("made", result, "r", frozenset(memories))
-                copies = [copy(out, self.given[key])] if key in self.given else []
-                self.arrays[key] = self.given.get(key, out)
-                self.steps.append(Step(op, lowering, operands, out, copies, []))
-                self.without_reuse += 0 if result.shape is None else result.nbytes
-                continue
-            if key in self.given:
-                out = self.given[key]
-            elif key in handed and (op.backward or key not in later):
-                out = self._anew("fresh", result, "grad" if op.backward else "out")
+                self._free += self._soon
+                self._soon.clear()
+            if isinstance(lowering, Lowering):
+                if key in self.given:
+                    out = self.given[key]
+                elif key in handed and (op.backward or key not in later):
+                    out = self._anew("fresh", result, "grad" if op.backward else "out")
+                else:
+                    out = self._place(op, lowering, i)
+                self.steps.append(self._lowered(op, lowering, out))
             else:
-                out = self._place(op, lowering, last, free, held, i)
-            self.arrays[key] = out
-            self.without_reuse += result.nbytes
-            scattered = [
-                j for j in lowering.whole if isinstance(operands[j], Array) and not operands[j].ghost.flags.c_contiguous
-            ]
-            kinds = [*lowering.scratch, *((operands[j].shape, operands[j].dtype) for j in scattered)]
-            taken = [self._take(free, int(np.prod(s)) * np.dtype(d).itemsize) for s, d in kinds]
-            scratch = [self._in_buffer(memory, *kind) for memory, kind in zip(taken, kinds, strict=True)]
-            soon.extend(taken)
-            first = []
-            for j, whole in zip(scattered, scratch[len(lowering.scratch) :], strict=True):
-                first.append(copy(operands[j], whole))
-                operands[j] = whole
-            statements = lowering.statements(out, operands, scratch)
-            self.steps.append(Step(op, lowering, operands, out, [*first, *statements], scratch))
-            for root in [r for r in held if last[r] <= i]:
-                soon.append(held.pop(root))
+                self.steps.append(self._called(op, lowering))
+            step = self.steps[-1]
+            step.number, step.last = i, self._last[key]
+            self.arrays[key] = step.result
+            self.without_reuse += 0 if result.shape is None else result.nbytes
+            for root in [r for r in self._held if self._last[r] <= i]:
+                self._soon.append(self._held.pop(root))
+
+    def _called(self, op: Op, lowering: Made | None) -> Step:
+        """A call that makes an array, which is copied where a place was given for it."""
+        operands = [self._operand(a) for a in op.args]
+        fresh = isinstance(lowering, Made) or _is_fresh(op)
+        memories = [] if fresh else [a.memory for a in operands if isinstance(a, Array)]
+        out, place = self._anew("made", op.result, "r", frozenset(memories)), self.given.get(id(op.result))
+        return Step(op, lowering, operands, out, [] if place is None else [copy(out, place)], [])
+
+    def _lowered(self, op: Op, lowering: Lowering, out: Array) -> Step:
+        """The statements that write the result of an op to an array."""
+        operands = [self._operand(a) for a in op.args]
+        gaps = [j for j in lowering.whole if not operands[j].ghost.flags.c_contiguous]
+        kinds = [*lowering.scratch, *((operands[j].shape, operands[j].dtype) for j in gaps)]
+        taken = [self._take(int(np.prod(shape)) * np.dtype(dtype).itemsize) for shape, dtype in kinds]
+        scratch = [self._in_buffer(memory, *kind) for memory, kind in zip(taken, kinds, strict=True)]
+        self._soon += taken
+        first = []
+        for j, whole in zip(gaps, scratch[len(lowering.scratch) :], strict=True):
+            first.append(copy(operands[j], whole))
+            operands[j] = whole
+        return Step(op, lowering, operands, out, [*first, *lowering.statements(out, operands, scratch)], scratch)
 
     def _operand(self, a: Any) -> Any:
         if isinstance(a, Value):
@@ -225,34 +237,33 @@ class Placement:
                 later.update(self._roots(gradient))
         return last, later
 
-    def _place(
-        self, op: Op, lowering: Lowering, last: dict[int, int], free: list[Memory], held: dict[int, Memory], i: int
-    ) -> Array:
+    def _place(self, op: Op, lowering: Lowering, i: int) -> Array:
         """An array for the result of an op: that of an argument it may be written over, or one in a free buffer."""
-        result = op.result
+        result, held = op.result, self._held
         for place in lowering.inplace:
             a = op.args[place]
             root = self._root.get(id(a), id(a))
             others = [b for b in op.operands() if b is not a and root in self._roots(b)]
             array = self.arrays[id(a)]
             flags = array.ghost.flags  # a piece of what was broadcast cannot be written to
-            alone = root in held and last[root] == i and not others
+            alone = root in held and self._last[root] == i and not others
             if alone and flags.c_contiguous and flags.writeable and array.shape == result.shape:
                 held[id(result)] = held.pop(root)
                 return array
-        memory = self._take(free, result.nbytes)
+        memory = self._take(result.nbytes)
         held[id(result)] = memory
         return self._in_buffer(memory, result.shape, result.dtype)
 
-    def _take(self, free: list[Memory], nbytes: int) -> Memory:
+    def _take(self, nbytes: int) -> Memory:
         """A buffer that is free: the smallest that is large enough, else the largest, which then grows."""
+        free, sizes = self._free, self.buffers
         if not free:
-            memory = Memory("buffer", len(self.buffers))
-            self.buffers.append(nbytes)
+            memory = Memory("buffer", len(sizes))
+            sizes.append(nbytes)
             return memory
-        fitting = [m for m in free if self.buffers[m.number] >= nbytes]
-        memory = min(fitting or free, key=lambda m: (1 if fitting else -1) * self.buffers[m.number])
-        self.buffers[memory.number] = max(self.buffers[memory.number], nbytes)
+        fitting = [m for m in free if sizes[m.number] >= nbytes]
+        memory = min(fitting, key=lambda m: sizes[m.number]) if fitting else max(free, key=lambda m: sizes[m.number])
+        sizes[memory.number] = max(sizes[memory.number], nbytes)
         free.remove(memory)
         return memory
 

@@ -30,7 +30,7 @@ def validate(placement: Placement) -> None:
     coming = {memory: sorted(found, key=lambda life: -life.made) for memory, found in _lives(placement).items()}
     alive: dict[Memory, list[_Life]] = {}
     for number, step in enumerate(placement.steps):
-        for array in (step.out, *step.scratch):
+        for array in dict.fromkeys((step.out, step.result, *step.scratch)):
             lives, rest = alive.setdefault(array.memory, []), coming.get(array.memory, [])
             while rest and rest[-1].made < number:
                 lives.append(rest.pop())

@@ -1,7 +1,8 @@
 """The Numba backend: a placed program as compiled loops, and calls of NumPy between them for what has none.
 
-`nests` makes one loop nest of neighbouring elementwise statements, and loops of reductions; `products` are calls of
-BLAS, `updates` the optimizer's formula; `writer` puts them together, `native` holds what the emitted loops call.
+`items` sorts statements: `nests` makes one loop nest of neighbouring elementwise ones, and loops of reductions;
+`products` are calls of BLAS. `updates` is the optimizer's formula; `writer` puts all together, `native` holds what the
+loops call.
 """
 
 from __future__ import annotations

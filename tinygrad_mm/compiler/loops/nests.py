@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_mm.compiler.fused import where_positive
-from tinygrad_mm.compiler.loops.scalars import KNOWN, Scalar, cast, number, scalar_of
+from tinygrad_mm.compiler.loops.elementwise_code import KNOWN, Scalar, cast, number, scalar_of
 from tinygrad_mm.compiler.program import Op, Value
 from tinygrad_mm.compiler.statements import Array, Statement
 from tinygrad_mm.rules.shape import astype
@@ -153,13 +153,13 @@ class Nest:
         names = dict.fromkeys(getattr(s.fun, "__name__", "f").strip("_") for s in self.statements)
         return "_".join(list(names)[:4])
 
-    def text(self, stored: Callable[[Array], bool]) -> tuple[str, list[tuple[Array, int]]]:
+    def text(self, stored: Callable[[Statement], bool]) -> tuple[str, list[tuple[Array, int]]]:
         """The body of a function of pointers (p0, p1, ...), and where these point to: an array, the first element.
 
-        `stored` says which results have to be in memory.
+        `stored` says of which statements the results have to be in memory.
         """
         pointers = _Pointers(self.access.items())
-        last = {self.access[s.out]: s.out for s in self.statements}
+        last = {self.access[s.out]: s for s in self.statements}
         order = [self.access[self.elements[-1].statement.out], *self.access.values()]
         loops = merged(self.lengths, [access.strides for access in order])
         depth = len(loops)
@@ -189,9 +189,9 @@ class Nest:
             name = f"r{len(body)}"
             body.append(f"{name} = {cast(element.text(operands), element.dtype, out.dtype)}")
             known[self.access[out]] = name
-        for access, out in last.items():
-            if stored(out):
-                value = f"uint8({known[access]})" if out.dtype == np.bool_ else known[access]
+        for access, statement in last.items():
+            if stored(statement):
+                value = f"uint8({known[access]})" if access.dtype == np.bool_ else known[access]
                 body.append(f"{index(access)[0]} = {value}")
         lines, indent = list(at[0]) if depth else [*at[0]], ""
         for d, (_, length) in enumerate(loops):
@@ -267,7 +267,7 @@ class Reduction:
         """What the function is called."""
         return {np.add: "sum_of", np.maximum: "max_of", np.minimum: "min_of"}[self.statement.fun]
 
-    def text(self, stored: Callable[[Array], bool]) -> tuple[str, list[tuple[Array, int]]]:
+    def text(self) -> tuple[str, list[tuple[Array, int]]]:
         """The body of a function of pointers, and where these point to."""
         x, out = self.array, self.statement.out
         here, there = Access.of(x, x.shape), Access.of(out, out.shape)

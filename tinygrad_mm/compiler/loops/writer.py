@@ -8,21 +8,20 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.compiler.emitter import Emitted, Writer, assembled, with_head
-from tinygrad_mm.compiler.fused import one_hot_columns, one_hot_rows, pick_columns, pick_rows
+from tinygrad_mm.compiler.loops.elementwise_code import typename
+from tinygrad_mm.compiler.loops.items import Call, Item, Labelled, items_of
 from tinygrad_mm.compiler.loops.native import compiled, native, threads
-from tinygrad_mm.compiler.loops.nests import Nest, Reduction, element_of, in_elements, reduction_of
-from tinygrad_mm.compiler.loops.products import Product, is_outer, product_of
-from tinygrad_mm.compiler.loops.scalars import typename
+from tinygrad_mm.compiler.loops.nests import Nest, Reduction
+from tinygrad_mm.compiler.loops.products import Product
 from tinygrad_mm.compiler.loops.updates import Update, address
 from tinygrad_mm.compiler.placement import Step
 from tinygrad_mm.compiler.program import Program
-from tinygrad_mm.compiler.statements import Array, Memory, Statement, copy, ufunc
+from tinygrad_mm.compiler.statements import Array, Memory, Statement
 from tinygrad_mm.graph import Scope
 
 __all__ = ["emit"]
@@ -34,87 +33,6 @@ _WORDS = frozenset({
 })
 # fmt: on
 _ITEMS_IN_ONE = 200  # calls in one compiled function: the compiler's time grows faster than the program
-_OF_LABELS = frozenset({pick_rows, pick_columns, one_hot_rows, one_hot_columns})
-
-
-@dataclass
-class Labelled:
-    """What is done by labels: the element at each one is picked, or 1 is written to its place and 0 elsewhere."""
-
-    statement: Statement
-
-    @property
-    def statements(self) -> list[Statement]:
-        """The one that it does."""
-        return [self.statement]
-
-    @property
-    def picks(self) -> bool:
-        """Whether it picks, and so is the check that labels are in range."""
-        return self.statement.fun in (pick_rows, pick_columns)
-
-    @property
-    def classes(self) -> int:
-        """The number of them."""
-        fun = self.statement.fun
-        array = self.statement.operands[0] if self.picks else self.statement.out
-        return int(array.shape[0 if fun in (pick_columns, one_hot_columns) else 1])
-
-    def text(self) -> tuple[str, list[Array]]:
-        """The body of a function of pointers, and the arrays that these point to."""
-        statement, fun = self.statement, self.statement.fun
-        across = fun in (pick_columns, one_hot_columns)
-        labels = statement.operands[-1]
-        arrays = [statement.operands[0], labels, statement.out] if self.picks else [labels, statement.out]
-        step, down = _steps(arrays[0 if self.picks else 1])[:: -1 if across else 1]
-        (of_labels,) = _steps(labels)
-        kind = typename(statement.out.dtype)
-        if self.picks:
-            (of_out,) = _steps(statement.out)
-            return (
-                f"for i in range({labels.size}):\n"
-                f"    label = labels[i * {of_labels}]\n"
-                f"    if label < 0 or label >= {self.classes}:\n"
-                f"        return 1\n"
-                f"    out[i * {of_out}] = z[i * {step} + label * {down}]\n"
-                f"return 0"
-            ), arrays
-        loops = [f"for j in range({self.classes}):", f"for i in range({labels.size}):"][:: 1 if across else -1]
-        one, zero = f"{kind}(1)", f"{kind}(0)"
-        return (
-            f"{loops[0]}\n"
-            f"    {loops[1]}\n"
-            f"        out[i * {step} + j * {down}] = {one} if labels[i * {of_labels}] == j else {zero}"
-        ), arrays
-
-
-def _steps(array: Array) -> tuple[int, ...]:
-    return tuple(s // array.dtype.itemsize for s in array.ghost.strides)
-
-
-@dataclass
-class Call:
-    """A statement of Python between compiled pieces; without one, the call that makes an array."""
-
-    step: Step
-    statement: Statement | None
-
-    @property
-    def statements(self) -> list[Statement]:
-        """The one that it does."""
-        return [] if self.statement is None else [self.statement]
-
-
-Loop: TypeAlias = "Nest | Reduction | Product | Labelled"
-
-
-@dataclass
-class Item:
-    """A loop or a call, and the step that it begins in."""
-
-    step: Step
-    what: Loop | Call
-    number: int = 0
 
 
 class LoopWriter(Writer):
@@ -134,8 +52,8 @@ class LoopWriter(Writer):
         self._first: dict[Update, int] = {}  # where in the table the addresses for an update begin
         steps = self.placement.steps
         halves = [steps] if joint else [[s for s in steps if s.op.backward is half] for half in (False, True)]
-        self.items = [_items(half) for half in halves]
-        self._uses = self._used()
+        self.items = [items_of(half) for half in halves]
+        self._reads = self._read()
         for update in self.updates:
             if update.rate is not None:
                 self._descend(update)
@@ -153,44 +71,38 @@ class LoopWriter(Writer):
 
     # -- what is read later
 
-    def _used(self) -> dict[Memory, list[tuple[int, Array | None, bool]]]:
-        """For each piece of memory in order: (number of the item, array or None for anything in it, is it written)."""
-        uses: dict[Memory, list[tuple[int, Array | None, bool]]] = {}
+    def _read(self) -> dict[Memory, list[tuple[int, int, Array | None]]]:
+        """Who reads from each piece of memory: number of the item, number of the op, array or None for all of it."""
+        reads: dict[Memory, list[tuple[int, int, Array | None]]] = {}
 
-        def read(number: int, a: Any) -> None:
+        def note(item: int, op: int, a: Any) -> None:
             if isinstance(a, Array):
                 for memory in a.memory.all_seen():
-                    uses.setdefault(memory, []).append((number, a if memory is a.memory else None, False))
+                    reads.setdefault(memory, []).append((item, op, a if memory is a.memory else None))
 
-        number = 0
-        for item in (item for half in self.items for item in half):
-            operands = [a for s in item.what.statements for a in s.operands]
-            if isinstance(item.what, Call):
-                operands += item.step.operands
-            for a in operands:
-                read(number, a)
-            for statement in item.what.statements:
-                uses.setdefault(statement.out.memory, []).append((number, statement.out, True))
+        for number, item in enumerate(item for half in self.items for item in half):
             item.number = number
-            number += 1
+            for statement, step in zip(item.what.statements, item.steps, strict=False):
+                for a in statement.operands:
+                    note(number, step.number, a)
+            if isinstance(item.what, Call):
+                for a in item.what.step.operands:
+                    note(number, item.what.step.number, a)
+        end = sum(map(len, self.items)), len(self.program.ops)
         for value in self.program.wanted():
-            read(number, self.placement.arrays[id(value)])
-        return uses
+            note(*end, self.placement.arrays[id(value)])
+        return reads
 
-    def _is_read(self, array: Array, number: int) -> bool:
-        """Whether something behind an item reads what it has written to an array."""
-        if array.memory.kind != "buffer":
+    def _is_read(self, statement: Statement, item: Item) -> bool:
+        """Whether anything behind an item reads what a statement in it has written."""
+        out, step = statement.out, item.steps[item.what.statements.index(statement)]
+        if out.memory.kind != "buffer":
             return True
-        low, high = array.extent
-        for other, a, written in self._uses[array.memory]:
-            if other <= number:
-                continue
-            if not written:
-                if a is None or a.overlaps(array):
-                    return True
-            elif a is not None and a.ghost.flags.c_contiguous and a.extent[0] <= low and high <= a.extent[1]:
-                return False
-        return False
+        last = step.last if out.top is step.out.top else step.number  # what a step needs meanwhile ends with it
+        return any(
+            number > item.number and op <= last and (a is None or a.overlaps(out))
+            for number, op, a in self._reads.get(out.memory, ())
+        )
 
     def _descend(self, update: Update) -> None:
         """Subtract products from parameters as they are made, where they are gradients that nothing else reads.
@@ -219,16 +131,15 @@ class LoopWriter(Writer):
                     update.leave_out(start + first, start + first + place.size)
 
     def _is_read_at_all(self, place: Array) -> bool:
-        uses = self._uses[place.memory]
-        return any(not written and (a is None or a.overlaps(place)) for _, a, written in uses)
+        return any(a is None or a.overlaps(place) for _, _, a in self._reads.get(place.memory, ()))
 
     def _reads_memory(self, target: Any, number: int) -> bool:
         """Whether an item from a number on, or who is handed results, reads an array."""
-        fixed = (memory for memory in self._uses if memory.kind == "fixed")
         return any(
-            not written and other >= number and (a is None or np.may_share_memory(a.ghost, target))
-            for memory in fixed
-            for other, a, written in self._uses[memory]
+            item >= number and (a is None or np.may_share_memory(a.ghost, target))
+            for memory, reads in self._reads.items()
+            if memory.kind == "fixed"
+            for item, _, a in reads
         )
 
     # -- pointers
@@ -278,7 +189,7 @@ class LoopWriter(Writer):
             if isinstance(item.what, Call):
                 self._piece(waiting, (), title)
                 waiting = []
-                here = self.heading(item.step, here)
+                here = self.heading(item.steps[0], here)
                 self._call(item.what)
             else:
                 waiting.append(item)
@@ -318,7 +229,8 @@ class LoopWriter(Writer):
             skipped = (array.offset if start is None else start * array.dtype.itemsize) - top.offset
             if top.memory.stays:
                 always = self.array(top) if top.memory.kind == "fixed" else f"memory[{top.memory.number}]"
-                where = f"pointer_at(table[{self._entry(always)}] + np.uint64({skipped}), {kind})"
+                sign = "-" if skipped < 0 else "+"  # a place may lie in front of the one that its memory is known by
+                where = f"pointer_at(table[{self._entry(always)}] {sign} np.uint64({abs(skipped)}), {kind})"
             else:
                 arguments[top] = arguments.get(top, False) or written
                 where = f"pointer_in({top.name}, {skipped}, {kind})"
@@ -331,15 +243,15 @@ class LoopWriter(Writer):
         here = ""
         for item in items:
             what = item.what
-            path = self.path_of(item.step.op.scope) + (" (backward)" if item.step.op.backward else "")
+            path = self.path_of(item.steps[0].op.scope) + (" (backward)" if item.steps[0].op.backward else "")
             if path != here and path.strip():
                 lines.append(f"# {path}")
             here = path
             outs = {s.out.top for s in what.statements}
             if isinstance(what, Nest):
-                body, places = what.text(lambda a, n=item.number: self._is_read(a, n))  # type: ignore[misc]
+                body, places = what.text(lambda statement, item=item: self._is_read(statement, item))  # type: ignore[misc]
             elif isinstance(what, Reduction):
-                body, places = what.text(lambda a: True)
+                body, places = what.text()
             elif isinstance(what, Labelled):
                 body, arrays = what.text()
                 names = ["z", "labels", "out"][-len(arrays) :]
@@ -394,49 +306,6 @@ class LoopWriter(Writer):
         constants = ", ".join(f"{name} = {c!r}" for name, c in update.formula.code.constants.items())
         title = f"# update{': ' * bool(constants)}{constants}"
         return [title, f"{name}(table, {first}, {rows}, {len(update.rows)})"]
-
-
-def _items(steps: Sequence[Step]) -> list[Item]:
-    """Steps as loops and calls; neighbouring elementwise statements are one nest."""
-    items: list[Item] = []
-    for step in steps:
-        if step.is_call:
-            items.append(Item(step, Call(step, None)))
-        for statement in (one for s in step.statements for one in _in_parts(s)):
-            arrays = [*statement.reads(), statement.out]
-            loop: Any = None
-            if all(in_elements(a) for a in arrays):
-                loop = _labelled(statement) or product_of(statement) or reduction_of(statement)
-                element = None if loop else element_of(statement)
-                if element is not None:
-                    last = items[-1].what if items else None
-                    if isinstance(last, Nest) and last.add(element):
-                        continue
-                    loop = Nest(element)
-            items.append(Item(step, loop or Call(step, statement)))
-    return items
-
-
-def _in_parts(statement: Statement) -> list[Statement]:
-    """A concatenation as copies, the product of a column and a row as a multiplication; others as they are."""
-    if is_outer(statement):
-        return [ufunc(np.multiply, *statement.operands, out=statement.out)]
-    if statement.fun is not np.concatenate:
-        return [statement]
-    parts, start, axis = [], 0, statement.options["axis"]
-    for a in statement.operands:
-        stop = start + a.shape[axis]
-        key = (*(slice(None),) * axis, slice(start, stop))
-        if a.size:
-            parts.append(copy(a, statement.out.at(f"{':, ' * axis}{start}:{stop}", key)))
-        start = stop
-    return parts
-
-
-def _labelled(statement: Statement) -> Labelled | None:
-    if statement.fun not in _OF_LABELS or statement.operands[-1].dtype.kind not in "iu":
-        return None
-    return Labelled(statement)
 
 
 class Compiled(Emitted):
