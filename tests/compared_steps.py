@@ -252,13 +252,12 @@ def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
 @contextlib.contextmanager
 def with_threads(count: int) -> Iterator[None]:
     """BLAS with this many threads; with more than one, steps too small for threads are shared out all the same."""
-    from tinygrad_mm.compiler import together
-    from tinygrad_mm.step import shares
+    from tinygrad_mm.compiler.threads import pool, shares
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(threadpoolctl.threadpool_limits(count, user_api="blas"))
         if count > 1:
-            stack.enter_context(mock.patch.object(together, "threads", return_value=count))
+            stack.enter_context(mock.patch.object(pool, "threads", return_value=count))
             for name in ("ELEMENTS", "IN_A_CALL", "FOR_A_PARAMETER"):
                 stack.enter_context(mock.patch.object(shares, name, 0))
         yield

@@ -1,9 +1,11 @@
-"""Settings shared by all tests: how hypothesis draws, here and in CI."""
+"""Settings shared by all tests: how hypothesis draws, here and in CI; Ctrl-C."""
 
 from __future__ import annotations
 
 import os
+import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Drawing an example must never fail a test by being slow: the machines are shared. In CI the same examples are drawn
@@ -17,3 +19,11 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("default")
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler of SIGINT: a suite started in the background inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

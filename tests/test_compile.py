@@ -1228,9 +1228,9 @@ THREADED = """
 import os, random, signal, sys
 import numpy as np
 import tinygrad_mm as tg
-from tinygrad_mm.compiler import together
-from tinygrad_mm.step import shares
-together.threads = (0, 0).__len__  # two, by a function that holds nothing of this module
+from tinygrad_mm.compiler.threads import pool
+from tinygrad_mm.compiler.threads import shares
+pool.threads = (0, 0).__len__  # two, by a function that holds nothing of this module
 shares.ELEMENTS = shares.IN_A_CALL = shares.FOR_A_PARAMETER = 0
 class Training:
     def __init__(self):
@@ -1249,7 +1249,7 @@ class Training:
 def test_a_signal_in_the_middle_of_a_step_whose_handler_makes_one():
     code = """
 one, other, made = Training(), Training(), []
-before = [library.num_threads for library in together._blas().lib_controllers]
+before = [library.num_threads for library in pool._blas().lib_controllers]
 signal.signal(signal.SIGALRM, lambda *args: made.append(other.run()))
 steps = 0
 while len(made) < 300:
@@ -1261,7 +1261,7 @@ alone = Training()
 for _ in range(steps):
     alone.run()
 same = np.array_equal(one.model.weight.data, alone.model.weight.data)
-print(same, [library.num_threads for library in together._blas().lib_controllers] == before)
+print(same, [library.num_threads for library in pool._blas().lib_controllers] == before)
 """
     assert run_script(THREADED + code) == "True True\n"
 

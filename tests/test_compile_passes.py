@@ -51,9 +51,9 @@ def emitted(program: Program, inputs: list[Any], seeds: list[Any]) -> list[Any]:
     code = emit(program)
     memory = [np.full(nbytes, 0xFF, np.uint8) for nbytes in code.buffers]
     forward, backward = code._make(memory, *(v.leaf.value for v in program.leaves), *code.bound.values())
-    outputs, _, crossing = forward(*inputs)
+    outputs, _, residuals = forward(*inputs)
     kept = [np.array(o) for o in outputs]
-    gradients = backward(*inputs, *seeds, *crossing)
+    gradients = backward(*inputs, *seeds, *residuals)
     for before, now in zip(kept, outputs, strict=True):
         np.testing.assert_array_equal(before, now)  # what was handed out is nobody's buffer
     return [*outputs, *(g for g in gradients if g is not None)]

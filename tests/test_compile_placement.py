@@ -155,6 +155,29 @@ def test_windows_of_one_pixel_and_of_the_whole_image(backend, batch, second):
         np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_loop_writes_gradients_of_parameters_in_any_order(turned):
+    """They lie in one piece of memory; a loop may meet the last of them first."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            self.first, self.second = (nn.Parameter(np.full(3, v)) for v in (1.0, 2.0))
+
+        def forward(self, x: Any) -> Any:
+            a, b = (self.second, self.first) if turned else (self.first, self.second)
+            return np.sum(a * x * 2 + b * x * 3)
+
+    x, y = np.array([1.0, -2.0, 0.5]), np.zeros(1)
+    with interpreted():
+        model = Scaled()
+        step = tg.compile_step(model, lambda out, y: out, tg.optim.SGD(model.parameters(), 0.1), backend="numba")
+        step(x, y)
+    other = Scaled()
+    other(x).backward()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        np.testing.assert_allclose(p.data, q.data - 0.1 * q.grad, rtol=1e-12)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Special values
 # ---------------------------------------------------------------------------------------------------------------------

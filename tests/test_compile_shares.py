@@ -27,11 +27,10 @@ from table.row import Row
 
 import tinygrad_mm as tg
 from tinygrad_mm import functional, nn, optim
-from tinygrad_mm.compiler import together
 from tinygrad_mm.compiler.capture import Captured
-from tinygrad_mm.compiler.examples import over_parts
+from tinygrad_mm.compiler.threads import pool, shares
+from tinygrad_mm.compiler.threads.batch_independence import over_parts
 from tinygrad_mm.compiler.tracing import Trace
-from tinygrad_mm.step import shares
 
 TOLERANCE = {"rtol": 1e-10, "atol": 1e-9}  # the bias of attention's keys: a gradient of 0 but for rounding, for Adam
 W = tg.Tensor(np.random.default_rng(1).standard_normal((3, 3)), requires_grad=True)
@@ -241,7 +240,7 @@ def cores(monkeypatch):
     """Make all steps pay, with a number of threads."""
 
     def of(count: int) -> None:
-        monkeypatch.setattr(together, "threads", lambda: count)
+        monkeypatch.setattr(pool, "threads", lambda: count)
         for name in ("ELEMENTS", "IN_A_CALL", "FOR_A_PARAMETER"):
             monkeypatch.setattr(shares, name, 0)
 
@@ -296,7 +295,7 @@ def train(
     """Losses, parameters and states after some compiled steps; and the step."""
     with pytest.MonkeyPatch.context() as patch:
         if alone:
-            patch.setattr(together, "threads", lambda: 1)
+            patch.setattr(pool, "threads", lambda: 1)
         net = model()
         optimizer = make_optimizer(net.parameters())
         step = tg.compile_step(net, loss, optimizer, backend=backend)
@@ -432,7 +431,7 @@ class TestSteps:
         assert step.plans[0].shares is None
 
     def test_not_for_little_work(self, monkeypatch):
-        monkeypatch.setattr(together, "threads", lambda: 2)
+        monkeypatch.setattr(pool, "threads", lambda: 2)
         model = mlp()
         step = tg.compile_step(model, functional.cross_entropy, optim.SGD(model.parameters(), 0.1))
         step(*small())
@@ -443,7 +442,7 @@ class TestSteps:
         expected = train(mlp, OPTIMIZERS["Adam"], small(), 9, alone=True)
         losses, _, _, step = train(mlp, OPTIMIZERS["Adam"], small(), 3)
         cores(1)
-        monkeypatch.setattr(together, "at_once", lambda calls: pytest.fail("threads"))
+        monkeypatch.setattr(pool, "at_once", lambda calls: pytest.fail("threads"))
         losses += [step(*small()) for _ in range(3)]
         monkeypatch.undo()
         cores(2)
@@ -454,7 +453,7 @@ class TestSteps:
         import threadpoolctl
 
         with threadpoolctl.threadpool_limits(1):
-            assert together.threads() == 1
+            assert pool.threads() == 1
 
 
 class TestTroubles:
@@ -530,7 +529,7 @@ class TestTroubles:
 
     def test_interrupts(self, cores):
         """Whenever an interrupt comes, the next step is made, and BLAS has the threads that it had from then on."""
-        before = [library.num_threads for library in together._blas().lib_controllers]
+        before = [library.num_threads for library in pool._blas().lib_controllers]
         model = mlp()
         step = tg.compile_step(model, functional.cross_entropy, optim.SGD(model.parameters(), 0.1))
         step(*small())
@@ -551,16 +550,16 @@ class TestTroubles:
             finally:
                 sys.settrace(tracing)
             assert step(*small()) > 0
-            assert [library.num_threads for library in together._blas().lib_controllers] == before
+            assert [library.num_threads for library in pool._blas().lib_controllers] == before
 
     def test_in_a_thread_that_goes_on_when_the_program_ends(self):
         code = """
 import threading, time
 import numpy as np
 import tinygrad_mm as tg
-from tinygrad_mm.compiler import together
-from tinygrad_mm.step import shares
-together.threads = lambda: 2
+from tinygrad_mm.compiler.threads import pool
+from tinygrad_mm.compiler.threads import shares
+pool.threads = lambda: 2
 shares.ELEMENTS = shares.IN_A_CALL = shares.FOR_A_PARAMETER = 0
 def work():
     model = tg.nn.Linear(4, 3, rng=0)
@@ -586,35 +585,35 @@ threading.Thread(target=work).start()
             ended.append(sum(range(100_000)))
 
         with pytest.raises(KeyboardInterrupt):
-            together.at_once([stop, work])
+            pool.at_once([stop, work])
         assert ended
 
     @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
     def test_no_interrupt_makes_it_wait_for_ever(self):
         code = """
 import random, signal
-from tinygrad_mm.compiler import together
+from tinygrad_mm.compiler.threads import pool
 def interrupt(*args):
     raise KeyboardInterrupt
 calls = [lambda: sum(range(50)), lambda: sum(range(60))]
-together.at_once(calls)
+pool.at_once(calls)
 signal.signal(signal.SIGALRM, interrupt)
 count = 0
 while count < 1000:
     try:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, 4e-4), 0.1)
         while True:
-            together.at_once(calls)
+            pool.at_once(calls)
     except KeyboardInterrupt:
         count += 1
 signal.setitimer(signal.ITIMER_REAL, 0)
-print(together.at_once(calls))
+print(pool.at_once(calls))
 """
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
         assert done.stdout == f"{[sum(range(50)), sum(range(60))]}\n", done.stderr
 
     def test_steps_in_several_threads_leave_blas_as_it_was(self, cores):
-        before = [library.num_threads for library in together._blas().lib_controllers]
+        before = [library.num_threads for library in pool._blas().lib_controllers]
         expected = train(mlp, OPTIMIZERS["Adam"], small(), 40, alone=True)
         found: list[Any] = []
         runs = [
@@ -627,7 +626,7 @@ print(together.at_once(calls))
         assert len(found) == 4
         for ours in found:
             assert_same(ours, expected)
-        assert [library.num_threads for library in together._blas().lib_controllers] == before
+        assert [library.num_threads for library in pool._blas().lib_controllers] == before
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_after_a_fork(self, cores):

@@ -17,12 +17,12 @@ from interpreted import interpreted
 
 import tinygrad_mm as tg
 from tinygrad_mm import functional, nn, optim
-from tinygrad_mm.compiler import passes, together
+from tinygrad_mm.compiler import passes
 from tinygrad_mm.compiler.program import Op, Value
+from tinygrad_mm.compiler.threads import pool, shares
 from tinygrad_mm.compiler.verification import MOST, Noise, Progress, first_difference
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.optim import flat
-from tinygrad_mm.step import shares
 
 BACKENDS = ["numpy", "numba"]
 
@@ -216,7 +216,7 @@ def test_a_broken_pass_of_a_compiled_function(monkeypatch, name, backend):
 
 @pytest.mark.parametrize("name", ["swapped", "scaled", "a term less", "loss"])
 def test_a_broken_pass_in_threads(monkeypatch, name):
-    monkeypatch.setattr(together, "threads", lambda: 2)
+    monkeypatch.setattr(pool, "threads", lambda: 2)
     for limit in ("ELEMENTS", "IN_A_CALL", "FOR_A_PARAMETER"):
         monkeypatch.setattr(shares, limit, 0)
 
@@ -295,7 +295,7 @@ def test_without_the_check_nobody_is_told(monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_checked_training_ends_in_the_same_bits(monkeypatch, backend, threads):
     if threads > 1:
-        monkeypatch.setattr(together, "threads", lambda: 2)
+        monkeypatch.setattr(pool, "threads", lambda: 2)
         for limit in ("ELEMENTS", "IN_A_CALL", "FOR_A_PARAMETER"):
             monkeypatch.setattr(shares, limit, 0)
 

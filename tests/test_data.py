@@ -12,6 +12,7 @@ import re
 import struct
 import threading
 import time
+import zipfile
 from collections import namedtuple
 from contextlib import suppress
 from pathlib import Path
@@ -551,6 +552,47 @@ def test_csv_columns_missing_fields_and_text(folder):
     assert read_csv(path, columns=[2], dtype=str).tolist() == [["x"], ['a "b", c']]
 
 
+fields = st.one_of(
+    st.integers(-(2**63), 2**63).map(str),
+    st.floats(allow_nan=False).map(repr),
+    st.sampled_from(["9007199254740993", "1_0", "0x10", "nan", "inf", "True", " 7 ", "٣", "1e3", "x", 'a"b', "a,b"]),
+)
+
+
+def outcome(call):
+    """The type and elements of what a call returns, or that it raises."""
+    try:
+        table = call()
+    except ValueError:
+        return "ValueError"
+    return table.dtype, table.shape, table.tobytes()
+
+
+@settings(max_examples=200)
+@given(
+    table=st.integers(1, 3).flatmap(lambda n: st.lists(st.lists(fields, min_size=n, max_size=n), min_size=1)),
+    dtype=st.sampled_from([np.int64, np.int8, np.uint64, np.float32, np.float64, bool]),
+)
+def test_csv_fields_mean_the_same_whether_or_not_some_may_be_missing(folder, table, dtype):
+    lines = [",".join('"{}"'.format(field.replace('"', '""')) for field in row) for row in table]
+    path = write(folder, "\n".join(lines).encode(), "fields.csv")
+    plain = outcome(lambda: read_csv(path, dtype=dtype))
+    assert outcome(lambda: read_csv(path, dtype=dtype, missing=1)) == plain
+
+
+@pytest.mark.parametrize(("missing", "dtype"), [(0.5, np.int64), (math.nan, np.int32), (300, np.uint8), (2, bool)])
+def test_csv_fills_only_with_what_the_dtype_holds(folder, missing, dtype):
+    path = write(folder, b"1,\n", "gap.csv")
+    with pytest.raises(ValueError, match=f"missing={missing!r} is no {np.dtype(dtype)} number"):
+        read_csv(path, missing=missing, dtype=dtype)
+    assert read_csv(path, missing=missing, dtype=np.float64)[0, 0] == 1
+
+
+def test_csv_fills_text(folder):
+    path = write(folder, b"a,,longer\n", "text.csv")
+    assert read_csv(path, missing="unknown", dtype=str).tolist() == [["a", "unknown", "longer"]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -605,6 +647,31 @@ def test_npz_runs_no_code(tmp_path):
     with pytest.raises(ValueError, match=r"one array without a name.*np\.load"):
         read_npz(tmp_path / "z.npy")
     assert not (tmp_path / "it ran").exists()
+
+
+def npy(descr, shape, data=b""):
+    """The bytes of an .npy file whose header says what it likes."""
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.txt", b"not an array", "its member 'notes.txt' is no array"),
+        ("empty.npy", b"", "is no array"),
+        ("wide.npy", npy("<U0", (10**15,)), "announces 0 bytes of <U0"),  # no bytes at all, and hours to read
+        ("void.npy", npy("|V0", (10**15,)), "announces 0 bytes"),
+        ("long.npy", npy("<f8", (10**15,), bytes(16)), "announces 8000000000000000 bytes .* but holds 16"),
+        ("short.npy", npy("<f8", (1,), bytes(16)), "announces 8 bytes .* but holds 16"),
+    ],
+)
+def test_npz_members_that_are_not_what_they_say(tmp_path, name, content, message):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("sound.npy", npy("<f8", (2,), bytes(16)))
+        archive.writestr(name, content)
+    with pytest.raises(ValueError, match=rf"(?s)x\.npz cannot be read as \.npz .*{message}"):
+        read_npz(tmp_path / "x.npz")
 
 
 @settings(max_examples=300)

@@ -198,15 +198,6 @@ def test_outer(ufunc: np.ufunc) -> None:
         assert y.requires_grad
 
 
-@pytest.mark.parametrize(
-    "call",
-    [lambda t: np.logaddexp.reduce(t), lambda t: np.maximum.accumulate(t), lambda t: np.add.reduceat(t, [0, 1])],
-)
-def test_other_ufunc_methods_are_refused_by_name(call: Any) -> None:
-    with pytest.raises(TypeError, match=r"np\.\w+\.\w+ has no derivative rule"):
-        call(tensor())
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What would write into an array
 # ---------------------------------------------------------------------------------------------------------------------
@@ -268,7 +259,7 @@ def test_functions_that_write_in_place_are_refused(call: Any) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("f", [np.cov, np.i0, np.linalg.eig, np.fft.fft], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("f", [np.linalg.eig, np.fft.fft], ids=lambda f: f.__name__)
 def test_a_function_without_a_rule_says_how_to_register_one(f: Any) -> None:
     with pytest.raises(TypeError, match=rf"np\.\S*{f.__name__} has no derivative rule.*defvjp.*defcomposite"):
         f(tensor())
@@ -280,9 +271,7 @@ def test_a_function_without_a_rule_says_how_to_register_one(f: Any) -> None:
         lambda t: np.add(t, t, where=A > 0),
         lambda t: np.add(t, t, dtype=np.float64),
         lambda t: np.exp(t, casting="no"),
-        lambda t: np.quantile(t, 0.5, method="lower"),
         lambda t: np.pad(t, 1, mode=lambda *a: None),
-        lambda t: np.gradient(t, edge_order=2),
         lambda t: np.interp(t, [0.0, 1.0], [0.0, 1.0], period=1.0),
     ],
 )

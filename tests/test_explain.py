@@ -98,7 +98,7 @@ def test_a_network_is_told_by_its_modules():
         "outside the modules",
     ]
     assert any(
-        re.fullmatch(r"4\. v5 = relu\(v4\)   in layers\.0 \(Dense\)   test_explain\.py:\d+", b) for b in backward
+        re.fullmatch(r"4\. v3 = relu\(v2\)   in layers\.0 \(Dense\)   test_explain\.py:\d+", b) for b in backward
     )
     assert "    → labels  nothing: requires no gradient" not in backward  # the array has no name here
     assert sum("nothing: requires no gradient" in line for line in backward) == 2

@@ -352,7 +352,7 @@ def test_a_click_on_a_node_goes_there_in_either_direction(page, network):
 
     page.open(network.path)
     nodes = {n.get_attribute("data-value"): n for n in page.all("#picture .node[data-value]")}
-    relu = next(n for n in nodes.values() if n.get_attribute("aria-label").startswith("relu"))
+    relu = next(n for n in nodes.values() if " = relu:" in n.get_attribute("aria-label"))
     relu.find_element("css selector", "text").click()
     assert (page.kind, page.value) == ("forward", int(relu.get_attribute("data-value")))
     assert "here" in relu.get_attribute("class").split()
@@ -403,7 +403,7 @@ def test_search(page, network):
     assert dimmed == len(page.all("#picture .node")) - 1
     page.press(Keys.ENTER)
     assert page.kind == "backward"
-    assert "v7 = v5 @ layers.1.weight" in page.text("#card h2").replace("\n", " ")
+    assert "v4 = v3 @ layers.1.weight" in page.text("#card h2").replace("\n", " ")
     assert page.all("#picture .node.unfound") == []
     page.find("#search").send_keys("(4,)")  # by shape
     assert [b.text.split()[0] for b in page.all("#found button")] == ["layers.0.bias"]
@@ -630,3 +630,40 @@ def test_without_a_picture_the_steps_still_work(page, tmp_path, monkeypatch):
     page.find("#search").send_keys("sum")
     page.click("#found button")
     assert page.kind == "backward"
+
+
+@pytest.mark.parametrize("size", [DESKTOP, (390, 844)])
+def test_wide_arrays_stay_in_their_cards_and_say_that_there_is_more(page, tmp_path, size):
+    images = np.random.default_rng(0).normal(size=(4, 784)).astype(np.float32)
+    model = nn.Sequential(nn.Dense(784, 16, "relu", rng=0), nn.Dense(16, 10, rng=1))
+    loss = tg.cross_entropy(model(images), np.array([1, 2, 3, 4]))
+    page.open(tg.explore(loss, model, tmp_path / "wide.html"), size)
+    assert page.run("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    cut = page.run(
+        "return [...document.querySelectorAll('.heat-holder')].filter((e) => e.scrollWidth > e.clientWidth + 2)"
+    )
+    assert cut
+    assert all("more-right" in one.get_attribute("class") for one in cut)
+
+
+def test_the_wrong_order_marks_what_is_wrong_and_only_that(page, tmp_path):
+    a = tg.Tensor(3.0, requires_grad=True)
+    b = a * a
+    page.open(tg.explore(np.tanh(b) + b, path=tmp_path / "fork.html"))
+    page.click("#wrong")
+    while page.find("#next").is_enabled():
+        page.click("#next")
+        if page.kind != "astray":
+            continue
+        found = page.run(
+            "return [...document.querySelectorAll('[data-part] td')].map((cell) => Number(cell.dataset.value))"
+        )
+        assert ("✓ right" in page.text("#card")) == bool(np.isclose(found[0], found[1], rtol=1e-6))
+        assert ("✗ wrong" in page.text("#card")) != ("✓ right" in page.text("#card"))
+
+
+def test_a_graph_without_a_fork_offers_one_that_has(page, tmp_path):
+    page.open(tg.explore(np.tanh(tg.Tensor(3.0, requires_grad=True)), path=tmp_path / "chain.html"))
+    page.click("#wrong")
+    assert "This graph has no fork" in page.text("#card")
+    assert "b = a * a" in page.text("#card")

@@ -22,9 +22,12 @@ from hypothesis import strategies as st
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
+from tinygrad_mm.drawing.reader import read
 from tinygrad_mm.drawing.text import printable
 from tinygrad_mm.explorer import payload as payloads
-from tinygrad_mm.explorer.scene import shades
+from tinygrad_mm.explorer import record
+from tinygrad_mm.explorer.scene import scene, shades
+from tinygrad_mm.names import names_in
 
 NAMESPACE = "http://www.w3.org/2000/svg"
 VOID = {"meta", "link", "input", "br", "hr", "img"}
@@ -487,3 +490,14 @@ def test_calls_with_several_results_are_told_and_shown(tmp_path, several):
     loss = np.sum(several(x * 2) ** 2 * np.arange(1.0, 4.0).astype(np.float32))
     assert "BACKWARD" in str(tg.explain(loss))
     assert tg.explore(loss, path=tmp_path / "several.html").exists()
+
+
+def test_nodes_have_the_labels_that_the_cards_use(tmp_path):
+    model = nn.Sequential(nn.Dense(3, 4, "relu", rng=0), nn.Dense(4, 2, rng=1))
+    images = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    loss = tg.cross_entropy(model(images), np.array([0, 1, 0, 1, 1]))
+    story = record(loss, model)
+    labels = [story.values[i].label for i in story.forward]
+    assert labels[:-1] == [f"v{k}" for k in range(1, len(labels))]  # no number is skipped
+    picture = re.sub(r"<[^>]+>", " ", scene(story, read([loss], names_in(model))).svg)
+    assert all(re.search(rf"\b{label}\b", picture) for label in labels)

@@ -277,7 +277,7 @@ def test_numbers_put_in_are_the_numbers():
     a, b = tg.Tensor(0.5, requires_grad=True), tg.Tensor(-2.0, requires_grad=True)
     first, second = record(a * b, variables={"a": a, "b": b}).backward[0].sent
     assert (first.numbers, second.numbers) == ("1 · (-2) = -2", "1 · 0.5 = 0.5")
-    assert first.formula == "∂L/∂a = ∂L/∂v2 · b"
+    assert first.formula == "∂L/∂a = ∂L/∂v1 · b"
 
     x = tg.Tensor(np.array([[1.0, 2.0]]), requires_grad=True)
     w = tg.Tensor(np.array([[3.0], [-4.0]]), requires_grad=True)

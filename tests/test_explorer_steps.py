@@ -481,7 +481,12 @@ def test_a_network_tells_names_kinds_and_modules():
     loss, model = two_layers()
     story = record(loss, model)
     kinds = {value.label: value.kind for value in story.values if not re.fullmatch(r"v\d+", value.label)}
-    expected = {"images": "input", "loss": "output", **{path: "parameter" for path, _ in model.named_parameters()}}
+    expected = {
+        "images": "input",
+        "constant": "constant",
+        "loss": "output",
+        **{path: "parameter" for path, _ in model.named_parameters()},
+    }
     assert kinds == expected
     assert [v.operation for v in story.values if v.kind in ("operation", "output")] == [
         *("matmul", "add", "relu", "matmul", "add", "cross_entropy")

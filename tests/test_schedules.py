@@ -151,6 +151,30 @@ def test_bad_arguments(make, message):
         make()
 
 
+FOREVER = {
+    "step_decay": optim.step_decay(0.1, every=3),
+    "growing step_decay": optim.step_decay(0.1, every=3, factor=2.0),
+    "places": optim.step_decay(0.1, at=[1, 2], factor=1e300),
+    "exponential": optim.exponential(0.1, 0.9),
+    "growing exponential": optim.exponential(0.1, 1.1, every=2),
+    "zero": optim.exponential(0.0, 1.1),
+    "linear": optim.linear({0: 1.0, 10: 0.5}),
+    "cosine": optim.cosine(0.1, 10),
+    "restarts": optim.cosine_with_restarts(0.1, 10),
+    "growing restarts": optim.cosine_with_restarts(0.1, 10, growth=2),
+    "one_cycle": optim.one_cycle(0.1, 10),
+    "warm_up": optim.warm_up(5, optim.cosine(0.1, 10)),
+    "joined": optim.joined({0: 0.1, 5: optim.exponential(0.1, 2.0)}),
+}
+
+
+@pytest.mark.parametrize("name", FOREVER)
+@pytest.mark.parametrize("step", [10**4, 10**9, 2**53, 10**400], ids=lambda n: f"1e{len(str(n)) - 1}")
+def test_a_schedule_has_a_value_at_every_step(name, step):
+    value = FOREVER[name](step)
+    assert value >= 0  # no NaN, no OverflowError; what grows without bound may be inf, which optimizers refuse
+
+
 # -- reduce on plateau
 
 
@@ -169,7 +193,9 @@ def by_the_book(metrics, rate, factor, patience, cooldown, minimum):
     return result
 
 
-metrics = st.lists(st.floats(-3, 3).map(lambda x: round(x, 1)) | st.just(math.nan), max_size=40)
+metrics = st.lists(
+    st.floats(-3, 3).map(lambda x: round(x, 1)) | st.sampled_from([math.nan, math.inf, -math.inf]), max_size=40
+)
 
 
 @given(metrics, st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 0.2]), st.booleans())

@@ -441,6 +441,7 @@ def press_at(*steps):
     return Press()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("step", [1, 3, BATCHES, EPOCHS * BATCHES])
 def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path, step):
     model = network()
@@ -463,6 +464,7 @@ def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path, step):
     assert outcome(model, optimizer, history) == whole
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_validation_ends_with_the_epoch():
     model = network()
 
@@ -476,6 +478,7 @@ def test_ctrl_c_in_validation_ends_with_the_epoch():
     assert len(history["validation_loss"]) == 1
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_interrupts_at_once():
     class Twice:
         def on_gradients(self, run):
@@ -763,7 +766,7 @@ def test_batches_without_a_target(data):
 @pytest.mark.parametrize("loss", [lambda p, t: p, lambda p, t: 1.0])
 def test_losses_that_are_no_single_tensor(loss):
     model = network()
-    with pytest.raises(TypeError, match=r"loss\(prediction, target\) returned .*; it must be one number"):
+    with pytest.raises(TypeError, match="fit: the loss returned"):
         fit(model, (X, Y), loss, sgd(model), 1, progress=False)
 
 
@@ -858,7 +861,7 @@ def test_what_killed_runs_left_is_removed(tmp_path):
 # The file
 # ---------------------------------------------------------------------------------------------------------------------
 
-keys = st.text("ab/'", max_size=3)
+keys = st.text("ab/'", max_size=3) | st.sampled_from(["array at", "array at'"])
 leaves = st.one_of(
     st.none(),
     st.booleans(),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinygrad_mm.gradient import gradients, no_grad
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, primitive
-from tinygrad_mm.tensor import Buffer, Parameter, Tensor
+from tinygrad_mm.tensor import Buffer, Parameter, Tensor, from_dlpack
 
 if TYPE_CHECKING:
     from tinygrad_mm import data, nn, optim, testing, training, weights
@@ -103,6 +103,7 @@ __all__ = [
     "explain",
     "explore",
     "fit",
+    "from_dlpack",
     "gelu",
     "grad",
     "gradients",

@@ -13,43 +13,27 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.arrays import as_array, is_foreign_array, operand_array
 from tinygrad_mm.errors import qualified
 from tinygrad_mm.graph import NO_KWARGS, RULES, Rule, Vertex, state
+from tinygrad_mm.rules.pieces import WRITING
 
-__all__ = ["as_array", "normal_form", "operand", "plain", "rule_of", "in_normal_form"]
+__all__ = ["normal_form", "operand", "plain", "rule_of", "in_normal_form"]
 
 # Types that an operation takes as they are. Python numbers among them are weak: they never change a Tensor's dtype.
 _AS_THEY_ARE = frozenset({float, int, bool, np.ndarray, type(None)})
 
 
-def as_array(data: Any, dtype: Any = None) -> np.ndarray[Any, Any]:
-    """An array of `data`: arrays keep their dtype, Python floats become float32, ints int64, bools bool.
-
-    >>> as_array([1.0, 2.0]).dtype, as_array(np.array([1.0])).dtype, as_array(3).dtype
-    (dtype('float32'), dtype('float64'), dtype('int64'))
-    """
-    if isinstance(data, np.ndarray):
-        return data if dtype is None else data.astype(dtype, copy=False)
-    if isinstance(data, Vertex):
-        raise TypeError("this is a Tensor already; use it as it is, or t.detach() to cut it from its graph")
-    try:
-        array = np.asarray(data, dtype=dtype)
-    except ValueError as error:
-        raise ValueError(f"the data have no rectangular shape: {error}") from error
-    if dtype is not None:
-        return array
-    first = data
-    while isinstance(first, (list, tuple)) and first:
-        first = first[0]
-    if isinstance(first, np.ndarray) or array.dtype.kind not in "fi":
-        return array
-    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)
-
-
 def operand(a: Any, sequences: Any = list) -> Any:
-    """An operand in normal form: NumPy scalars become Python scalars (weak), sequences become arrays."""
+    """An operand in normal form: NumPy scalars become Python's (weak), sequences and others' arrays become NumPy's."""
+    if type(a) in _AS_THEY_ARE or isinstance(a, Vertex):
+        return a
     if isinstance(a, sequences):
         return as_array(a)
+    if is_foreign_array(a):
+        return operand_array(a)
+    if type(a) in (list, tuple) and any(map(is_foreign_array, a)):
+        return type(a)(operand_array(part) if is_foreign_array(part) else part for part in a)
     if isinstance(a, float):  # of a class of its own, which NumPy would not take for a number of Python's
         return float(a)
     return a.item() if isinstance(a, np.generic) else a
@@ -67,6 +51,10 @@ def plain(a: Any) -> Any:
 def rule_of(fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Rule:
     """What is known of a function; raises TypeError where that is nothing, or where the call writes into `out`."""
     rule = RULES.get(fun)
+    if fun in WRITING:
+        raise TypeError(
+            f"{qualified(fun)} writes into an array, which the graph could not differentiate; use {WRITING[fun]}"
+        )
     if rule is None:
         raise TypeError(
             f"{qualified(fun)} has no derivative rule. Register one with tg.defvjp or write it as an expression of "

@@ -34,7 +34,10 @@ def qualified(fun: Callable[..., Any]) -> str:
 
 def explained(error: Exception, fun: Callable[..., Any], values: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:
     """The same kind of error with the operation, the shapes and the dtypes in its message."""
-    described = [f"{v.shape} {v.dtype}" if isinstance(v, np.ndarray) else repr(v)[:60] for v in values]
+    described = [
+        f"{v.shape} {v.dtype}" if isinstance(v, np.ndarray) else name_of(v) if callable(v) else repr(v)[:60]
+        for v in values
+    ]
     options = "".join(f", {k}={v!r}"[:80] for k, v in kwargs.items())
     message = f"{name_of(fun)}({', '.join(described)}{options}): {error}"
     arrays = [v for v in values if isinstance(v, np.ndarray)]

@@ -12,17 +12,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.arrays import as_array, index_arrays, is_foreign_array
 from tinygrad_mm.backprop import accumulate, backpropagate
-from tinygrad_mm.dispatch import as_array, in_normal_form, normal_form, plain, rule_of
+from tinygrad_mm.dispatch import in_normal_form, normal_form, plain, rule_of
 from tinygrad_mm.errors import caller, explained, qualified, refuse_while_tracing
 from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Vertex, entered, name_of, select, state, tick
 from tinygrad_mm.memory import keep_freed_memory
 from tinygrad_mm.methods import ArrayMethods
 from tinygrad_mm.rules.elementwise import stop_gradient
+from tinygrad_mm.rules.folds import ufunc_method
 from tinygrad_mm.rules.indexing import getitem, without_tensors
 from tinygrad_mm.updates import At
 
-__all__ = ["Buffer", "Parameter", "Tensor", "apply", "result", "seed"]
+__all__ = ["Buffer", "Parameter", "Tensor", "apply", "from_dlpack", "result", "seed"]
 
 TensorLike: TypeAlias = "Tensor | np.ndarray[Any, Any] | float | int | bool | Sequence[Any]"
 
@@ -100,10 +102,12 @@ def _operators(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any,
     """The operator `a fun b` and its reflection; beside an object of an unknown kind Python asks that one next."""
 
     def operator(self: Any, other: Any) -> Any:
-        return _call(fun, (self, other)) if isinstance(other, _OPERANDS) else NotImplemented
+        known = isinstance(other, _OPERANDS) or is_foreign_array(other)
+        return _call(fun, (self, other)) if known else NotImplemented
 
     def reflected(self: Any, other: Any) -> Any:
-        return _call(fun, (other, self)) if isinstance(other, _OPERANDS) else NotImplemented
+        known = isinstance(other, _OPERANDS) or is_foreign_array(other)
+        return _call(fun, (other, self)) if known else NotImplemented
 
     return operator, reflected
 
@@ -116,7 +120,8 @@ def seed(y: Vertex, gradient: Any = None, unused: bool = False, recorded: bool =
     if not y.requires_grad and not unused:
         raise RuntimeError(
             "backward: this tensor has no graph behind it. None of its inputs has requires_grad=True, or it was "
-            "computed under no_grad(), or a function without gradient (a comparison, argmax, detach) cut it off"
+            "computed under no_grad(), or a function without gradient (a comparison, argmax, detach) cut it off; or "
+            "it is itself a gradient, which has a graph only from gradients(..., create_graph=True)"
         )
     if gradient is None:
         if y.value.size != 1:
@@ -170,7 +175,7 @@ class Tensor(ArrayMethods, Vertex):
         if value.dtype.kind not in "fiub":
             raise TypeError(
                 f"a Tensor holds real numbers or booleans, not {value.dtype}; complex numbers can be kept as two "
-                "Tensors, text as integer codes"
+                "Tensors, text as integer codes, numbers among objects by a.astype(np.float64)"
             )
         super().__init__(value)
         if requires_grad:
@@ -287,6 +292,8 @@ class Tensor(ArrayMethods, Vertex):
 
     # -- NumPy's protocols
 
+    __array_priority__ = __pandas_priority__ = 5000  # beside an array of another library, the Tensor decides
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if any(a is not None for a in kwargs.pop("out", ())):
             raise TypeError(
@@ -295,18 +302,7 @@ class Tensor(ArrayMethods, Vertex):
             )
         if method == "__call__":
             return _call(ufunc, inputs, kwargs)
-        whole = _UFUNC_METHODS.get((ufunc, method))
-        if whole is not None:
-            if method == "reduce" and len(inputs) < 2:
-                kwargs.setdefault("axis", 0)
-            return whole(*inputs, **kwargs)
-        if method == "outer":
-            a, b = (x if isinstance(x, Tensor) else as_array(x) for x in inputs)
-            return ufunc(a.reshape(a.shape + (1,) * b.ndim), b, **kwargs)
-        raise TypeError(
-            f"np.{name_of(ufunc)}.{method} has no derivative rule; "
-            + ("use x.at[i].add(v)" if method == "at" else "write it with sums, products and slices")
-        )
+        return ufunc_method(ufunc, method, *inputs, **kwargs)
 
     def __array_function__(self, func: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
         return _call(func, args, kwargs)
@@ -341,24 +337,34 @@ class Tensor(ArrayMethods, Vertex):
             raise RuntimeError("only leaves can be deep-copied; use t.detach() to cut a computed tensor loose")
         return self._leaf_like(self.value.copy(), memo)
 
+    def __copy__(self) -> Tensor:
+        if self.node is not None:
+            return self.copy()
+        kind, parts = self.__reduce__()
+        return kind(*parts)
+
     def __reduce__(self) -> Any:
         refuse_while_tracing("pickle.dumps(t) or copy.copy(t)")
         if self.node is not None:
             raise TypeError("only leaves can be pickled: a graph belongs to the process that made it; use t.detach()")
-        return _rebuild, (type(self), self.value, self.requires_grad, self.grad, self.extra)
+        return _rebuild, (type(self), self.value, self.requires_grad, self.grad, self._extra_of_a_copy())
 
     def _leaf_like(self, value: Any, memo: dict[int, Any]) -> Tensor:
         grad = None if self.grad is None else self.grad.copy()
-        copy = _rebuild(type(self), value, self.requires_grad, grad, dict(self.extra) if self.extra else None)
+        copy = _rebuild(type(self), value, self.requires_grad, grad, self._extra_of_a_copy())
         memo[id(self)] = copy
         return copy
+
+    def _extra_of_a_copy(self) -> dict[str, Any] | None:
+        """What a copy has besides the array: hooks stay with the original, as those of modules do."""
+        return {key: value for key, value in (self.extra or {}).items() if key != "hooks"} or None
 
     # -- operators
 
     __hash__ = object.__hash__  # tensors are compared by identity in sets and dicts, elementwise by ==
 
     def __getitem__(self, key: Any) -> Tensor:
-        key, tensors = without_tensors(key)
+        key, tensors = without_tensors(index_arrays(key))
         return apply(getitem, (self, key, *tensors))
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -438,13 +444,12 @@ def _rebuild(kind: type[Tensor], value: Any, requires_grad: bool, grad: Any, ext
     return tensor
 
 
-_UFUNC_METHODS: dict[tuple[np.ufunc, str], Callable[..., Any]] = {
-    (np.add, "reduce"): np.sum,
-    (np.multiply, "reduce"): np.prod,
-    (np.maximum, "reduce"): np.max,
-    (np.minimum, "reduce"): np.min,
-    (np.logical_and, "reduce"): np.all,
-    (np.logical_or, "reduce"): np.any,
-    (np.add, "accumulate"): lambda x, axis=0, **k: np.cumsum(x, axis=axis, **k),
-    (np.multiply, "accumulate"): lambda x, axis=0, **k: np.cumprod(x, axis=axis, **k),
-}
+def from_dlpack(a: Any) -> Tensor:
+    """An array of another library as a Tensor outside any graph, without a copy where it lies in ordinary memory.
+
+    Raises BufferError for an array on a device that NumPy cannot read, TypeError for one of no real numbers.
+
+    >>> from_dlpack(np.array([1.0, 2.0]))
+    Tensor([1., 2.], dtype=float64)
+    """
+    return Tensor(np.from_dlpack(a))

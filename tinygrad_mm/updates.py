@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinygrad_mm.rules.indexing import index_add, index_multiply, index_set, without_tensors
+from tinygrad_mm.arrays import index_arrays
+from tinygrad_mm.rules.indexing import (
+    index_add,
+    index_max,
+    index_min,
+    index_multiply,
+    index_set,
+    without_tensors,
+)
 
 __all__ = ["At"]
 
@@ -21,7 +29,7 @@ class At:
         self.tensor = tensor
 
     def __getitem__(self, key: Any) -> At:
-        self.key, self.tensors = without_tensors(key)
+        self.key, self.tensors = without_tensors(index_arrays(key))
         return self
 
     def set(self, value: Any) -> Any:
@@ -50,3 +58,21 @@ class At:
         Tensor([ 1., 10.], dtype=float32)
         """
         return index_multiply(self.tensor, value, self.key, *self.tensors)
+
+    def max(self, value: Any) -> Any:
+        """The larger of the elements and `value`; where an element is named twice all values count.
+
+        >>> from tinygrad_mm.tensor import Tensor
+        >>> Tensor([1.0, 2.0]).at[[0, 0]].max([5.0, 3.0])
+        Tensor([5., 2.], dtype=float32)
+        """
+        return index_max(self.tensor, value, self.key, *self.tensors)
+
+    def min(self, value: Any) -> Any:
+        """The smaller of the elements and `value`; where an element is named twice all values count.
+
+        >>> from tinygrad_mm.tensor import Tensor
+        >>> Tensor([1.0, 2.0]).at[1].min(0.0)
+        Tensor([1., 0.], dtype=float32)
+        """
+        return index_min(self.tensor, value, self.key, *self.tensors)

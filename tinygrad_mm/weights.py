@@ -16,14 +16,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.dispatch import as_array
+from tinygrad_mm.arrays import as_array
+from tinygrad_mm.files import keep_permissions
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["WeightsError", "load", "load_with_metadata", "read_metadata", "remove_unfinished", "save"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-DIGEST = "tinygrad_mm.sha256"
+OURS = "tinygrad_mm."  # how the keys of this program's own metadata begin
+DIGEST, FORMAT = f"{OURS}sha256", f"{OURS}format"
 UNSIGNED, SIGNED = ("uint8", "uint16", "uint32", "uint64"), ("int8", "int16", "int32", "int64")
 DTYPES = ("float16", "float32", "float64", *SIGNED, *UNSIGNED, "bool")
 
@@ -55,6 +57,7 @@ def save(path: str | os.PathLike[str], tensors: Any, metadata: Mapping[str, str]
     for key, value in notes.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise WeightsError(f"{path}: metadata are text by text, not {key!r}: {value!r}; use json.dumps(value)")
+    notes[FORMAT] = "1"  # a second key: damage to the digest's own leaves it, and the digest is missed
     notes[DIGEST] = _digest(arrays, notes)
     try:
         content = serialize(arrays, notes)
@@ -130,11 +133,15 @@ def _digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file in one step: a temporary neighbour, forced to the disk, then given the name."""
+    """Write a file in one step: a temporary neighbour, forced to the disk, then given the name.
+
+    A new file gets the permissions that the umask decides, another version of a file those of that file.
+    """
     temporary = path.with_name(f"{_unfinished(path)}{secrets.token_hex(8)}.tmp")
     try:
         try:
-            with open(temporary, "xb") as file:  # the umask decides the permissions, as for any new file
+            with open(temporary, "xb") as file:
+                keep_permissions(temporary, path)  # before there is anything to read in it
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -193,7 +200,7 @@ def load_with_metadata(path: str | os.PathLike[str]) -> tuple[dict[str, Array], 
     content = path.read_bytes()
     try:
         found = deserialize(content)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, TypeError, OverflowError, MemoryError) as error:  # NumPy's, for odd shapes
         raise WeightsError(
             f"{path} is no whole safetensors file ({error}); copy or download it again, or save the weights anew"
         ) from error
@@ -205,11 +212,17 @@ def load_with_metadata(path: str | os.PathLike[str]) -> tuple[dict[str, Array], 
     size = int.from_bytes(content[:8], "little")  # the header was found valid above
     metadata = dict(json.loads(content[8 : 8 + size]).get("__metadata__") or {})
     digest = metadata.pop(DIGEST, None)
+    if digest is None and any(key.startswith(OURS) for key in metadata):
+        raise WeightsError(
+            f"{path} is damaged: it was written here, but the SHA-256 digest that was saved with it is missing; "
+            "restore it from a copy, or save the weights anew"
+        )
     if digest is not None and digest != _digest(found, metadata):
         raise WeightsError(
             f"{path} is damaged: its contents do not give the SHA-256 digest that was saved with them; "
             "restore it from a copy, or save the weights anew"
         )
+    metadata.pop(FORMAT, None)
     return {name: _sound(array) for name, array in sorted(found.items())}, metadata
 
 

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from table import elementwise, functional, indexing, linalg, network, reduction, shape
+from table import (
+    differences,
+    elementwise,
+    folds,
+    functional,
+    indexing,
+    linalg,
+    network,
+    pieces,
+    polynomial,
+    quantiles,
+    reduction,
+    sets,
+    shape,
+    special,
+    statistics,
+)
 from table.row import Row
 
 ROWS: list[Row] = [
@@ -13,4 +29,12 @@ ROWS: list[Row] = [
     *linalg.ROWS,
     *network.ROWS,
     *functional.ROWS,
+    *folds.ROWS,
+    *quantiles.ROWS,
+    *statistics.ROWS,
+    *sets.ROWS,
+    *special.ROWS,
+    *polynomial.ROWS,
+    *pieces.ROWS,
+    *differences.ROWS,
 ]

@@ -139,6 +139,7 @@ ROWS = [
     Row(np.clip,         "...", call=lambda a: a.clip(-1, 1), note="method"),
     Row(np.clip,         "...", "...", "...", call=lambda a, b, c: np.clip(a, np.minimum(b, c), np.maximum(b, c)), note="bounds are arrays"),
     Row(np.copy),
+    Row(np._core.umath.clip, "...", "...", "...", call=lambda a, b, c: np._core.umath.clip(a, np.minimum(b, c), np.maximum(b, c)), note="the ufunc"),
     Row(np.copy,         call=lambda x: x.copy(), note="method"),
     Row(np.nan_to_num),
     Row(np.nan_to_num,   options={"hole": my.mask}, call=lambda x, hole: np.nan_to_num(np.where(hole, math.nan, x), nan=2.0), note="with NaN"),

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from numpy.exceptions import AxisError
 
 from table.row import Row
-from tinygrad_mm.rules.indexing import getitem, index_add, index_multiply, index_set, scatter
+from tinygrad_mm.rules.indexing import (
+    checked,
+    getitem,
+    index_add,
+    index_max,
+    index_min,
+    index_multiply,
+    index_set,
+    scatter,
+)
 
 BASIC = {"key": my.basic_index}
 INTEGERS = {"key": my.integer_arrays}
@@ -40,8 +49,16 @@ def assign(out: np.ndarray, key: object, v: np.ndarray) -> None:
 
 def update(method: str) -> Callable[..., object]:
     """x.at[key].set(v) on Tensors; on arrays, where there is no `at`, NumPy's own way in place."""
-    in_place = {"set": assign, "add": np.add.at, "multiply": np.multiply.at}[method]
-    operation = {"set": index_set, "add": index_add, "multiply": index_multiply}[method]
+    in_place = {
+        "set": assign,
+        "add": np.add.at,
+        "multiply": np.multiply.at,
+        "max": np.maximum.at,
+        "min": np.minimum.at,
+    }[method]
+    operation = {"set": index_set, "add": index_add, "multiply": index_multiply, "max": index_max, "min": index_min}[
+        method
+    ]
 
     def call(x, v, key):
         if hasattr(x, "at"):
@@ -101,6 +118,11 @@ ROWS = [
     Row(index_add,          "3 n", call=lambda x: update("add")(x, x[0] * x[1], np.argmax(x[:, 0])), note="Tensor as place, of itself", zero_d=IndexError, empty=IndexError),
     Row(index_multiply,     "3 4", "4", call=lambda x, v: update("multiply")(x, v, (REPEATED, [0, 1, 0, 1])), note="two repeated lists", zero_d=IndexError),
     Row(index_multiply,     "3 n", "4 n", call=lambda x, v: update("multiply")(x, v, np.argsort(x[:, 0])[[0, 1, 0, 2]]), note="repeated Tensor places", zero_d=IndexError, empty=IndexError),
+    Row(index_max,          "...", "", options=BASIC, call=update("max")),
+    Row(index_max,          "3 n", "4 1", options={"key": REPEATED}, call=update("max"), note="repeated places", zero_d=IndexError),
+    Row(index_min,          "3 n", "n", options={"key": st.sampled_from([0, slice(1, None), UNIQUE])}, call=update("min"), zero_d=IndexError),
+    Row(index_min,          "3 4", "4", call=lambda x, v: update("min")(x, v, (REPEATED, [0, 1, 0, 1])), note="two repeated lists", zero_d=IndexError),
+    Row(checked,            "...", call=lambda x: checked(x, lambda values: values.size)),
 
     # functions that pick
     Row(np.take,            "n ...", options={"indices": my.places, "axis": 0}),

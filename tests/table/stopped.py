@@ -13,7 +13,9 @@ import numpy as np
 from tinygrad_mm import functional
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.rules.elementwise import exponent, stop_gradient
-from tinygrad_mm.rules.indexing import checked, last_writes
+from tinygrad_mm.rules.indexing import last_writes
+from tinygrad_mm.rules.sets import distinct, in_both
+from tinygrad_mm.rules.statistics import bin_numbers, counts
 
 
 def whole(x: Any) -> Any:
@@ -91,7 +93,6 @@ STOPPED: list[tuple[Callable[..., Any], Callable[[Any], Any]]] = [
     (np.isin,              lambda x: np.isin(x, [0.0, 1.0])),
     (np.zeros_like,        np.zeros_like),
     (np.ones_like,         np.ones_like),
-    (np.full_like,         lambda x: np.full_like(x, 7.0)),
     (np.empty_like,        lambda x: np.empty_like(x) * 0 == 0),
     (exponent,             exponent_by_logarithm),
     (last_writes,          last_writes_by_loop),
@@ -99,7 +100,6 @@ STOPPED: list[tuple[Callable[..., Any], Callable[[Any], Any]]] = [
     (functional.one_hot,   one_hot_by_loop),
     (uniform_like,         lambda x: uniform_like(x, np.random.default_rng(3))),
     (stop_gradient,        lambda x: x if isinstance(x, np.ndarray) else stop_gradient(x)),
-    (checked,              lambda x: checked(x, lambda values: values.size)),
     (np.argsort,           lambda x: np.argsort(x, axis=0, kind="stable")),
     (np.argpartition,      lambda x: np.argpartition(x[0], 1)[1]),
     (np.lexsort,           lambda x: np.lexsort((x[0], x[1]))),
@@ -110,12 +110,10 @@ STOPPED: list[tuple[Callable[..., Any], Callable[[Any], Any]]] = [
     (np.argwhere,          np.argwhere),
     (np.unravel_index,     lambda x: np.unravel_index(np.argmax(x), (3, 3))),
     (np.ravel_multi_index, lambda x: np.ravel_multi_index((np.argmax(x, axis=0), np.argmin(x, axis=0)), (3, 3))),
-    (np.bincount,          lambda x: np.bincount(whole(x).ravel())),
-    (np.unique,            np.unique),
-    (np.histogram,         lambda x: np.histogram(x, bins=3)),
-    (np.intersect1d,       lambda x: np.intersect1d(x, [0.0, 1.0])),
-    (np.union1d,           lambda x: np.union1d(x, x[0])),
-    (np.setdiff1d,         lambda x: np.setdiff1d(x, x[0])),
+    (counts,               lambda x: counts(whole(x).ravel())),
+    (bin_numbers,          lambda x: bin_numbers(x.ravel(), np.array([-1.5, 0.0, 1.0], x.dtype))),
+    (distinct,             lambda x: distinct(x, 0)),
+    (in_both,              lambda x: in_both(x, x[:2])),
     (np.all,               lambda x: np.all(x > -9, axis=1)),
     (np.any,               lambda x: x.any(axis=0, keepdims=True)),
     (np.argmax,            lambda x: np.argmax(x, axis=-1, keepdims=True)),

@@ -57,7 +57,7 @@ class Call:
     gradients that the program finds, and the seeds, and returns what to hand out.
     """
 
-    __slots__ = ("check", "crossing", "drawn", "found", "instance", "plan", "seeds", "spent", "values")
+    __slots__ = ("check", "drawn", "found", "instance", "plan", "residuals", "seeds", "spent", "values")
 
     def __init__(self, plan: Planned, check: Callable[[list[Any], list[Any]], list[Any]] | None = None) -> None:
         self.plan, self.check = plan, check
@@ -65,7 +65,7 @@ class Call:
         self.found: dict[int, Any] = {}  # gradients that were computed but not asked for yet, by number of the target
         self.seeds: Any = None
         self.spent = False
-        self.crossing: Any = ()
+        self.residuals: Any = ()
         self.values: Any = ()
         self.drawn = [(rng, rng.bit_generator.state) for rng in plan.generators]
 
@@ -77,7 +77,7 @@ class Call:
             for rng, there in self.drawn:
                 state.generators.setdefault(id(rng), (rng, there))
         try:
-            outputs, effects, self.crossing = self.instance.forward(*values)
+            outputs, effects, self.residuals = self.instance.forward(*values)
         except ValueError as error:
             raise clear_error(error) from error
         if not state.replaying:
@@ -114,9 +114,9 @@ class Call:
         assert self.instance is not None
         if self.spent:  # the first pass has written over what the forward half had left for it
             with drawn_again(self.drawn):
-                _, _, self.crossing = self.instance.forward(*self.values)
+                _, _, self.residuals = self.instance.forward(*self.values)
         self.spent = True
-        found = list(self.instance.backward(*self.values, *seeds, *self.crossing))
+        found = list(self.instance.backward(*self.values, *seeds, *self.residuals))
         check, self.check = self.check, None
         return found if check is None else check(found, list(seeds))
 

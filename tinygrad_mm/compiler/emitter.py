@@ -212,7 +212,7 @@ class Writer:
             names.append(name if own and name not in names else f"{name}.copy()")
         return names
 
-    def crossing(self) -> list[str]:
+    def residuals(self) -> list[str]:
         """What the forward half makes anew at each call and the backward half reads."""
         placement, program = self.placement, self.program
         made = {id(s.out) for s in placement.steps if not s.op.backward and s.out.memory.kind in ("made", "fresh")}
@@ -280,14 +280,14 @@ def assembled(writer: Writer, joint: bool, update: Sequence[str] = (), apart: bo
         if apart:
             function("update", [], [*update, "return"])
         return [*lines, "", f"return {_joined(['step', *(['update'] if apart else [])])}"]
-    crossing = writer.crossing()
+    residuals = writer.residuals()
     body = writer.half([s for s in steps if not s.op.backward], "go_forward")
     outputs, effects = _joined(writer.handed(program.outputs)), _joined(_effects(writer))
-    function("forward", inputs, [*body, f"return ({outputs}), ({effects}), ({_joined(crossing)})"])
+    function("forward", inputs, [*body, f"return ({outputs}), ({effects}), ({_joined(residuals)})"])
     body = writer.half([s for s in steps if s.op.backward], "go_back")
     found = iter(writer.handed([v for v in program.gradients if v is not None]))
     gradients = [("None" if v is None else next(found)) for v in program.gradients]
-    function("backward", [*inputs, *seeds, *crossing], [*body, f"return ({_joined(gradients)})"])
+    function("backward", [*inputs, *seeds, *residuals], [*body, f"return ({_joined(gradients)})"])
     return [*lines, "", "return forward, backward"]
 
 

@@ -218,8 +218,8 @@ class Plan:
         arrays = [leaf.value for leaf in self.leaves if leaf is not None]
 
         def run(made: Any) -> None:
-            _, _, crossing = made[0](*values)
-            made[1](*values, *seeds, *crossing)
+            _, _, residuals = made[0](*values)
+            made[1](*values, *seeds, *residuals)
 
         return report(self.emitted, run, arrays)
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.emitter import Emitted
+from tinygrad_mm.files import keep_permissions
 from tinygrad_mm.graph import name_of
 
 __all__ = ["save_program"]
@@ -84,6 +85,7 @@ def save_program(
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write("\n".join(parts))
         os.chmod(temporary, 0o644)
+        keep_permissions(temporary, target)
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)

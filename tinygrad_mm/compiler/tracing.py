@@ -16,16 +16,25 @@ from tinygrad_mm.frontier import as_leaves, frontier
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import Monitor, Vertex, entered, name_of, state, tick
-from tinygrad_mm.rules.indexing import getitem, index_add, index_multiply, index_set, last_writes, scatter
+from tinygrad_mm.rules.indexing import (
+    getitem,
+    index_add,
+    index_max,
+    index_min,
+    index_multiply,
+    index_set,
+    last_writes,
+    scatter,
+)
+from tinygrad_mm.rules.sets import distinct, in_both
+from tinygrad_mm.rules.statistics import counts
 from tinygrad_mm.tensor import Buffer, Tensor
 
 __all__ = ["Output", "Trace", "drawn_again", "filled", "numbered", "ops_of", "without_hooks"]
 
 # Functions whose results have as many elements as values decide.
-_SHAPED_BY_VALUES = frozenset(
-    {np.nonzero, np.flatnonzero, np.argwhere, np.bincount, np.unique, np.intersect1d, np.union1d, np.setdiff1d}
-)
-_TAKE_INDICES = frozenset({getitem, scatter, index_set, index_add, index_multiply, last_writes})
+_SHAPED_BY_VALUES = frozenset({np.nonzero, np.flatnonzero, np.argwhere, counts, distinct, in_both})
+_TAKE_INDICES = frozenset({getitem, scatter, index_set, index_add, index_multiply, index_max, index_min, last_writes})
 
 
 class _Draws(Monitor):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.arrays import is_foreign_array
 from tinygrad_mm.data.structures import Array, Rng, mapped, plain_array, stacked
 from tinygrad_mm.tensor import Tensor
 
@@ -28,7 +29,8 @@ class _Epoch:
 class DataLoader:
     """Batches of NumPy arrays, in order or shuffled anew in each epoch.
 
-    `data` is an array whose first axis counts the examples; or a tuple or dict of such arrays, of equal length, and
+    `data` is an array (of NumPy, pandas, PyTorch, ...: what has `__array__` or `__dlpack__`, taken by position) whose
+    first axis counts the examples; or a tuple or dict of such arrays, of equal length, and
     batches are then tuples or dicts too; or any object with `__len__` and `__getitem__` (a list, say), whose examples
     (numbers, arrays, tuples or dicts of them) are stacked. Every `for batch in loader` is one epoch. Shuffling draws
     one permutation an epoch from `rng`, a NumPy generator or a seed (None: one from the operating system); the last
@@ -68,7 +70,7 @@ class DataLoader:
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 kind = "a positive integer" if least else "an integer, 0 or more"
                 raise ValueError(f"DataLoader: {name}={value!r} must be {kind}")
-        self._columns = isinstance(data, (np.ndarray, Tensor, tuple, dict))
+        self._columns = isinstance(data, (np.ndarray, Tensor, tuple, dict)) or is_foreign_array(data)
         self.data = mapped(plain_array, data) if self._columns else data
         self.batch_size = int(batch_size)
         self.shuffle = shuffle

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.dispatch import as_array
+from tinygrad_mm.arrays import as_array
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Array", "Rng", "mapped", "plain_array", "stacked"]

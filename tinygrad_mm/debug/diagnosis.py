@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -204,18 +205,35 @@ class _Examiner:
                 )
                 reason = Reason(words, "use the tensor itself", "detached")
                 return self._report("none", reason, operation=name_of(call_of(user)[0].fun))
-        words = "the loss was not computed from it, as far as the graph shows"
-        younger = [c for c in constants if isinstance(c[2], Vertex) and c[2].version > t.version]
+        words = "the loss was not computed from it, as far as the graph shows: it was not used"
+        owner = self._owner_without_calls(everything)
+        if owner:
+            words = (
+                f"the loss was not computed from it: no operation in the graph was made in {owner}, which was not "
+                "called, or whose result was not used"
+            )
+        younger = [] if owner else [c for c in constants if isinstance(c[2], Vertex) and c[2].version > t.version]
         if younger:
             places = [
                 f"argument {i} of {self._operation(user)}, {array_text(value_of(a))}" for user, i, a in younger[:3]
             ]
             words += (
-                "; if it should have been, then detach(), .data, no_grad() or a function without gradient made one of "
+                "; if it was, then detach(), .data, no_grad() or a function without gradient made one of "
                 f"these constants, which are younger than the tensor: {'; '.join(places)}"
             )
         fix = "check that the layer is called, and that its result is used in the loss"
         return self._report("none", Reason(words, fix, "unused"))
+
+    def _owner_without_calls(self, everything: Sequence[Vertex]) -> str:
+        """The module that a parameter belongs to, where the model is known and nothing in the graph was made in it."""
+        path = self.names.tensors.get(id(self.tensor), "").rpartition(".")[0]
+        called = set()
+        for v in everything:
+            scope = v.node.scope if v.node is not None else None
+            while scope is not None:
+                called.add(self.names.modules.get(scope.token))
+                scope = scope.parent
+        return "" if path in called else path
 
     def _cut(self, order: Sequence[Vertex]) -> Diagnosis:
         """The tensor is in the graph, but the rules on the way send nothing to the argument that it became."""
@@ -300,18 +318,33 @@ class _Examiner:
         return reason
 
     def _scaled(self, trace: Trace, grad: Any, verdict: str) -> Diagnosis:
-        """Huge or tiny: the step that multiplied the norm the most, or the least."""
+        """Huge or tiny: the step that multiplied the norm the most, or the least; or the many of one kind that did."""
         steps = trace.climb(self.tensor)
         if not steps:
             return self._fine(grad, [])
-        order = sorted(range(len(steps)), key=lambda k: trace.factor(steps[k]), reverse=verdict == "huge")
-        most, *others = order
-        words = f"it multiplies the norm of the gradient by {trace.factor(steps[most]):.3g}"
-        if others:
-            next_ones = [
-                f"{name_of(call_of(steps[k].vertex)[0].fun)}, by {trace.factor(steps[k]):.3g}" for k in others[:3]
-            ]
-            words += f" (the next are {'; '.join(next_ones)})"
+        sign = -1 if verdict == "huge" else 1
+        logs = [sign * math.log(max(trace.factor(step), 1e-300)) for step in steps]  # what changes most is lowest
+        kinds: dict[str, list[int]] = {}  # the steps that go the same way, by operation
+        for k, step in enumerate(steps):
+            if logs[k] < 0:
+                kinds.setdefault(name_of(call_of(step.vertex)[0].fun), []).append(k)
+        most, *others = sorted(range(len(steps)), key=logs.__getitem__)
+        alike = min(kinds.values(), key=lambda ks: sum(logs[k] for k in ks), default=[most])
+        if len(alike) > 1 and most not in alike and sum(logs[k] for k in alike) < logs[most]:
+            most = min(alike, key=logs.__getitem__)
+        if len(alike) > 1 and most in alike:
+            name, total = name_of(call_of(steps[most].vertex)[0].fun), sign * sum(logs[k] for k in alike)
+            words = (
+                f"it and {len(alike) - 1} more {name} on the way multiply the norm of the gradient by "
+                f"{math.exp(total):.3g} together, by {math.exp(total / len(alike)):.3g} each"
+            )
+        else:
+            words = f"it multiplies the norm of the gradient by {trace.factor(steps[most]):.3g}"
+            if others:
+                next_ones = [
+                    f"{name_of(call_of(steps[k].vertex)[0].fun)}, by {trace.factor(steps[k]):.3g}" for k in others[:3]
+                ]
+                words += f" (the next are {'; '.join(next_ones)})"
         if verdict == "huge":
             fix = (
                 "bring the arguments above to a size around 1 (normalise inputs, smaller weights), take the mean in "

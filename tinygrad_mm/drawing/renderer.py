@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tinygrad_mm.files import keep_permissions
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -206,6 +208,7 @@ def write(path: Path, content: bytes) -> None:
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         part.write_bytes(content)
+        keep_permissions(part, path)
         os.replace(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):

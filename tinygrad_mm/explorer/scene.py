@@ -110,16 +110,16 @@ def nodes_of(story: Story, picture: Picture) -> dict[int, tuple[str, ...]]:
 
 
 def _with_names(story: Story, picture: Picture, nodes: Mapping[int, tuple[str, ...]]) -> Picture:
-    """The picture with the story's names, which knows the caller's variables too."""
-    names = {node: story.values[value].name for value, own in nodes.items() for node in own}
+    """The picture with the story's labels: what a card calls `v3` is called so in the picture."""
+    labels = {node: story.values[value].label for value, own in nodes.items() for node in own}
 
     def named(node: PictureNode) -> PictureNode:
-        name = names.get(node.id)
-        if name is None:
+        label = labels.get(node.id)
+        if label is None or (node.kind == "constant" and node.shape is None):  # a number stands for itself
             return node
         if node.kind == "operation":  # the loss has its name at the output
-            return node if node.id in nodes[story.loss] else replace(node, name=node.name or name)
-        return replace(node, title=name)
+            return node if node.id in nodes[story.loss] else replace(node, name=label)
+        return replace(node, title=label)
 
     return replace(picture, nodes=tuple(map(named, picture.nodes)))
 

@@ -103,6 +103,7 @@ class _Reader:
         self.calls: dict[int, Call] = {}
         self.ids: dict[int, int] = {}  # id() of a vertex or array -> id of its value
         self.labels: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()  # of leaves without a name
         arrays = {id(v.value) for v in self.computed}
         for vertex in self.computed:
             node = vertex.node
@@ -163,7 +164,7 @@ class _Reader:
     def add(self, a: Any, kind: Kind, array: Any, **details: Any) -> None:
         number = self.ids[id(a)] = len(self.values)
         name = self.names.of(a)
-        label = name or f"v{number}"
+        label = name or (f"v{len(self.forward) + 1}" if details else self.unnamed(kind))
         self.labels[label] += 1
         if self.labels[label] > 1:
             label = f"{label}#{number}"
@@ -173,6 +174,11 @@ class _Reader:
         self.values.append(
             Value(number, label, name, kind, shape, dtype, getattr(a, "requires_grad", False), array, **details)
         )
+
+    def unnamed(self, kind: Kind) -> str:
+        """What a leaf without a name is called: "constant", "constant2", ..."""
+        self.kinds[kind] += 1
+        return kind if self.kinds[kind] == 1 else f"{kind}{self.kinds[kind]}"
 
     def modules(self, scope: Scope | None) -> tuple[str, ...]:
         found = []

@@ -36,11 +36,11 @@ class Argument:
 class Value:
     """One array of the computation, or the tuple of arrays that a call with several results returned.
 
-    `label` is unique and never empty: the name, or `v7`. `name` is the path in the model, the tensor's own name or the
-    caller's variable, else None. A value of kind "detached" stands in the graph without a gradient: a mask, an argmax,
-    or a tensor that was cut off. `operation`, `expression` (`x @ w`), `arguments`, `modules` (outermost first,
-    `layers.0 (Dense)`), `line` and `code` say how it was computed; for leaves they are empty. `shape` is None for a
-    tuple, whose shapes are those of its `array`s.
+    `label` is unique and never empty: the name, or `v3` for the third result, or `input` for a leaf. `name` is the
+    path in the model, the tensor's own name or the caller's variable, else None. A value of kind "detached" stands
+    in the graph without a gradient: a mask, an argmax, or a tensor that was cut off. `operation`, `expression` (`x
+    @ w`), `arguments`, `modules` (outermost first, `layers.0 (Dense)`), `line` and `code` say how it was computed;
+    for leaves they are empty. `shape` is None for a tuple, whose shapes are those of its `array`s.
     """
 
     id: int

@@ -143,7 +143,7 @@ class _Writer:
             rows.append((value.label, value.expression or value.kind, _type(value), summary))
         columns = [row for row in rows if isinstance(row, tuple)]
         widths = [max(len(row[i]) for row in columns) for i in range(4)]
-        for i, least in ((1, 16), (0, 20)):  # the columns that give way where the table is too wide
+        for i, least in ((1, 12), (0, 20), (3, 24)):  # the columns that give way where the table is too wide
             widths[i] = max(min(widths[i], least), widths[i] - max(0, sum(widths) + 6 - self.width))
         for row in rows:
             if isinstance(row, str):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.dispatch import as_array
+from tinygrad_mm.arrays import as_array
 from tinygrad_mm.functional.activations import log_softmax, one_hot, pick, softmax, softplus
 from tinygrad_mm.graph import Vertex, defvjp, primitive
 from tinygrad_mm.rules.indexing import at_places, checked
@@ -282,7 +282,7 @@ def kl_div(log_predictions: Any, targets: Any, reduction: str = "mean", log_targ
 
 def _array(a: Any) -> Any:
     """An array or Tensor as it is, anything else as an array."""
-    return a if isinstance(a, Vertex) or hasattr(a, "dtype") else as_array(a)
+    return a if isinstance(a, Vertex) or type(a) is np.ndarray else as_array(a)
 
 
 def _reduced(lost: Any, reduction: str) -> Any:
@@ -320,6 +320,8 @@ def _pair(name: str, predictions: Any, targets: Any, reduction: str) -> tuple[An
         raise ValueError(f"{name}: predictions have shape {predictions.shape}, targets {targets.shape}; {fix}")
     if predictions.dtype.kind != "f":
         raise TypeError(f"{name}: predictions are {predictions.dtype}; write predictions.astype(np.float32)")
+    if targets.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: targets of dtype {targets.dtype} are no numbers; turn them into numbers first")
     if predictions.dtype != targets.dtype:
         raise TypeError(
             f"{name}: predictions are {predictions.dtype}, targets {targets.dtype}; {_cast('targets', predictions)}"
@@ -334,10 +336,20 @@ def _checked_labels(name: str, logits: Any, labels: Any, ignore_index: int | Non
 
 
 def _check_kind(name: str, logits: Any, labels: Any) -> None:
+    if labels.dtype.kind not in "fiub":
+        raise TypeError(
+            f"{name}: labels of dtype {labels.dtype} are no numbers; number the classes with "
+            "names, labels = np.unique(labels, return_inverse=True)"
+        )
     if logits.ndim == 0 or labels.shape != logits.shape[:-1]:
+        fix = ""
+        if labels.shape == logits.shape and labels.dtype.kind != "f":
+            fix = f": as probabilities write labels.astype(np.{logits.dtype}), as class numbers labels.argmax(axis=-1)"
+        elif labels.shape == (*logits.shape[:-1], 1):
+            fix = ": write labels[..., 0]"
         raise ValueError(
-            f"{name}: logits of shape {logits.shape} need integer labels of shape {logits.shape[:-1]} or "
-            f"probabilities of shape {logits.shape}; these labels have shape {labels.shape}"
+            f"{name}: logits of shape {logits.shape} need integer labels of shape {logits.shape[:-1]} or floating "
+            f"probabilities of shape {logits.shape}; these labels are {labels.dtype} of shape {labels.shape}{fix}"
         )
     if labels.dtype.kind not in "iu":
         raise TypeError(

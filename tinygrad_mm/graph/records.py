@@ -166,8 +166,9 @@ def name_of(fun: Callable[..., Any]) -> str:
 def released(node: Node) -> RuntimeError:
     """What to raise for a node whose arguments are gone."""
     return RuntimeError(
-        f"the graph behind this {name_of(node.fun)} was released by an earlier backward pass; "
-        "call that one as backward(retain_graph=True) to use the graph again"
+        f"the graph behind this {name_of(node.fun)} was released by an earlier backward pass. Of several losses, take "
+        "the backward pass of their sum; cut a state that is carried on loose with h.detach(); make pictures and "
+        "explanations before backward(); or call that one as backward(retain_graph=True) to use the graph again"
     )
 
 

@@ -52,6 +52,10 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[1] * window, shape[0] * window
 
 
+def _fan_in(shape: tuple[int, ...]) -> int:
+    return max(fans(shape)[0], 1)  # a weight without elements has any variance
+
+
 def _uniform(shape: tuple[int, ...], limit: float, rng: Rng, dtype: Any) -> Array:
     return generator(rng).uniform(-limit, limit, shape).astype(dtype)
 
@@ -66,7 +70,7 @@ def glorot_uniform(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.floa
     >>> glorot_uniform((4, 8), rng=0).shape
     (4, 8)
     """
-    return _uniform(shape, gain * math.sqrt(6 / sum(fans(shape))), rng, dtype)
+    return _uniform(shape, gain * math.sqrt(6 / max(sum(fans(shape)), 1)), rng, dtype)
 
 
 def glorot_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = 1.0) -> Array:
@@ -75,7 +79,7 @@ def glorot_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float
     >>> glorot_normal((4, 8), rng=0).dtype
     dtype('float32')
     """
-    return _normal(shape, gain * math.sqrt(2 / sum(fans(shape))), rng, dtype)
+    return _normal(shape, gain * math.sqrt(2 / max(sum(fans(shape)), 1)), rng, dtype)
 
 
 def he_uniform(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = math.sqrt(2)) -> Array:
@@ -84,7 +88,7 @@ def he_uniform(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32,
     >>> he_uniform((4, 8), rng=0).shape
     (4, 8)
     """
-    return _uniform(shape, gain * math.sqrt(3 / fans(shape)[0]), rng, dtype)
+    return _uniform(shape, gain * math.sqrt(3 / _fan_in(shape)), rng, dtype)
 
 
 def he_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = math.sqrt(2)) -> Array:
@@ -93,7 +97,7 @@ def he_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, 
     >>> he_normal((4, 8), rng=0).shape
     (4, 8)
     """
-    return _normal(shape, gain / math.sqrt(fans(shape)[0]), rng, dtype)
+    return _normal(shape, gain / math.sqrt(_fan_in(shape)), rng, dtype)
 
 
 def lecun_uniform(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = 1.0) -> Array:
@@ -102,7 +106,7 @@ def lecun_uniform(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float
     >>> lecun_uniform((4, 8), rng=0).shape
     (4, 8)
     """
-    return _uniform(shape, gain * math.sqrt(3 / fans(shape)[0]), rng, dtype)
+    return _uniform(shape, gain * math.sqrt(3 / _fan_in(shape)), rng, dtype)
 
 
 def lecun_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, gain: float = 1.0) -> Array:
@@ -111,7 +115,7 @@ def lecun_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float3
     >>> lecun_normal((4, 8), rng=0).shape
     (4, 8)
     """
-    return _normal(shape, gain / math.sqrt(fans(shape)[0]), rng, dtype)
+    return _normal(shape, gain / math.sqrt(_fan_in(shape)), rng, dtype)
 
 
 def truncated_normal(

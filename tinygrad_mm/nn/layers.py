@@ -132,9 +132,12 @@ class Embedding(Module):
     def _check_range(self, values: Any) -> None:
         """Raise IndexError where a code has no row."""
         if values.size and not 0 <= values.min() <= values.max() < self.num_embeddings:
+            fix = "; codes count from 0, and none may be negative"
+            if values.min() >= 0:
+                fix = f"; did you mean Embedding({values.max() + 1}, {self.features})?"
             raise IndexError(
                 f"Embedding: codes lie in {values.min()}..{values.max()}, but there are rows "
-                f"0..{self.num_embeddings - 1} only; did you mean Embedding({values.max() + 1}, {self.features})?"
+                f"0..{self.num_embeddings - 1} only{fix}"
             )
 
     def describe(self) -> str:

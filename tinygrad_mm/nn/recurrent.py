@@ -30,6 +30,8 @@ class GRUCell(Module):
 
     Shape: (N, in_features), (N, hidden_features) -> (N, hidden_features)
 
+    Raises ValueError for shapes that do not fit, TypeError for another dtype.
+
     >>> GRUCell(3, 4, rng=0)(np.ones((2, 3), np.float32)).shape
     (2, 4)
     """
@@ -64,7 +66,15 @@ class GRUCell(Module):
     def forward(self, x: Any, h: Any = None) -> Tensor:
         """The next state, from an input and the state (by default 0)."""
         x = as_tensor(x)
-        h = Tensor(np.zeros((*x.shape[:-1], self.hidden_features), x.dtype)) if h is None else as_tensor(h)
+        if x.ndim != 2 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"{self!r} was given inputs of shape {x.shape}; it needs (N, {self.in_features}), one step of each "
+                "sequence (a GRU goes through whole ones)"
+            )
+        shape = (x.shape[0], self.hidden_features)
+        h = Tensor(np.zeros(shape, x.dtype)) if h is None else as_tensor(h)
+        if h.shape != shape:
+            raise ValueError(f"{self!r}: the state has shape {h.shape}; for this input it needs {shape}")
         return self.step(self.from_input(x), h)
 
     def from_input(self, x: Tensor) -> Tensor:
@@ -72,8 +82,6 @@ class GRUCell(Module):
 
         Shape: (..., in_features) -> (..., 3 * hidden_features)
         """
-        if x.ndim < 2 or x.shape[-1] != self.in_features:
-            raise ValueError(f"{self!r} was given inputs of shape {x.shape}; it needs (..., {self.in_features})")
         if x.dtype != self.input_weight.dtype:
             raise TypeError(
                 f"{type(self).__name__}: the input is {x.dtype}, the weights {self.input_weight.dtype}; "

@@ -62,11 +62,11 @@ def step_decay(
     _finite("step_decay", learning_rate=learning_rate, factor=factor)
     if every is not None:
         period = _steps("step_decay", every=every)
-        return lambda step: learning_rate * factor ** (step // period)
+        return lambda step: _decayed(learning_rate, factor, step // period)
     places = list(at or ())
     if places != sorted(places):
         raise ValueError(f"step_decay: at={places} must be in ascending order")
-    return lambda step: learning_rate * factor ** bisect_right(places, step)
+    return lambda step: _decayed(learning_rate, factor, bisect_right(places, step))
 
 
 def exponential(learning_rate: float, factor: float, every: int = 1) -> Schedule:
@@ -78,7 +78,7 @@ def exponential(learning_rate: float, factor: float, every: int = 1) -> Schedule
     """
     _finite("exponential", learning_rate=learning_rate, factor=factor)
     _steps("exponential", every=every)
-    return lambda step: learning_rate * factor ** (step / every)
+    return lambda step: _decayed(learning_rate, factor, min(step, _FAR * every) / every)
 
 
 def linear(points: Mapping[float, float]) -> Schedule:
@@ -112,7 +112,7 @@ def cosine(learning_rate: float, steps: int, minimum: float = 0.0) -> Schedule:
     """
     _finite("cosine", learning_rate=learning_rate, minimum=minimum)
     _steps("cosine", steps=steps)
-    return lambda step: _half_cosine(learning_rate, minimum, min(step / steps, 1.0))
+    return lambda step: _half_cosine(learning_rate, minimum, min(step, steps) / steps)
 
 
 def cosine_with_restarts(learning_rate: float, steps: int, growth: int = 1, minimum: float = 0.0) -> Schedule:
@@ -262,9 +262,10 @@ class ReduceOnPlateau:
         margin = self.threshold if self.absolute else self.threshold * abs(self.best)
         return sign * metric < sign * self.best - margin
 
-    def state_dict(self) -> dict[str, float | None]:
-        """What the next call depends on besides the options, in numbers that JSON knows (no best value yet is None)."""
-        best = None if math.isinf(self.best) else self.best
+    def state_dict(self) -> dict[str, float | str | None]:
+        """What the next call depends on besides the options, in what JSON knows (no best value yet is None)."""
+        nothing = -math.inf if self.higher_is_better else math.inf
+        best = None if self.best == nothing else "infinite" if math.isinf(self.best) else self.best
         return {"learning_rate": self.learning_rate, "best": best, "waited": self.waited, "resting": self.resting}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -273,10 +274,22 @@ class ReduceOnPlateau:
         check_names("ReduceOnPlateau: the saved dict", state, self.state_dict(), fix)
         waited, resting = (whole_number(f"ReduceOnPlateau: {name}", state[name]) for name in ("waited", "resting"))
         rate, best = state["learning_rate"], state["best"]
-        if not _is_number(rate) or not (best is None or _is_number(best)):
+        if not _is_number(rate) or not (best in (None, "infinite") or _is_number(best)):
             raise ValueError(f"ReduceOnPlateau: learning_rate={rate!r}, best={best!r} are no numbers; {fix}")
         self.learning_rate, self.waited, self.resting = float(rate), waited, resting
-        self.best = float(best) if best is not None else -math.inf if self.higher_is_better else math.inf
+        nothing = -math.inf if self.higher_is_better else math.inf
+        self.best = nothing if best is None else -nothing if best == "infinite" else float(best)
+
+
+_FAR = 2**53  # beyond this, whole numbers of Python may be too large for a float
+
+
+def _decayed(learning_rate: float, factor: float, times: float) -> float:
+    """learning_rate * factor ** times, also where the power is too large for a float: then inf, or 0 of rate 0."""
+    try:
+        return learning_rate * factor ** min(times, _FAR)
+    except OverflowError:
+        return math.inf if learning_rate else 0.0
 
 
 def _half_cosine(high: float, low: float, way: float) -> float:

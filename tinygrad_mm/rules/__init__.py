@@ -8,6 +8,42 @@ have rules themselves, so that every order of derivative exists, and it never wr
 `python -m tinygrad_mm.rules` prints the whole catalogue.
 """
 
-from tinygrad_mm.rules import decompositions, elementwise, indexing, linalg, norms, padding, products, reduction, shape
+from tinygrad_mm.rules import (
+    decompositions,
+    differences,
+    elementwise,
+    folds,
+    indexing,
+    linalg,
+    norms,
+    padding,
+    pieces,
+    polynomial,
+    products,
+    quantiles,
+    reduction,
+    sets,
+    shape,
+    special,
+    statistics,
+)
 
-__all__ = ["decompositions", "elementwise", "indexing", "linalg", "norms", "padding", "products", "reduction", "shape"]
+__all__ = [
+    "decompositions",
+    "differences",
+    "elementwise",
+    "folds",
+    "indexing",
+    "linalg",
+    "norms",
+    "padding",
+    "pieces",
+    "polynomial",
+    "products",
+    "quantiles",
+    "reduction",
+    "sets",
+    "shape",
+    "special",
+    "statistics",
+]

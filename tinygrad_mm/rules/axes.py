@@ -18,6 +18,14 @@ def all_axes(a, axis):
     return tuple(range(a.ndim)) if axis is None else normalize_axis_tuple(axis, a.ndim)
 
 
+def flat_last(a, axis):
+    """The axes of a reduction moved to the end and flattened to one."""
+    axes = all_axes(a, axis)
+    rest = tuple(i for i in range(a.ndim) if i not in axes)
+    length = math.prod(a.shape[i] for i in axes)
+    return np.transpose(a, rest + axes).reshape(tuple(a.shape[i] for i in rest) + (length,))
+
+
 def axis_or_flat(a, axis):
     """An array and one of its axes; without an axis, all elements as the only axis."""
     return (a.reshape(-1), 0) if axis is None else (a, one_axis(a, axis))

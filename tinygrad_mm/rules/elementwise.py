@@ -124,6 +124,9 @@ defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf
 # fmt: on
 
 RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways
+# The ufunc behind the method: x.clip(a, b) of an array and Tensors comes with it.
+_clip = np._core.umath.clip  # type: ignore[attr-defined]
+defcomposite(_clip, lambda a, a_min, a_max: np.clip(a, a_min, a_max), law="(...), (...), (...) -> (...) broadcast")
 RULES[np.clip].forward = lambda a, *bounds: np.clip(as_arrays([a, *(b for b in bounds if b is not None)])[0], *bounds)
 
 
@@ -221,7 +224,7 @@ defstopped(
     *(np.sign, np.signbit, np.heaviside, np.floor, np.ceil, np.trunc, np.rint, np.round, np.around, np.fix),
     *(np.floor_divide, np.spacing, np.gcd, np.lcm, np.imag, np.angle),
     *(np.isnan, np.isinf, np.isfinite, np.isposinf, np.isneginf, np.isclose, np.isreal, np.iscomplex, np.isin),
-    *(np.zeros_like, np.ones_like, np.full_like, np.empty_like),
+    *(np.zeros_like, np.ones_like, np.empty_like),
 )
 defmetadata(
     *(np.shape, np.ndim, np.size, np.result_type, np.can_cast, np.common_type, np.iscomplexobj, np.isrealobj),

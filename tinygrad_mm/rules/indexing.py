@@ -154,7 +154,45 @@ def last_writes(x, key, *arrays):
     return (written[key] == numbers).astype(x.dtype)
 
 
-defstopped(checked, last_writes)
+defvjp(checked, lambda g, y, x, check: g)
+defstopped(last_writes)
+
+
+def _index_extreme(extreme):
+    def index_extreme(x, value, key, *arrays):
+        out = np.array(x, dtype=np.result_type(x, value))
+        extreme.at(out, _filled(key, arrays), value)
+        return out
+
+    return index_extreme
+
+
+@primitive
+def index_max(x: Any, value: Any, key: Any, *arrays: Any) -> Any:
+    """The array with the larger of element and `value` at an index; where an element is named twice all values count."""
+    return _index_extreme(np.maximum)(x, value, key, *arrays)
+
+
+@primitive
+def index_min(x: Any, value: Any, key: Any, *arrays: Any) -> Any:
+    """The array with the smaller of element and `value` at an index; where an element is named twice all values count."""
+    return _index_extreme(np.minimum)(x, value, key, *arrays)
+
+
+def _winners(y, x, value, key, arrays):
+    """How many candidates each element of the result is equal to: those that tie share the gradient."""
+    chosen = (getitem(y, key, *arrays) == value).astype(y.dtype)
+    return (x == y).astype(y.dtype), chosen, index_add((x == y).astype(y.dtype), chosen, key, *arrays)
+
+
+def _kept_share(g, y, x, value, key, arrays):
+    own, _, number = _winners(y, x, value, key, arrays)
+    return g * own / np.where(number == 0, 1, number)
+
+
+def _written_share(g, y, x, value, key, arrays):
+    _, chosen, number = _winners(y, x, value, key, arrays)
+    return getitem(g / np.where(number == 0, 1, number), key, *arrays) * chosen
 
 
 def _set_back(g, key, arrays):
@@ -183,6 +221,9 @@ defvjp(index_add,      lambda g, y, x, value, key, *arrays: g,
                        lambda g, y, x, value, key, *arrays: getitem(g, key, *arrays),                          law="(...), (...) -> (...)")
 defvjp(index_multiply, lambda g, y, x, value, key, *arrays: index_multiply(g, value, key, *arrays),
                        lambda g, y, x, value, key, *arrays: _multiply_back(g, x, value, key, arrays),          law="(...), (...) -> (...)")
+for extreme in (index_max, index_min):
+    defvjp(extreme,    lambda g, y, x, value, key, *arrays: _kept_share(g, y, x, value, key, arrays),
+                       lambda g, y, x, value, key, *arrays: _written_share(g, y, x, value, key, arrays),       law="(...), (...) -> (...)")
 # fmt: on
 
 
@@ -242,6 +283,5 @@ defcomposite(np.extract,         lambda condition, arr: arr.reshape(-1)[np.flatn
 
 defstopped(
     *(np.argsort, np.argpartition, np.lexsort, np.searchsorted, np.digitize, np.nonzero, np.flatnonzero, np.argwhere),
-    *(np.unravel_index, np.ravel_multi_index, np.bincount, np.unique, np.histogram, np.intersect1d, np.union1d),
-    np.setdiff1d,
+    *(np.unravel_index, np.ravel_multi_index),
 )

@@ -280,11 +280,12 @@ def _written_out(subscripts, arrays):
     return f"{','.join(terms)}->{output}"
 
 
-def _einsum_of(*operands, out=None, optimize=False, dtype=None, order="K", casting="safe"):
+def _einsum_of(*operands, out=None, optimize=None, dtype=None, order="K", casting="safe"):
     subscripts, arrays = _joined(operands)
     arrays = as_arrays(arrays)
     if dtype is not None:
         arrays = [a.astype(dtype) for a in arrays]
+    optimize = len(arrays) > 2 if optimize is None else optimize  # one by one, a third operand costs all three's axes
     return einsum(*arrays, subscripts=_written_out(subscripts, arrays), optimize=optimize)
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, primitive
-from tinygrad_mm.rules.axes import all_axes, along, at_least_one, axis_or_flat, count, kept, one_axis
+from tinygrad_mm.rules.axes import all_axes, along, at_least_one, axis_or_flat, count, flat_last, kept, one_axis
 from tinygrad_mm.rules.elementwise import quotient
 from tinygrad_mm.rules.operands import as_arrays
 
@@ -187,37 +187,8 @@ def _average(a, axis=None, weights=None, returned=False, *, keepdims=False):
     return (result, np.broadcast_to(total, result.shape).astype(result.dtype)) if returned else result
 
 
-def _flat_last(a, axis):
-    """The axes of a reduction moved to the end and flattened to one."""
-    axes = all_axes(a, axis)
-    rest = tuple(i for i in range(a.ndim) if i not in axes)
-    return np.transpose(a, rest + axes).reshape(tuple(a.shape[i] for i in rest) + (count(a, axis),))
-
-
-def _quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
-    if method != "linear" or weights is not None:
-        raise TypeError("quantile: an option other than method='linear' is not supported on Tensors, weights= neither")
-    if hasattr(q, "requires_grad"):
-        raise TypeError("quantile: q must be a number or an array, not a Tensor")
-    ordered = np.sort(_flat_last(a, axis), axis=-1)
-    place = np.asarray(q, dtype=np.float64) * (ordered.shape[-1] - 1)
-    low = np.floor(place).astype(int)
-    high = np.minimum(low + 1, ordered.shape[-1] - 1)
-    part = as_arrays([(place - low).astype(q.dtype) if isinstance(q, np.ndarray) else (place - low).tolist(), a])[0]
-    part = part.reshape(-1)
-    result = ordered[..., low.reshape(-1)] * (1 - part) + ordered[..., high.reshape(-1)] * part
-    result = np.where(np.isnan(ordered[..., -1:]), math.nan, result)  # NaN is sorted to the end
-    axes = all_axes(a, axis)
-    kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape) if keepdims or i not in axes)
-    return np.moveaxis(result, -1, 0).reshape(place.shape + kept)
-
-
-def _hundredths(q):
-    return q / 100 if isinstance(q, np.ndarray) else np.true_divide(q, 100).tolist()
-
-
 def _median(a, axis=None, out=None, overwrite_input=False, keepdims=False):
-    ordered = np.sort(_flat_last(a, axis), axis=-1)
+    ordered = np.sort(flat_last(a, axis), axis=-1)
     n = ordered.shape[-1]
     middle = np.mean(ordered[..., (n - 1) // 2 : n // 2 + 1], axis=-1)
     if n:
@@ -266,24 +237,6 @@ def _trapezoid(y, x=None, dx=1.0, axis=-1):
     return np.sum(step * (along(y, axis, slice(1, None)) + along(y, axis, slice(None, -1))) / 2.0, axis=axis)
 
 
-def _gradient(f, *spacing, axis=None, edge_order=1):
-    axes = all_axes(f, axis)
-    steps = spacing if len(spacing) > 1 else (spacing or (1.0,)) * len(axes)
-    if any(np.ndim(h) for h in spacing) or edge_order != 1:
-        raise TypeError("gradient: on Tensors only constant spacing and edge_order=1 are supported")
-    if len(steps) != len(axes):
-        raise TypeError(f"gradient: {len(steps)} distances were given for {len(axes)} axes")
-    if any(f.shape[a] < 2 for a in axes):
-        raise ValueError(f"gradient: each axis needs at least 2 elements, the shape is {f.shape}")
-    results = []
-    for a, h in zip(axes, steps, strict=True):
-        first = (along(f, a, slice(1, 2)) - along(f, a, slice(0, 1))) / h
-        inner = (along(f, a, slice(2, None)) - along(f, a, slice(None, -2))) / (2.0 * h)
-        last = (along(f, a, slice(-1, None)) - along(f, a, slice(-2, -1))) / h
-        results.append(np.concatenate([first, inner, last], axis=a))
-    return results[0] if len(axes) == 1 else tuple(results)
-
-
 def _cumulative(whole, first):
     def cumulative(x, /, *, axis=None, dtype=None, out=None, include_initial=False):
         x = at_least_one(x)
@@ -305,7 +258,10 @@ def _convolve(a, v, mode="full"):
             f"convolve: two lists that are not empty are needed; these have the shapes {a.shape} and {v.shape}"
         )
     n = v.shape[0] - 1
-    before, after = {"full": (n, n), "same": (n // 2 + n % 2, n // 2), "valid": (0, 0)}[mode]
+    around = {"full": (n, n), "same": (n // 2 + n % 2, n // 2), "valid": (0, 0)}
+    if mode not in around:
+        raise ValueError(f"convolve: mode={mode!r}; use 'full', 'same' or 'valid'")
+    before, after = around[mode]
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(a, (before, after)), v.shape[0])
     return np.sum(windows * v[::-1], axis=-1)
 
@@ -325,8 +281,6 @@ defcomposite(np.amin,           lambda a, *args, **options: np.min(a, *args, **o
 defcomposite(np.ptp,            lambda a, axis=None, out=None, keepdims=False: np.max(a, axis=axis, keepdims=keepdims) - np.min(a, axis=axis, keepdims=keepdims), law=REDUCED)
 defcomposite(np.average,        _average,                                                                                       law=REDUCED)
 defcomposite(np.median,         _median,                                                                                        law=REDUCED)
-defcomposite(np.quantile,       _quantile,                                                                                      law="(..., n, ...), (q) -> (q, ..., ...)")
-defcomposite(np.percentile,     lambda a, q, *args, **options: np.quantile(a, _hundredths(q), *args, **options),          law="(..., n, ...), (q) -> (q, ..., ...)")
 defcomposite(np.nansum,         _nan_reduction(np.sum, 0),                                                                      law=REDUCED)
 defcomposite(np.nanprod,        _nan_reduction(np.prod, 1),                                                                     law=REDUCED)
 defcomposite(np.nanmax,         _nan_extreme(np.max, -math.inf),                                                                law=REDUCED)
@@ -338,7 +292,6 @@ defcomposite(np.nancumsum,      lambda a, axis=None, dtype=None, out=None: np.cu
 defcomposite(np.nancumprod,     lambda a, axis=None, dtype=None, out=None: np.cumprod(np.where(np.isnan(a), 1, a), axis=axis, dtype=dtype),                        law="(..., n, ...) -> (..., n, ...)")
 defcomposite(np.diff,           _diff,                                                                                          law="(..., n, ...) -> (..., n - 1, ...)")
 defcomposite(np.ediff1d,        _ediff1d,                                                                                       law="(...) -> (n - 1)")
-defcomposite(np.gradient,       _gradient,                                                                                      law="(...) -> (...) for each axis")
 defcomposite(np.trapezoid,      _trapezoid,                                                                                     law=REDUCED)
 defcomposite(np.convolve,       _convolve,                                                                                      law="(n,), (m,) -> (n + m - 1,)")
 # fmt: on

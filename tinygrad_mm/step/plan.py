@@ -18,12 +18,12 @@ from tinygrad_mm.compiler.passes.placing import copy_what_is_updated, place_grad
 from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.compiler.program import Program, Value
 from tinygrad_mm.compiler.report import Report, report
+from tinygrad_mm.compiler.threads.shares import Shares, of_calls, of_loops, shared
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.flat import Flat
 from tinygrad_mm.optim.optimizer import Optimizer
-from tinygrad_mm.step.shares import Shares, of_calls, of_loops, shared
 from tinygrad_mm.step.update import Update
 from tinygrad_mm.tensor import Tensor
 
@@ -98,7 +98,10 @@ class Plan:
         trace.let_go()
         outputs = trace.program.outputs
         if len(outputs) != 1 or outputs[0].size != 1 or not trace.differentiable[0]:
-            raise TypeError("compile_step: the loss must be one number that depends on parameters, such as a mean")
+            raise TypeError(
+                "compile_step: the loss must be one number that depends on parameters, such as a mean: a Tensor, not "
+                "what has left the graph by float(), .item(), .data or .detach()"
+            )
         return trace, weight
 
     def _joined(self, trace: Trace, laid_out: list[list[Flat]], weight: float, may_scale: bool) -> _Scaled | None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.arrays import as_array
 from tinygrad_mm.compiler.backends import NUMPY, backend_of
 from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
 from tinygrad_mm.compiler.verification import Progress, difference_error, report, retraced
-from tinygrad_mm.dispatch import as_array
 from tinygrad_mm.optim.optimizer import Optimizer
+from tinygrad_mm.step.parts import check_parts
 from tinygrad_mm.step.plan import Plan
 from tinygrad_mm.step.proof import EagerStep, Proof
 from tinygrad_mm.tensor import Tensor
@@ -45,7 +46,8 @@ def compile_step(
     makes of the program's gradients. Where they differ by more than rounding, the step made is the eager one, a
     `CompileWarning` says what differs, and batches of this kind are trained on eagerly from then on.
 
-    Raises TypeError where the loss is not one number, and where a parameter has a gradient hook.
+    Raises TypeError where the loss is not one number, and where a parameter has a gradient hook; ValueError where the
+    optimizer has none of the model's parameters (it warns where it lacks some).
 
     >>> from tinygrad_mm import nn, optim
     >>> model = nn.Linear(1, 1, rng=0)
@@ -70,6 +72,7 @@ class Step:
         backend: str = "numpy",
         verify: bool = True,
     ) -> None:
+        check_parts("compile_step", model, loss, optimizer)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.backend = backend_of(backend)
         self.verifies = verify

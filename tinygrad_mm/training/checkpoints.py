@@ -20,7 +20,7 @@ from tinygrad_mm.weights import WeightsError, load_with_metadata, remove_unfinis
 __all__ = ["Saver", "checkpoint_path", "read_checkpoint", "write_checkpoint"]
 
 KEY = "tinygrad_mm.checkpoint"
-ARRAY = "array at"  # {"array at": path} stands for an array
+ARRAY = "array at"  # {"array at": path} stands for an array; a name that reads so itself gets an apostrophe more
 
 
 def checkpoint_path(given: Any) -> Path:
@@ -68,7 +68,7 @@ def _without_arrays(value: Any, path: str, arrays: dict[str, Any]) -> Any:
         return {ARRAY: path}
     if isinstance(value, dict):
         below = f"{path}/" if path else ""
-        return {str(name): _without_arrays(part, f"{below}{name}", arrays) for name, part in value.items()}
+        return {_escaped(str(name)): _without_arrays(part, f"{below}{name}", arrays) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_arrays(part, f"{path}/{i}", arrays) for i, part in enumerate(value)]
     return value.item() if isinstance(value, np.generic) else value
@@ -78,8 +78,16 @@ def _with_arrays(value: Any, arrays: dict[str, Any]) -> Any:
     if isinstance(value, dict):
         if set(value) == {ARRAY}:
             return arrays[value[ARRAY]]
-        return {name: _with_arrays(part, arrays) for name, part in value.items()}
+        return {_unescaped(name): _with_arrays(part, arrays) for name, part in value.items()}
     return [_with_arrays(part, arrays) for part in value] if isinstance(value, list) else value
+
+
+def _escaped(name: str) -> str:
+    return f"{name}'" if name.rstrip("'") == ARRAY else name
+
+
+def _unescaped(name: str) -> str:
+    return name[:-1] if name.rstrip("'") == ARRAY else name
 
 
 class Saver:

@@ -10,6 +10,8 @@ import numpy as np
 
 from tinygrad_mm.nn import Module
 from tinygrad_mm.optim import Optimizer
+from tinygrad_mm.step.parts import check_loss
+from tinygrad_mm.tensor import Buffer, Tensor
 from tinygrad_mm.training.batches import as_loader
 from tinygrad_mm.training.checkpoints import Saver
 from tinygrad_mm.training.history import History
@@ -54,10 +56,12 @@ def fit(
     minutes (if neither is given, after each epoch), and at the end. With `resume`, a run goes on from there as if it
     had never stopped, bit for bit; without a file yet, it starts. Ctrl-C finishes the step, saves and returns.
 
-    The model ends in evaluation mode. Returns the history: lists with one number per epoch, by name.
+    A batch norm whose parameters are frozen keeps its running statistics. The model ends in evaluation mode. Returns
+    the history: lists with one number per epoch, by name.
 
     Raises AnomalyError that names the step and the operation, before the weights are touched, where the loss or a
-    gradient is not finite; ValueError where a checkpoint does not fit this run, which then is unchanged.
+    gradient is not finite; ValueError where a checkpoint does not fit this run, which then is unchanged, and where the
+    optimizer has none of the model's parameters (it warns where it lacks some).
 
     >>> from tinygrad_mm import nn, optim
     >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -82,6 +86,7 @@ def fit(
         saver.resume()
 
     model.train()
+    _keep_frozen_statistics(model)
     with interruptible() as interrupted, Progress(run, progress) as shown:
         while run.epoch < epochs and not run.history.stopped:
             for batch in loader:
@@ -116,7 +121,17 @@ def evaluate(
     >>> evaluate(model, (x, x), nn.MSELoss(), {"largest error": lambda p, t: np.abs(p - t).max()})
     {'loss': 0.0, 'largest error': 0.0}
     """
+    check_loss("evaluate", loss)
     return evaluated(model, as_loader(data, batch_size, False, 0), loss, metrics or {})
+
+
+def _keep_frozen_statistics(model: Module) -> None:
+    """Leave what has learned statistics and is frozen in evaluation mode: a batch norm whose weights do not learn."""
+    for _, module in model.named_modules():
+        own = [part for part in vars(module).values() if isinstance(part, Tensor)]
+        learned = [part for part in own if not isinstance(part, Buffer)]
+        if len(learned) < len(own) and learned and not any(p.requires_grad for p in learned):
+            module.training = False
 
 
 def _check(**numbers: Any) -> None:

@@ -12,7 +12,7 @@ from tinygrad_mm.debug import AnomalyError, detect_anomaly
 from tinygrad_mm.gradient import no_grad
 from tinygrad_mm.nn import Module
 from tinygrad_mm.optim import ExponentialMovingAverage, Optimizer, ReduceOnPlateau
-from tinygrad_mm.tensor import Tensor
+from tinygrad_mm.step.parts import check_parts, not_a_loss
 from tinygrad_mm.training.batches import arrays_in, examples_in, joined, parted
 from tinygrad_mm.training.history import History
 
@@ -50,6 +50,7 @@ class Run:
         callbacks: Iterable[Any] = (),
         rng: Any = None,
     ) -> None:
+        check_parts("fit", model, loss, optimizer)
         self.model, self.loss, self.optimizer, self.loader, self.epochs = model, loss, optimizer, loader, epochs
         self.validation, self.metrics, self.callbacks = validation, dict(metrics or {}), list(callbacks)
         self.rng = rng if isinstance(rng, np.random.Generator) else None
@@ -95,18 +96,17 @@ class Run:
 
         prediction = self.model(*inputs, **named)
         loss = self.loss(prediction, target)
-        if not isinstance(loss, Tensor) or loss.size != 1:
-            what = f"a Tensor of shape {loss.shape}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise TypeError(f"fit: loss(prediction, target) returned {what}; it must be one number, such as their mean")
+        if (fault := not_a_loss("fit", loss)) is not None:
+            raise fault
         value = loss.item()
         if math.isfinite(value):
             loss.backward()
-        fault = self._not_finite(value)
-        if fault:
+        broken = self._not_finite(value)
+        if broken:
             for rng, state in drawn:  # so that dropout drops the same once more
                 rng.bit_generator.state = state
             self.optimizer.zero_grad()
-            where = f"step {self.step + 1} (in epoch {self.epoch + 1}): {fault}, so the weights were not updated"
+            where = f"step {self.step + 1} (in epoch {self.epoch + 1}): {broken}, so the weights were not updated"
             _explain_not_finite(where, self.model, lambda: self.loss(self.model(*inputs, **named), target))
         self._tell("on_gradients")
         self.optimizer.step()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.dispatch import as_array
+from tinygrad_mm.arrays import as_array, is_foreign_array
 from tinygrad_mm.frontier import as_leaves, frontier
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import entered, name_of, state, tick, topological
@@ -195,7 +195,7 @@ def fitted(v: Any, x: Tensor, what: str) -> Any:
 
     Raises ValueError for another shape.
     """
-    v = v if isinstance(v, Tensor) else np.asarray(v)
+    v = v if isinstance(v, Tensor) else as_array(v)
     if v.shape != x.shape:
         raise ValueError(f"{what} has shape {v.shape}, where {x.shape} is needed")
     return v if v.dtype == x.dtype else v.astype(x.dtype)
@@ -207,7 +207,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _as_tensor(value: Any) -> Tensor | None:
-    """An array or a number as a Tensor, NumPy's scalars with their dtype; None for anything else."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return Tensor(np.asarray(value)) if value.dtype.kind in "fiub" else None
-    return Tensor(as_array(value)) if isinstance(value, (float, int)) else None
+    """An array (of any library) or a number as a Tensor, NumPy's scalars with their dtype; None for anything else."""
+    if not isinstance(value, (float, int, np.ndarray, np.generic)) and not is_foreign_array(value):
+        return None
+    array = as_array(value)
+    return Tensor(array) if array.dtype.kind in "fiub" else None

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinygrad_mm.compiler.fused import one_hot_columns, one_hot_rows, pick_columns, pick_rows
+from tinygrad_mm.compiler.loops.elementwise_code import typename
 from tinygrad_mm.compiler.loops.nests import Nest, Reduction, element_of, in_elements, reduction_of
 from tinygrad_mm.compiler.loops.products import Product, is_outer, product_of
-from tinygrad_mm.compiler.loops.scalars import typename
 from tinygrad_mm.compiler.placement import Step
 from tinygrad_mm.compiler.statements import Array, Statement, copy, ufunc
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_mm.compiler.fused import where_positive
-from tinygrad_mm.compiler.loops.scalars import KNOWN, Scalar, cast, number, scalar_of
+from tinygrad_mm.compiler.loops.elementwise_code import KNOWN, Scalar, cast, number, scalar_of
 from tinygrad_mm.compiler.program import Op, Value
 from tinygrad_mm.compiler.statements import Array, Statement
 from tinygrad_mm.rules.shape import astype

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.compiler.loops.elementwise_code import cast, number, scalar_of, typename
 from tinygrad_mm.compiler.loops.native import native, threads
-from tinygrad_mm.compiler.loops.scalars import cast, number, scalar_of, typename
 from tinygrad_mm.compiler.program import Op, Value
 from tinygrad_mm.compiler.sources import execute
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.emitter import Emitted, Writer, assembled, with_head
+from tinygrad_mm.compiler.loops.elementwise_code import typename
 from tinygrad_mm.compiler.loops.items import Call, Item, Labelled, items_of
 from tinygrad_mm.compiler.loops.native import compiled, native, threads
 from tinygrad_mm.compiler.loops.nests import Nest, Reduction
 from tinygrad_mm.compiler.loops.products import Product
-from tinygrad_mm.compiler.loops.scalars import typename
 from tinygrad_mm.compiler.loops.updates import Update, address
 from tinygrad_mm.compiler.placement import Step
 from tinygrad_mm.compiler.program import Program

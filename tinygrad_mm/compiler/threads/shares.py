@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.compiler import together
 from tinygrad_mm.compiler.emitter import Insertion
-from tinygrad_mm.compiler.examples import over_parts
 from tinygrad_mm.compiler.lowerings import View, lowering_of
+from tinygrad_mm.compiler.threads import pool
+from tinygrad_mm.compiler.threads.batch_independence import over_parts
 from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.memory import aligned
 
@@ -36,7 +36,7 @@ def shared(trace: Trace, batch: Sequence[Any], retrace: Callable[[Sequence[Any]]
 
     `parameters` is the number of elements that are trained.
     """
-    parts = min(together.threads(), MOST)
+    parts = min(pool.threads(), MOST)
     rows = {len(a) if a.ndim else 0 for a in batch}
     if parts < 2 or len(rows) != 1 or (n := rows.pop()) % parts or n < 2 * parts or not _pays(trace, parts, parameters):
         return None
@@ -127,7 +127,7 @@ class Shares:
             for k, thread in enumerate(self.threads)
         ]
         updates = [thread.update for thread in self.threads if thread.update is not _nothing]
-        found, _ = together.in_phases([steps, updates], self.parts)
+        found, _ = pool.in_phases([steps, updates], self.parts)
         losses = [loss for (loss,), _ in found]
         return (sum(losses[1:], losses[0]) * losses[0].dtype.type(self.weight),), ()
 
