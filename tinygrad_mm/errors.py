@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygrad_mm.graph import name_of, state
 
-__all__ = ["caller", "explained", "qualified", "refuse_while_tracing"]
+__all__ = ["caller", "explained", "leaving", "qualified", "refuse_while_tracing"]
 
 
 def caller() -> tuple[str, int]:
@@ -53,6 +53,20 @@ def explained(error: Exception, fun: Callable[..., Any], values: Sequence[Any], 
     if kind is None or issubclass(kind, (UnicodeError, OSError)):
         kind = next((k for k in (TypeError, IndexError, ValueError) if isinstance(error, k)), None)
     return kind(message) if kind else error
+
+
+def leaving(needs_gradient: bool, what: str, instead: str) -> bool:
+    """Whether a number that needs a gradient is about to become a plain one, outside of traces and transforms.
+
+    Inside of these it raises TypeError: `what` would make the gradient that they are asked for wrong, in silence.
+    """
+    refuse_while_tracing(what)
+    if needs_gradient and state.transforming and state.recording:
+        raise TypeError(
+            f"{what} inside a function that is differentiated would lose the gradient of this Tensor in silence; "
+            f"{instead}, or say t.detach() where it is meant as a constant"
+        )
+    return needs_gradient and state.recording
 
 
 def refuse_while_tracing(what: str) -> None:

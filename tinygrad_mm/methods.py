@@ -7,12 +7,13 @@ new one; what makes a plain number of a Tensor raises while a function is being 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.errors import refuse_while_tracing
+from tinygrad_mm.errors import leaving, refuse_while_tracing
 from tinygrad_mm.graph import Node, name_of
 from tinygrad_mm.rules.shape import astype
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["ArrayMethods"]
+
+IN_TENSORS = "keep the computation in NumPy's functions of Tensors (np.exp for math.exp, np.stack for an array)"
 
 Axis: TypeAlias = "int | tuple[int, ...] | None"
 
@@ -274,13 +277,17 @@ class ArrayMethods:
     # -- plain numbers
 
     def item(self) -> float | int | bool:
-        """The single element as a Python number."""
-        refuse_while_tracing("t.item()")
+        """The single element as a Python number, which is no longer part of the graph."""
+        leaving(self.requires_grad, "t.item()", IN_TENSORS)
         return self.value.item()
 
     def tolist(self) -> Any:
-        """The elements as nested lists of Python numbers."""
-        refuse_while_tracing("t.tolist()")
+        """The elements as nested lists of Python numbers, for a tensor that requires no gradient."""
+        if leaving(self.requires_grad, "t.tolist()", IN_TENSORS):
+            raise TypeError(
+                "t.tolist() of a Tensor that requires grad would lose its gradient silently; say t.detach().tolist(), "
+                "or t.item() for a single number"
+            )
         return self.value.tolist()
 
     # -- Python's protocols
@@ -298,11 +305,19 @@ class ArrayMethods:
         return bool(self.value)
 
     def __float__(self) -> float:
-        refuse_while_tracing("float(t)")
+        self._plain_number("float(t), which NumPy and math call too,")
         return float(self.value)
 
+    def _plain_number(self, what: str) -> None:
+        if leaving(self.requires_grad, what, IN_TENSORS):
+            warnings.warn(
+                f"{what} gives a number without a gradient: math.exp(t), array[i] = t and the like lose it. Write "
+                "np.exp(t), or np.stack([...]) of several; say t.item() where a plain number is meant",
+                stacklevel=3,
+            )
+
     def __int__(self) -> int:
-        refuse_while_tracing("int(t)")
+        self._plain_number("int(t)")
         return int(self.value)
 
     def __index__(self) -> int:
@@ -310,7 +325,8 @@ class ArrayMethods:
         return self.value.__index__()
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else str(self)
+        refuse_while_tracing("a tensor in a text")
+        return format(self.value.item(), spec) if spec else str(self)
 
     def __repr__(self) -> str:
         if isinstance(self.value, tuple):

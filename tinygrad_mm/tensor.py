@@ -112,6 +112,24 @@ def _operators(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any,
     return operator, reflected
 
 
+def _augmented(symbol: str) -> Callable[[Any, Any], Any]:
+    """`w -= ...` makes a new tensor, as for any other object without an operator of that kind; not so for parameters.
+
+    There it would be an update that updates nothing: the name alone would be bound to something else.
+    """
+
+    def operator(self: Any, other: Any) -> Any:
+        updated = isinstance(self, Parameter) or self.grad is not None or not state.recording
+        if self.node is None and self.requires_grad and updated:
+            raise TypeError(
+                f"w {symbol} ... of a parameter would bind the name w to a new tensor, and leave the parameter as it "
+                f"is; write w.data {symbol} ... to update it"
+            )
+        return NotImplemented
+
+    return operator
+
+
 _OPERANDS = (Vertex, np.ndarray, np.generic, float, int, list, tuple)
 
 
@@ -312,7 +330,8 @@ class Tensor(ArrayMethods, Vertex):
         if self.requires_grad:
             raise TypeError(
                 "converting a Tensor that requires grad to an array would lose its gradient silently; "
-                "say t.detach() to leave the graph, or t.data for the array itself"
+                "say t.detach() to leave the graph, t.data for the array itself, or np.stack([...]) to make one Tensor "
+                "of several"
             )
         if copy is None and (dtype is None or np.dtype(dtype) == self.value.dtype):
             return self.value
@@ -392,6 +411,8 @@ class Tensor(ArrayMethods, Vertex):
     __lt__,       __gt__        = _operators(np.less)[0], _operators(np.greater)[0]
     __le__,       __ge__        = _operators(np.less_equal)[0], _operators(np.greater_equal)[0]
     # fmt: on
+
+    __iadd__, __isub__, __imul__, __itruediv__ = map(_augmented, ("+=", "-=", "*=", "/="))
 
 
 class Parameter(Tensor):

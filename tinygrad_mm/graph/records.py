@@ -117,6 +117,7 @@ class State(threading.local):
     def __init__(self) -> None:
         self.recording: bool = True  # results that need a gradient remember how they were made (`no_grad`: they don't)
         self.tracing: bool = False  # every call is recorded, and no value may leave the graph
+        self.transforming: bool = False  # a transform (`grad(f)`, ...) is calling its function
         self.scope: Scope | None = None  # the innermost module being called
         self.lines: bool = False  # record source lines too
         self.monitor: Monitor | None = None  # told of every result

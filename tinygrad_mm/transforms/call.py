@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,27 +14,15 @@ from tinygrad_mm.graph import entered, name_of, state, tick, topological
 from tinygrad_mm.tensor import Tensor, apply
 from tinygrad_mm.trees import Leaf, flatten, flatten_like, unflatten
 
-__all__ = ["Call", "being_transformed", "inside"]
-
-# Whether a transform is calling its function: one that is used in there must give Tensors for the outer one to follow.
-inside: ContextVar[bool] = ContextVar("inside a transformed function", default=False)
-
-
-@contextmanager
-def being_transformed(value: bool = True) -> Iterator[None]:
-    """Set `inside` for the length of a `with` block."""
-    token = inside.set(value)
-    try:
-        yield
-    finally:
-        inside.reset(token)
+__all__ = ["Call"]
 
 
 class Call:
     """A recorded call of `f`, with fresh Tensors in place of the arguments that are differentiated.
 
     `inputs` are these Tensors (and the parameters of modules), `outputs` those that f returned, in the containers
-    `trees` and `tree`. `beside` are directions given along with the arguments.
+    `trees` and `tree`. `beside` are directions given along with the arguments. Inside another transform, and with
+    `create_graph`, results are Tensors, which that one, or whoever differentiates what f closed over, can follow.
     """
 
     def __init__(
@@ -48,17 +34,18 @@ class Call:
         argnums: Sequence[int],
         has_aux: bool = False,
         beside: Any = None,
+        create_graph: bool = False,
     ) -> None:
         self.what, self.f = what, f
         self.trees = [args[i] for i in argnums]
-        self.tensors = inside.get() or state.tracing or bool(_tensors([args, kwargs, beside]))
+        self.tensors = create_graph or state.transforming or state.tracing or bool(_tensors([args, kwargs, beside]))
         self.own: set[int] = set()  # ids of the leaves that exist for this call alone
         self.inputs = [self._input(leaf) for i in argnums for leaf in flatten(args[i], f"argument {i}")]
         fresh = iter(self.inputs)
         replaced = {i: unflatten(args[i], fresh, keep_modules=True) for i in argnums}
 
         start = tick()
-        with entered(recording=True), being_transformed():
+        with entered(recording=True, transforming=True):
             result = f(*(replaced.get(i, a) for i, a in enumerate(args)), **kwargs)
         self.aux: Any = None
         if has_aux:

@@ -16,7 +16,6 @@ from tinygrad_mm.frontier import as_leaves, frontier
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import Monitor, Vertex, defvjp, defvjp_each, entered, name_of, primitive, state, tick
 from tinygrad_mm.tensor import Buffer, Tensor, apply
-from tinygrad_mm.transforms.call import being_transformed, inside
 from tinygrad_mm.trees import flatten, unflatten
 
 __all__ = ["checkpoint"]
@@ -81,7 +80,7 @@ class _Segment:
 
     def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.f, self.args, self.kwargs = f, args, kwargs
-        self.scope, self.inside = state.scope, inside.get()
+        self.scope, self.transforming = state.scope, state.transforming
         self.reads: list[Any] = []  # the tensors from outside that the results depend on
         self.values: list[Any] = []  # the arrays that the call returned
         self.generators: list[tuple[Any, Any]] = []
@@ -117,10 +116,8 @@ class _Segment:
         recorded = state.recording
         start = tick()
         with _set_back(self.generators, self.buffers):
-            with (
-                entered(recording=True, replaying=True, generators=None, scope=self.scope),
-                being_transformed(self.inside),
-            ):
+            now = {"scope": self.scope, "transforming": self.transforming}
+            with entered(recording=True, replaying=True, generators=None, **now):
                 returned = self.f(*self.args, **self.kwargs)
             outputs = [leaf.value for leaf in flatten(returned) if isinstance(leaf.value, Tensor)]
             self._compare(outputs)

@@ -1,4 +1,10 @@
-"""Gradients, products with Jacobians from either side, Jacobians, Hessians."""
+"""Gradients, products with Jacobians from either side, Jacobians, Hessians.
+
+Each of them gives arrays for arrays: what comes out is a constant, also where the function closes over Tensors that
+require a gradient. With `create_graph` it gives Tensors that are open to these: a loss may be made of a gradient, as in
+`w * grad(lambda y: w * w * y, create_graph=True)(y)`. Tensors among the arguments, and a transform around this one, do
+the same.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +24,7 @@ Function: TypeAlias = Callable[..., Any]
 Argnums: TypeAlias = "int | tuple[int, ...]"
 
 
-def value_and_grad(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
+def value_and_grad(f: Function, argnums: Argnums = 0, has_aux: bool = False, create_graph: bool = False) -> Function:
     """The function that returns `(f(...), gradient)`; see `grad`. With `has_aux`: `((value, aux), gradient)`.
 
     >>> value, gradient = value_and_grad(lambda x: np.sum(x * x))(np.array([1.0, 2.0]))
@@ -27,7 +33,7 @@ def value_and_grad(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> 
     """
 
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
-        call = Call("grad", f, args, kwargs, _positions("grad", argnums, args), has_aux)
+        call = Call("grad", f, args, kwargs, _positions("grad", argnums, args), has_aux, create_graph=create_graph)
         y = call.scalar()
         recorded = call.is_recorded()
         found = call.backward([y], [np.ones_like(y.value)], call.inputs, recorded, release=not recorded)
@@ -38,8 +44,11 @@ def value_and_grad(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> 
     return _named(value_and_gradient, "value_and_grad", f)
 
 
-def grad(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
+def grad(f: Function, argnums: Argnums = 0, has_aux: bool = False, create_graph: bool = False) -> Function:
     """The gradient of `f`, a function that returns one number, with respect to the arguments `argnums`.
+
+    For arrays the gradient is an array: a constant for whatever is done with it. With `create_graph` it is a Tensor,
+    through which Tensors that f closes over can be differentiated.
 
     The gradient has the shapes and containers of the argument (for a tuple of argnums: a tuple of gradients); it is
     zero where f does not depend on the argument. With `has_aux`, f returns `(number, aux)` and the result is
@@ -54,7 +63,7 @@ def grad(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     >>> grad(lambda p, x: np.sum(p["w"] * x) + p["b"])({"w": np.ones(2), "b": 0.5}, np.array([3.0, 4.0]))
     {'w': array([3., 4.]), 'b': array(1., dtype=float32)}
     """
-    both = value_and_grad(f, argnums, has_aux)
+    both = value_and_grad(f, argnums, has_aux, create_graph)
 
     def gradient(*args: Any, **kwargs: Any) -> Any:
         value, found = both(*args, **kwargs)
@@ -63,7 +72,7 @@ def grad(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     return _named(gradient, "grad", f)
 
 
-def vjp(f: Function, *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+def vjp(f: Function, *primals: Any, has_aux: bool = False, create_graph: bool = False) -> tuple[Any, ...]:
     """`(f(*primals), pull)`: `pull(v)` is the product of v with the Jacobian of `f`, a tuple of one for each primal.
 
     v is built like the result of f. `pull` may be called any number of times, one reverse pass each. With `has_aux`,
@@ -75,7 +84,7 @@ def vjp(f: Function, *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
     >>> pull(np.array([1.0, 0.0]))
     (array([3., 0.]), array([1., 0.]))
     """
-    call = Call("vjp", f, primals, {}, range(len(primals)), has_aux)
+    call = Call("vjp", f, primals, {}, range(len(primals)), has_aux, create_graph=create_graph)
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
         leaves = flatten_like(call.tree, cotangent, "vjp: the cotangent")
@@ -89,7 +98,7 @@ def vjp(f: Function, *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
     return (y, pull, call.aux_out(recorded)) if has_aux else (y, pull)
 
 
-def jvp(f: Function, primals: Any, tangents: Any, has_aux: bool = False) -> tuple[Any, ...]:
+def jvp(f: Function, primals: Any, tangents: Any, has_aux: bool = False, create_graph: bool = False) -> tuple[Any, ...]:
     """`(f(*primals), the derivative of f along the tangents)`: the product of the Jacobian with a vector.
 
     `primals` is a tuple of all arguments and `tangents` one of their directions, built alike; for a single argument the
@@ -105,7 +114,7 @@ def jvp(f: Function, primals: Any, tangents: Any, has_aux: bool = False) -> tupl
     (array(12.), array(4.))
     """
     args, directions = _tuples("jvp", primals, tangents)
-    call = Call("jvp", f, args, {}, range(len(args)), has_aux, beside=tangents)
+    call = Call("jvp", f, args, {}, range(len(args)), has_aux, beside=tangents, create_graph=create_graph)
     vs = call.directions(directions, "tangent")
     recorded = call.is_recorded(tangents)
     seeds, found = call.transposed()
@@ -116,7 +125,7 @@ def jvp(f: Function, primals: Any, tangents: Any, has_aux: bool = False) -> tupl
     return (y, derivative, call.aux_out(recorded)) if has_aux else (y, derivative)
 
 
-def jacobian(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
+def jacobian(f: Function, argnums: Argnums = 0, has_aux: bool = False, create_graph: bool = False) -> Function:
     """The Jacobian of `f` with respect to the arguments `argnums`.
 
     Shape: that of the result of f, then that of the argument. Where f returns a container, so does this, with the
@@ -133,7 +142,8 @@ def jacobian(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> Functi
     """
 
     def jacobian_of_f(*args: Any, **kwargs: Any) -> Any:
-        call = Call("jacobian", f, args, kwargs, _positions("jacobian", argnums, args), has_aux)
+        places = _positions("jacobian", argnums, args)
+        call = Call("jacobian", f, args, kwargs, places, has_aux, create_graph=create_graph)
         recorded = call.is_recorded()
         few_inputs = 2 * sum(x.size for x in call.inputs) < sum(y.size for y in call.outputs)
         blocks = _by_columns(call, recorded) if few_inputs else _by_rows(call, recorded)
@@ -145,7 +155,7 @@ def jacobian(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> Functi
     return _named(jacobian_of_f, "jacobian", f)
 
 
-def hessian(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
+def hessian(f: Function, argnums: Argnums = 0, has_aux: bool = False, create_graph: bool = False) -> Function:
     """The matrix of second derivatives of `f`, a function that returns one number: `jacobian(grad(f))`.
 
     Shape: that of the argument twice. Where the argument is a container, so is the result, with containers like it
@@ -160,7 +170,7 @@ def hessian(f: Function, argnums: Argnums = 0, has_aux: bool = False) -> Functio
     array([[4., 2.],
            [2., 0.]])
     """
-    return _named(jacobian(grad(f, argnums, has_aux), argnums, has_aux), "hessian", f)
+    return _named(jacobian(grad(f, argnums, has_aux), argnums, has_aux, create_graph), "hessian", f)
 
 
 def hvp(f: Function, primals: Any, vectors: Any, has_aux: bool = False) -> Any:
