@@ -166,7 +166,7 @@ def test_a_weight_without_elements_can_start(name, shape):
     assert getattr(nn.init, name)(shape).shape == shape
 
 
-@pytest.mark.parametrize("function", [abs, np.tanh, round, np.abs, lambda x: x, tg.relu], ids=str)
+@pytest.mark.parametrize("function", [abs, np.tanh, round, np.abs, lambda x: x, tg.relu], ids=lambda f: f.__name__)
 def test_any_function_is_a_layer(function):
     x = np.linspace(-2, 2, 6, dtype=np.float32).reshape(3, 2)
     inner = nn.Dense(2, 2, rng=0)
