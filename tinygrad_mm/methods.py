@@ -274,6 +274,48 @@ class ArrayMethods:
         """`np.dot(self, other)`."""
         return np.dot(self, other, **_given(out=out))  # type: ignore
 
+    # -- functions of each element, as learners look for them
+
+    def exp(self) -> Self:
+        """`np.exp(self)`."""
+        return np.exp(self)  # type: ignore
+
+    def log(self) -> Self:
+        """`np.log(self)`."""
+        return np.log(self)  # type: ignore
+
+    def sqrt(self) -> Self:
+        """`np.sqrt(self)`."""
+        return np.sqrt(self)  # type: ignore
+
+    def square(self) -> Self:
+        """`np.square(self)`."""
+        return np.square(self)  # type: ignore
+
+    def abs(self) -> Self:
+        """`np.abs(self)`."""
+        return np.abs(self)  # type: ignore
+
+    def sin(self) -> Self:
+        """`np.sin(self)`."""
+        return np.sin(self)  # type: ignore
+
+    def cos(self) -> Self:
+        """`np.cos(self)`."""
+        return np.cos(self)  # type: ignore
+
+    def tanh(self) -> Self:
+        """`np.tanh(self)`."""
+        return np.tanh(self)  # type: ignore
+
+    def relu(self) -> Self:
+        """max(x, 0), with gradient 0 at 0."""
+        return np.where(self <= 0, 0, self)  # type: ignore
+
+    def sigmoid(self) -> Self:
+        """1 / (1 + exp(-x)), without overflow."""
+        return np.exp(-np.logaddexp(0, -self))  # type: ignore
+
     # -- plain numbers
 
     def item(self) -> float | int | bool:

@@ -180,16 +180,23 @@ def logsumexp(x: Any, axis: Any = -1, keepdims: bool = False) -> Any:
     >>> logsumexp(np.array([1e4, 1e4])).round(4)
     np.float64(10000.6931)
     """
-    top = np.max(x, axis=axis, keepdims=True)
-    y = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
+    top = _top(x, axis)
+    top = np.where(np.isfinite(top), top, 0)
+    with np.errstate(divide="ignore"):  # where nothing is added, the logarithm is -inf
+        y = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
     return y if keepdims else np.squeeze(y, axis=axis)
 
 
 defvjp(
     logsumexp,
-    lambda g, y, x, axis=-1, keepdims=False: _kept(g, axis, keepdims) * np.exp(x - _kept(y, axis, keepdims)),
+    lambda g, y, x, axis=-1, keepdims=False: _kept(g, axis, keepdims) * softmax(x, axis),
     law="(..., n) -> (...)",
 )
+
+
+def _top(x: Any, axis: Any) -> Any:
+    """The largest element along an axis, as an axis of length 1; of nothing, any number."""
+    return np.max(x, axis=axis, keepdims=True) if x.size else np.sum(x, axis=axis, keepdims=True)
 
 
 def _kept(v: Any, axis: Any, keepdims: bool) -> Any:
@@ -205,7 +212,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
     >>> softmax(np.array([0.0, 0.0]))
     array([0.5, 0.5])
     """
-    e = np.exp(x - np.max(x, axis=axis, keepdims=True))
+    e = np.exp(x - _top(x, axis))
     return e / np.sum(e, axis=axis, keepdims=True)
 
 
@@ -225,8 +232,8 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
     >>> log_softmax(np.array([0.0, 1e4]))
     array([-10000.,      0.])
     """
-    z = x - np.max(x, axis=axis, keepdims=True)
-    return z - np.log(np.sum(np.exp(z), axis=axis, keepdims=True))
+    z = x - _top(x, axis)
+    return z - np.log(np.sum(np.exp(z), axis=axis, keepdims=True)) if z.size else z
 
 
 defvjp(

@@ -67,7 +67,7 @@ def _along_axis(f, a, h, edge_order):
 
 def _gradient(f, *spacing, axis=None, edge_order=1):
     (f,) = as_arrays([f])
-    f = f if f.dtype.kind == "f" else f.astype(np.float64)
+    f = f.astype(np.float64) if f.dtype.kind in "iu" else f
     axes = all_axes(f, axis)
     steps = _steps(f, spacing, axes)
     if edge_order not in (1, 2):

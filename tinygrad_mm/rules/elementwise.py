@@ -12,24 +12,31 @@ import numpy as np
 
 from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defstopped, defvjp, primitive
 from tinygrad_mm.rules.indexing import at_places
-from tinygrad_mm.rules.operands import as_arrays
+from tinygrad_mm.rules.operands import as_arrays, like
 
 # A Python number as the other argument stays a Python number in a rule: np.f(2.0) would be a float64, and turn a
 # float32 gradient into one. So rules apply functions to g, y and arrays, and only arithmetic to numbers.
 
 
-def _log(a):
-    """The logarithm of a, and 0 where a is 0: what `a ** b` takes of its base for the gradient of b."""
+def _power_growth(y, a):
+    """d(a ** b)/db = a ** b * log(a), and 0 where a is 0, also where a negative b makes the power infinite."""
     if isinstance(a, (int, float)):
-        return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
-    return np.log(np.where(a == 0, 1, a))
+        return y * math.log(a) if a > 0 else np.full_like(y, 0 if a == 0 else math.nan)
+    return np.where(a == 0, 0, y) * np.log(np.where(a == 0, 1, a))
 
 
 def _power_slope(a, b):
     """d(a ** b)/da = b * a ** (b - 1), and 0 where b is 0, also at a = 0."""
-    if isinstance(b, (int, float)):  # 0.0 * a + b is b, in the shape of a
-        return b * a if b == 2 else b * a ** (b - 1) if b not in (0, 1) else 0.0 * a + b
-    return b * a ** np.where(b == 0, 1, b - 1)
+    if isinstance(b, (int, float)):
+        return b * a if b == 2 else b * a ** (b - 1) if b not in (0, 1) else np.full_like(a, b)
+    return b * np.where(b == 0, 1, a) ** np.where(b == 0, 1, b - 1)
+
+
+def _ahead(a, b, y):
+    """How far the exponent a is ahead of b, 0 where both are the same infinity; the share of b is 1 / (1 + e ** it)."""
+    a, b = like(a, y), like(b, y)
+    same = np.isinf(a) & (a == b)
+    return np.where(same, 0, a) - np.where(same, 0, b)
 
 
 def quotient(a, b):
@@ -49,9 +56,9 @@ defvjp(np.multiply,      lambda g, y, a, b: g * b,
 defvjp(np.divide,        lambda g, y, a, b: g / b,
                          lambda g, y, a, b: -g * y / b)
 defvjp(np.power,         lambda g, y, a, b: g * _power_slope(a, b),
-                         lambda g, y, a, b: g * y * _log(a))
+                         lambda g, y, a, b: g * _power_growth(y, a))
 defvjp(np.float_power,   lambda g, y, a, b: g * _power_slope(a, b),
-                         lambda g, y, a, b: g * y * _log(a))
+                         lambda g, y, a, b: g * _power_growth(y, a))
 defvjp(np.remainder,     lambda g, y, a, b: g,
                          lambda g, y, a, b: g * ((y - a) / b))
 defvjp(np.fmod,          lambda g, y, a, b: g,
@@ -74,10 +81,10 @@ defvjp(np.log,           lambda g, y, x: g / x)
 defvjp(np.log2,          lambda g, y, x: g / x / math.log(2))
 defvjp(np.log10,         lambda g, y, x: g / x / math.log(10))
 defvjp(np.log1p,         lambda g, y, x: g / (x + 1))
-defvjp(np.logaddexp,     lambda g, y, a, b: g * np.exp(a - y),
-                         lambda g, y, a, b: g * np.exp(b - y))
-defvjp(np.logaddexp2,    lambda g, y, a, b: g * np.exp2(a - y),
-                         lambda g, y, a, b: g * np.exp2(b - y))
+defvjp(np.logaddexp,     lambda g, y, a, b: g * np.exp(-np.logaddexp(0, _ahead(b, a, y))),
+                         lambda g, y, a, b: g * np.exp(-np.logaddexp(0, _ahead(a, b, y))))
+defvjp(np.logaddexp2,    lambda g, y, a, b: g * np.exp2(-np.logaddexp2(0, _ahead(b, a, y))),
+                         lambda g, y, a, b: g * np.exp2(-np.logaddexp2(0, _ahead(a, b, y))))
 defvjp(np.ldexp,         lambda g, y, x, i: np.ldexp(g, i), None)
 
 # trigonometric and hyperbolic functions
@@ -173,6 +180,8 @@ def _modf(x):
 
 def _select(condlist, choicelist, default=0):
     *choices, result = as_arrays([*choicelist, default])
+    if any(c.dtype != bool for c in as_arrays(condlist)):
+        raise TypeError("select: conditions are boolean arrays")
     for condition, choice in zip(reversed(condlist), reversed(choices), strict=True):
         result = np.where(condition, choice, result)
     return result

@@ -239,33 +239,40 @@ def _take(a, indices, axis=None, out=None, mode="raise"):
         indices = np.remainder(indices, n)
     elif mode == "clip":
         indices = np.clip(indices, 0, n - 1)
+    if mode not in ("raise", "wrap", "clip"):
+        raise ValueError(f"take: mode={mode!r}; use 'raise', 'wrap' or 'clip'")
     if not hasattr(indices, "requires_grad"):
         indices = np.asarray(indices)
+    if indices.dtype == bool or 0 in indices.shape:  # places, not a mask
+        indices = indices.astype(np.intp)
     return getitem(a, (slice(None),) * axis + (Slot(0),), indices)  # also of an array at the places in a Tensor
 
 
 def _take_along_axis(arr, indices, axis=-1):
     arr, axis = axis_or_flat(arr, axis)
-    shape = tuple(
-        1 if i == axis else n if m == 1 else m for i, (n, m) in enumerate(zip(arr.shape, indices.shape, strict=True))
-    )
-    places = [np.arange(n).reshape((-1,) + (1,) * (arr.ndim - i - 1)) for i, n in enumerate(shape)]
+    if indices.ndim != arr.ndim:
+        raise ValueError(f"take_along_axis: indices of shape {indices.shape} need as many axes as {arr.shape} has")
+    if indices.dtype.kind not in "iu":
+        raise IndexError(f"take_along_axis: indices are integers; these are {indices.dtype}")
+    places = [np.arange(n).reshape((-1,) + (1,) * (arr.ndim - i - 1)) for i, n in enumerate(arr.shape)]
     places[axis] = Slot(0)
     return getitem(arr, tuple(places), indices)
 
 
 def _sort(a, axis=-1, kind=None, order=None, *, stable=None):
     a, axis = axis_or_flat(a, axis)
-    options = {"kind": kind} if stable is None else {"stable": stable}
+    options = {"kind": kind, "order": order} if stable is None else {"stable": stable, "order": order}
     return _take_along_axis(a, np.argsort(a, axis=axis, **options), axis)
 
 
 def _partition(a, kth, axis=-1, kind="introselect", order=None):
     a, axis = axis_or_flat(a, axis)
-    return _take_along_axis(a, np.argpartition(a, kth, axis=axis, kind=kind), axis)
+    return _take_along_axis(a, np.argpartition(a, kth, axis=axis, kind=kind, order=order), axis)
 
 
 def _compress(condition, a, axis=None, out=None):
+    if np.ndim(condition) != 1:
+        raise ValueError(f"compress: the condition is a list; this one has {np.ndim(condition)} axes")
     a, axis = axis_or_flat(at_least_one(a), axis)
     return along(a, axis, np.flatnonzero(condition))
 

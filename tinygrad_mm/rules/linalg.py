@@ -251,7 +251,9 @@ def _cond(x, p=None):
         raise np.linalg.LinAlgError(f"cond: an array of shape {x.shape} has no condition number; it must hold matrices")
     if p is None or p in (2, -2):
         s = np.linalg.svdvals(x)
-        return s[..., -1] / s[..., 0] if p == -2 else s[..., 0] / s[..., -1]
+        above, below = (s[..., -1], s[..., 0]) if p == -2 else (s[..., 0], s[..., -1])
+        nothing = (above == 0) & (below == 0)  # zeros are as far from regular as can be
+        return np.where(nothing, math.inf, above / np.where(nothing, 1, below))
     return np.linalg.norm(x, p, axis=(-2, -1)) * np.linalg.norm(np.linalg.inv(x), p, axis=(-2, -1))
 
 

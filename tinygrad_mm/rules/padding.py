@@ -21,6 +21,9 @@ def _pad(array, pad_width, mode="constant", **options):
     """Each axis in turn: the new elements are copies, constants, or means and extremes, of elements of that axis."""
     if callable(mode):
         raise TypeError("pad: a function as mode= is not supported on Tensors; join the parts with np.concatenate")
+    np.pad(np.zeros((1,) * array.ndim), pad_width, "empty")  # NumPy's own words about widths that are none
+    if options.get("stat_length") is not None and np.any(np.asarray(options["stat_length"]) < 0):
+        raise ValueError(f"pad: stat_length={options['stat_length']} must not be negative")
     if isinstance(pad_width, dict):
         pairs = [(0, 0)] * array.ndim
         for axis, width in pad_width.items():

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tinygrad_mm.graph import defcomposite, defvjp
-from tinygrad_mm.rules.axes import all_axes, one_axis
+from tinygrad_mm.rules.axes import one_axis
 from tinygrad_mm.rules.indexing import Slot, index_set
 from tinygrad_mm.rules.operands import as_arrays
 
@@ -16,6 +16,8 @@ def _piecewise(x, condlist, funclist, *args, **options):
     """Each function of the elements where its condition holds, of the last one that does."""
     (x,) = as_arrays([x])
     conditions = condlist
+    if np.ndim(condlist) == 0 and x.ndim and hasattr(condlist, "dtype") and not isinstance(condlist, np.generic):
+        raise IndexError("piecewise: a condition has the shape of the elements; this one has no axes")
     if np.ndim(condlist) == 0 or (x.ndim and np.ndim(condlist[0]) == 0):
         conditions = [condlist]
     elif not isinstance(condlist, (list, tuple)):
@@ -78,7 +80,7 @@ def _ix_(*args):
 def _shifted(sign):
     def shift(x, axes=None):
         (x,) = as_arrays([x])
-        axes = all_axes(x, axes)
+        axes = tuple(range(x.ndim)) if axes is None else (axes,) if np.ndim(axes) == 0 else tuple(axes)
         halves = tuple(sign * (x.shape[a] // 2) for a in axes)
         return np.roll(x, halves, axes)
 
@@ -89,7 +91,7 @@ def _full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None, *, 
     like, fill = as_arrays([a])[0], as_arrays([fill_value])[0]
     shape = like.shape if shape is None else (shape,) if np.ndim(shape) == 0 else tuple(shape)
     dtype = like.dtype if dtype is None else dtype
-    return np.where(np.zeros_like(like, dtype=bool, shape=shape), np.zeros((), dtype), fill.astype(dtype))
+    return np.where(np.zeros_like(like, dtype=bool, order=order, shape=shape), np.zeros((), dtype), fill.astype(dtype))
 
 
 # fmt: off

@@ -13,6 +13,8 @@ def _vander(x, N=None, increasing=False):
     (x,) = as_arrays([x])
     if x.ndim != 1:
         raise ValueError(f"vander: a list is needed; this array has {x.ndim} axes")
+    if N is not None and N < 0:
+        raise ValueError(f"vander: N={N} must not be negative")
     x = x.astype(np.promote_types(x.dtype, int))
     columns = [np.ones_like(x)]
     for _ in range((x.shape[0] if N is None else N) - 1):

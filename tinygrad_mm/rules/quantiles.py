@@ -73,7 +73,8 @@ def _as_heavy(weights, a, axis):
 
 def _quantile_of(ignore_nan):
     def quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
-        if ignore_nan and 0 in a.shape:  # so does NumPy
+        if ignore_nan and 0 in a.shape:  # so does NumPy, after a look at the other arguments
+            np.quantile(np.zeros(1), 0.5 if hasattr(q, "requires_grad") else q, method=method)
             return np.nanmean(a, axis=axis, keepdims=keepdims)
         flat = flat_last(a, axis)
         if weights is not None:

@@ -13,7 +13,13 @@ import numpy as np
 from tinygrad_mm.graph import defcomposite, defstopped, defvjp, primitive
 from tinygrad_mm.rules.axes import all_axes, along, at_least_one, axis_or_flat, count, flat_last, kept, one_axis
 from tinygrad_mm.rules.elementwise import quotient
+from tinygrad_mm.rules.indexing import checked
 from tinygrad_mm.rules.operands import as_arrays
+
+
+def _freedom(a, axis, ddof):
+    """What a variance is divided by; NaN in place of 0, since its gradient is no number there either."""
+    return max(count(a, axis) - ddof, 0) or math.nan
 
 
 def _centred(x, axis):
@@ -72,9 +78,9 @@ def _cumprod_back(g, a, axis):
 defvjp(np.sum,     lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: np.broadcast_to(kept(g, a, axis), a.shape),                        law="(..., n, ...) -> (..., ...)")
 defvjp(np.mean,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: np.broadcast_to(kept(g * (1 / max(count(a, axis), 1)), a, axis), a.shape), law="(..., n, ...) -> (..., ...)")
 defvjp(np.prod,    lambda g, y, a, axis=None, dtype=None, out=None, keepdims=False: kept(g, a, axis) * _others(a, axis),       law="(..., n, ...) -> (..., ...)")
-defvjp(np.var,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: kept(g * (2 / (count(a, axis) - ddof or math.nan)), a, axis) * _centred(a, axis),
+defvjp(np.var,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: kept(g * (2 / _freedom(a, axis, ddof)), a, axis) * _centred(a, axis),
                    law="(..., n, ...) -> (..., ...)")
-defvjp(np.std,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: kept(g, a, axis) * quotient(_centred(a, axis), kept(y, a, axis)) * (1 / (count(a, axis) - ddof or math.nan)),
+defvjp(np.std,     lambda g, y, a, axis=None, dtype=None, out=None, ddof=0, keepdims=False: kept(g, a, axis) * quotient(_centred(a, axis), kept(y, a, axis)) * (1 / _freedom(a, axis, ddof)),
                    law="(..., n, ...) -> (..., ...)")
 defvjp(np.max,     lambda g, y, a, axis=None, out=None, keepdims=False: _share(g, y, a, axis),                                  law="(..., n, ...) -> (..., ...)")
 defvjp(np.min,     lambda g, y, a, axis=None, out=None, keepdims=False: _share(g, y, a, axis),                                  law="(..., n, ...) -> (..., ...)")
@@ -96,7 +102,7 @@ NOT_GIVEN = object()
 def _options(x, dtype=None, where=True, fill=0):
     """The array with `dtype=` and `where=` carried out, so that the plain reduction remains."""
     x = x if dtype is None else x.astype(dtype)
-    return x if where is True else np.where(where, x, fill)
+    return x if where is True else np.where(np.broadcast_to(where, x.shape), x, fill)
 
 
 def _sum(a, axis=None, dtype=None, out=None, keepdims=False, initial=0, where=True):
@@ -111,7 +117,9 @@ def _number(a, axis, where, keepdims):
     """How many elements `where=` selects, as a number or an array of a's dtype."""
     if where is True:
         return count(a, axis)
-    return np.sum(np.broadcast_to(where, a.shape), axis=axis, keepdims=keepdims).astype(a.dtype)
+    return np.sum(np.broadcast_to(where, a.shape), axis=axis, keepdims=keepdims).astype(
+        a.dtype if a.dtype.kind == "f" else np.float64
+    )
 
 
 def _mean(a, axis=None, dtype=None, out=None, keepdims=False, where=True):
@@ -123,9 +131,9 @@ def _var(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, where=True,
     ddof = ddof if correction is NOT_GIVEN else correction
     centre = _mean(a, axis, keepdims=True, where=where) if mean is NOT_GIVEN else mean
     squares = np.square(_options(a, dtype) - centre)
-    return np.sum(_options(squares, None, where), axis=axis, keepdims=keepdims) / (
-        _number(a, axis, where, keepdims) - ddof
-    )
+    freedom = _number(a, axis, where, keepdims) - ddof
+    freedom = max(freedom, 0) if where is True else np.maximum(freedom, 0)  # NumPy divides by 0 there
+    return np.sum(_options(squares, None, where), axis=axis, keepdims=keepdims) / freedom
 
 
 def _std(*args, **options):
@@ -157,33 +165,54 @@ def _nan_reduction(whole, fill):
 def _nan_extreme(whole, fill):
     def extreme(a, axis=None, out=None, keepdims=False, **options):
         result = whole(np.where(np.isnan(a), fill, a), axis=axis, keepdims=keepdims, **options)
+        if "initial" in options:
+            return result
         return np.where(np.all(np.isnan(a), axis=axis, keepdims=keepdims), math.nan, result)
 
     return extreme
 
 
+def _known(a, where, dtype):
+    """Which elements are numbers, and selected."""
+    if dtype is not None and a.dtype.kind == "f" and np.dtype(dtype).kind not in "fc":
+        raise TypeError(f"nanmean: a mean of {a.dtype} is no {dtype}; leave dtype= out, or take a floating one")
+    return ~np.isnan(a) if where is True else ~np.isnan(a) & np.broadcast_to(where, a.shape)
+
+
+def _nanmean(a, axis=None, dtype=None, out=None, keepdims=False, where=True):
+    known = _known(a, where, dtype)
+    return _mean(np.where(known, a, 0), axis, dtype, keepdims=keepdims, where=known)
+
+
 def _nan_moment(moment):
-    def reduction(a, axis=None, dtype=None, out=None, *args, where=True, **options):
-        known = ~np.isnan(a) if where is True else ~np.isnan(a) & where
-        return moment(np.where(known, a, 0), axis, dtype, None, *args, where=known, **options)
+    def reduction(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, where=True, **options):
+        known = _known(a, where, dtype)
+        result = moment(np.where(known, a, 0), axis, dtype, None, ddof, keepdims, known, **options)
+        return np.where(_number(a, axis, known, keepdims) <= options.get("correction", ddof), math.nan, result)
 
     return reduction
+
+
+def _not_zero(total):
+    """What a sum of weights must not be."""
+    if np.any(total == 0):
+        raise ZeroDivisionError("average: the weights sum to 0, so there is no average")
 
 
 def _average(a, axis=None, weights=None, returned=False, *, keepdims=False):
     axes = all_axes(a, axis)
     if weights is None:
-        result = np.mean(a, axis=axis, keepdims=keepdims)
+        result = np.mean(a, axis=axes, keepdims=keepdims)
         total = np.full_like(result, math.prod(a.shape) / math.prod(result.shape))
     else:
         weights = as_arrays([weights, a])[0]
         if weights.shape != a.shape:
             places = dict(zip(axes, weights.shape, strict=True))
             weights = np.reshape(weights, tuple(places.get(i, 1) for i in range(a.ndim)))
-        total = np.sum(np.broadcast_to(weights, a.shape), axis=axis, keepdims=keepdims)
+        total = checked(np.sum(np.broadcast_to(weights, a.shape), axis=axes, keepdims=keepdims), _not_zero)
         if count(a, axis) == 0 and 0 not in total.shape:
             raise ZeroDivisionError("average: there is nothing to take an average of")
-        result = np.sum(a * weights, axis=axis, keepdims=keepdims) / total
+        result = np.sum(a * weights, axis=axes, keepdims=keepdims) / total
     return (result, np.broadcast_to(total, result.shape).astype(result.dtype)) if returned else result
 
 
@@ -222,19 +251,20 @@ def _ediff1d(ary, to_end=None, to_begin=None):
     ends = [p if p is None else as_arrays([p, ary])[0] for p in (to_begin, to_end)]
     if not all(p is None or np.can_cast(p.dtype, ary.dtype, "same_kind") for p in ends):
         raise TypeError(f"ediff1d: to_begin and to_end must fit the dtype of the array, {ary.dtype}")
-    parts = (ends[0], np.diff(ary.reshape(-1)), ends[1])
+    flat = ary.reshape(-1)
+    parts = (ends[0], flat[1:] - flat[:-1], ends[1])
     return np.concatenate([p.reshape(-1).astype(ary.dtype) for p in parts if p is not None])
 
 
 def _trapezoid(y, x=None, dx=1.0, axis=-1):
-    axis = one_axis(y, axis)
+    given, axis = axis, one_axis(y, axis)
     if x is None:
         step = dx
     elif np.ndim(x) == 1:
         step = np.diff(x).reshape((-1,) + (1,) * (y.ndim - 1 - axis))
     else:
-        step = np.diff(x, axis=axis)
-    return np.sum(step * (along(y, axis, slice(1, None)) + along(y, axis, slice(None, -1))) / 2.0, axis=axis)
+        step = np.diff(x, axis=given)
+    return np.sum(step * (along(y, axis, slice(1, None)) + along(y, axis, slice(None, -1))) / 2.0, axis=given)
 
 
 def _cumulative(whole, first):
@@ -285,7 +315,7 @@ defcomposite(np.nansum,         _nan_reduction(np.sum, 0),                      
 defcomposite(np.nanprod,        _nan_reduction(np.prod, 1),                                                                     law=REDUCED)
 defcomposite(np.nanmax,         _nan_extreme(np.max, -math.inf),                                                                law=REDUCED)
 defcomposite(np.nanmin,         _nan_extreme(np.min, math.inf),                                                                 law=REDUCED)
-defcomposite(np.nanmean,        _nan_moment(_mean),                                                                             law=REDUCED)
+defcomposite(np.nanmean,        _nanmean,                                                                             law=REDUCED)
 defcomposite(np.nanvar,         _nan_moment(_var),                                                                              law=REDUCED)
 defcomposite(np.nanstd,         _nan_moment(_std),                                                                              law=REDUCED)
 defcomposite(np.nancumsum,      lambda a, axis=None, dtype=None, out=None: np.cumsum(np.where(np.isnan(a), 0, a), axis=axis, dtype=dtype),                         law="(..., n, ...) -> (..., n, ...)")

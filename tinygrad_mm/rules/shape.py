@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -105,20 +106,31 @@ def _concatenate(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
     arrays = as_arrays([*arrays])
     if axis is None:
         arrays, axis = [a.reshape(-1) for a in arrays], 0
-    return join(*(arrays if dtype is None else [a.astype(dtype) for a in arrays]), axis=axis)
+    if dtype is not None:
+        if not all(np.can_cast(a.dtype, dtype, casting) for a in arrays):
+            raise TypeError(f"concatenate: {arrays[0].dtype} does not become {dtype} with casting={casting!r}")
+        arrays = [a.astype(dtype) for a in arrays]
+    shapes = [a.shape for a in arrays]
+    if () in shapes:
+        raise ValueError("concatenate: arrays without axes cannot be joined; np.stack makes an axis of them")
+    if shapes:
+        place = one_axis(arrays[0], axis)
+        if len({(len(shape), *shape[:place], *shape[place + 1 :]) for shape in shapes}) > 1:
+            raise ValueError(f"concatenate: arrays of shapes {shapes} may differ along axis {axis} only")
+    return join(*arrays, axis=axis)
 
 
 def _stack(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
     arrays = as_arrays([*arrays])
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"stack: all arrays must have the same shape; these are {[a.shape for a in arrays]}")
-    return _concatenate([np.expand_dims(a, axis) for a in arrays], axis, dtype=dtype)
+    return _concatenate([np.expand_dims(a, axis) for a in arrays], axis, dtype=dtype, casting=casting)
 
 
 def _joined(at_least, axis):
     def stack(tup, *, dtype=None, casting="same_kind"):
         arrays = [at_least(a) for a in as_arrays([*tup])]
-        return _concatenate(arrays, 0 if arrays and arrays[0].ndim == 1 else axis, dtype=dtype)
+        return _concatenate(arrays, 0 if arrays and arrays[0].ndim == 1 else axis, dtype=dtype, casting=casting)
 
     return stack
 
@@ -220,7 +232,9 @@ def _broadcast_arrays(*args, subok=False):
 
 def _append(arr, values, axis=None):
     arr, values = as_arrays([arr, values])
-    return _concatenate([arr.reshape(-1), values.reshape(-1)] if axis is None else [arr, values], axis or 0)
+    return _concatenate(
+        [arr.reshape(-1), values.reshape(-1)] if axis is None else [arr, values], 0 if axis is None else axis
+    )
 
 
 def _delete(arr, obj, axis=None):
@@ -233,6 +247,13 @@ def _insert(arr, obj, values, axis=None):
     arr, axis = axis_or_flat(arr, axis)
     values = as_arrays([values, arr])[0]
     n = arr.shape[axis]
+    if (
+        not isinstance(obj, slice)
+        and np.size(obj) == 1
+        and np.asarray(obj).dtype.kind in "iu"
+        and not -n <= np.asarray(obj).item() <= n
+    ):
+        raise IndexError(f"insert: place {obj} is outside of an axis of length {n}")
     places = np.arange(n)[obj] if isinstance(obj, slice) else np.asarray(obj)
     places = np.flatnonzero(places) if places.dtype == bool else places.astype(np.intp) if places.size == 0 else places
     new = places.size
@@ -290,12 +311,16 @@ def _sliding_window_view(x, window_shape, axis=None, *, subok=False, writeable=F
 
 
 def _linspace(start, stop, num=50, endpoint=True, retstep=False, dtype=None, axis=0, *, device=None):
-    start, stop = as_arrays([start, stop])
+    num = operator.index(num)
+    if num < 0:
+        raise ValueError(f"linspace: num={num} must not be negative")
+    start, stop = (x if x.dtype.kind == "f" else x.astype(np.float64) for x in as_arrays([start, stop]))
     steps = num - 1 if endpoint else num
     step = (stop - start) / max(steps, 1)
     places = np.arange(num).reshape((-1,) + (1,) * step.ndim).astype(step.dtype)
     y = np.moveaxis(start + places * step, 0, axis)
-    y = y if dtype is None else y.astype(dtype)
+    if dtype is not None:
+        y = (np.floor(y) if np.issubdtype(dtype, np.integer) else y).astype(dtype)
     return (y, step) if retstep else y
 
 

@@ -10,13 +10,17 @@ from tinygrad_mm.graph import defcomposite, defstopped, primitive
 from tinygrad_mm.rules.indexing import Slot, scatter
 from tinygrad_mm.rules.operands import as_arrays
 
+# In NumPy 2.2 and later, the observations of one variable in columns are turned too.
+ONE_ROW_TURNS = np.cov(np.ones((1, 2)), rowvar=False, ddof=0).ndim == 2
+
 
 def _rows(m, turned):
     """Variables in rows: a list is one variable."""
     if m.ndim > 2:
         raise ValueError(f"cov: an array with at most 2 axes is needed; this one has {m.ndim}")
-    m = m if m.ndim == 2 else m.reshape(1, -1)
-    return m.T if turned and m.shape[0] != 1 else m
+    if m.ndim < 2:
+        return m.reshape(1, -1)
+    return m.T if turned and (m.shape[0] != 1 or ONE_ROW_TURNS) else m
 
 
 def _weights(weights, n, name, whole=False):
@@ -38,6 +42,8 @@ def _cov(m, y=None, rowvar=True, bias=False, ddof=None, fweights=None, aweights=
     if ddof is not None and ddof != int(ddof):
         raise ValueError(f"cov: ddof={ddof} must be an integer")
     m, *more = as_arrays([m] if y is None else [m, y])
+    if dtype is not None and np.dtype(dtype).kind not in "fc":
+        raise TypeError(f"cov: dtype={dtype} holds no covariances; take a floating one")
     dtype = np.result_type(m.dtype, *(a.dtype for a in more), np.float64) if dtype is None else dtype
     x = np.concatenate([_rows(a.astype(dtype), not rowvar) for a in (m, *more)], axis=0)
     n = x.shape[1]
