@@ -538,7 +538,9 @@ def test_csv_tables_come_back(folder, table, delimiter, header, mark, quoted, pa
     lines = [delimiter.join("# name" for _ in table[0])] * header
     lines += [delimiter.join(f'"{x!r}"' if quoted else repr(x) for x in row) for row in table.tolist()]
     text = ("\ufeff" if mark else "") + "\r\n".join(lines)
-    path = write(folder, gzip.compress(text.encode(), mtime=0) if packed else text.encode(), "table.csv" + ".gz" * packed)
+    path = write(
+        folder, gzip.compress(text.encode(), mtime=0) if packed else text.encode(), "table.csv" + ".gz" * packed
+    )
     read = read_csv(path, delimiter=delimiter, header=header)
     assert read.dtype == np.float32
     assert read.shape == table.shape
