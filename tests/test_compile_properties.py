@@ -36,7 +36,7 @@ SHAPED_BY_VALUES = (
     np.setdiff1d,
 )
 REFUSED = {
-    **dict.fromkeys(SHAPED_BY_VALUES, "the shape of np.* depends on values"),
+    **dict.fromkeys(SHAPED_BY_VALUES, "the shape of * depends on values"),
     **dict.fromkeys((np.lexsort, np.ravel_multi_index), "inside a container or keyword cannot be traced"),
     functional.uniform_like: "a generator that it makes itself",
 }
