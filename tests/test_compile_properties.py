@@ -24,19 +24,12 @@ from table.stopped import STOPPED
 import tinygrad_mm as tg
 from tinygrad_mm import functional
 from tinygrad_mm.graph import name_of
+from tinygrad_mm.rules.sets import distinct, in_both
+from tinygrad_mm.rules.statistics import counts
 
-SHAPED_BY_VALUES = (
-    np.nonzero,
-    np.flatnonzero,
-    np.argwhere,
-    np.bincount,
-    np.unique,
-    np.intersect1d,
-    np.union1d,
-    np.setdiff1d,
-)
+SHAPED_BY_VALUES = (np.nonzero, np.flatnonzero, np.argwhere, counts, distinct, in_both)
 REFUSED = {
-    **dict.fromkeys(SHAPED_BY_VALUES, "the shape of * depends on values"),
+    **dict.fromkeys(SHAPED_BY_VALUES, r"the shape of \w+ depends on values"),
     **dict.fromkeys((np.lexsort, np.ravel_multi_index), "inside a container or keyword cannot be traced"),
     functional.uniform_like: "a generator that it makes itself",
 }
