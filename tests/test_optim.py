@@ -120,7 +120,7 @@ def follow(kind, formula, options, ps, steps, block=None):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 2e-5)])
 @pytest.mark.parametrize("block", [4, 1 << 15])
 def test_optimizer_follows_its_paper(kind, formula, options, dtype, tolerance, block, monkeypatch):
-    monkeypatch.setattr(runner, "BLOCK", block)
+    monkeypatch.setattr(runner, "EAGER_BLOCK", block)
     ps = parameters(dtype=dtype)
     expected = follow(kind, formula, options, ps, steps=7)
     for p, e in zip(ps, expected, strict=True):
@@ -136,8 +136,8 @@ def test_optimizer_follows_its_paper(kind, formula, options, dtype, tolerance, b
 )
 def test_any_shapes_any_blocks_and_skipped_parameters(shapes, block, skipped, case):
     kind, formula, options = case
-    before = runner.BLOCK
-    runner.BLOCK = block
+    before = runner.EAGER_BLOCK
+    runner.EAGER_BLOCK = block
     try:
         ps = parameters(shapes)
         expected = [p.data.copy() for p in ps]
@@ -156,7 +156,7 @@ def test_any_shapes_any_blocks_and_skipped_parameters(shapes, block, skipped, ca
         for p, e in zip(ps, expected, strict=True):
             assert np.allclose(p.data, e, rtol=1e-12, atol=1e-12)
     finally:
-        runner.BLOCK = before
+        runner.EAGER_BLOCK = before
 
 
 def test_learning_rate_may_change_between_steps():

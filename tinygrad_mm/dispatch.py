@@ -34,8 +34,6 @@ def operand(a: Any, sequences: Any = list) -> Any:
         return operand_array(a)
     if type(a) in (list, tuple) and any(map(is_foreign_array, a)):
         return type(a)(operand_array(part) if is_foreign_array(part) else part for part in a)
-    if isinstance(a, float):  # of a class of its own, which NumPy would not take for a number of Python's
-        return float(a)
     return a.item() if isinstance(a, np.generic) else a
 
 

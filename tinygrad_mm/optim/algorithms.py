@@ -242,7 +242,7 @@ class Adam(Optimizer):
             gradient = gradient + weight_decay * parameter
         mean = beta1 * mean + (1 - beta1) * gradient
         mean_square = beta2 * mean_square + (1 - beta2) * (gradient * gradient)
-        root = np.sqrt(1 - beta2**step)
+        root = (1 - beta2**step) ** 0.5
         rate = learning_rate * root / (1 - beta1**step)
         return parameter - rate * (mean / (np.sqrt(mean_square) + epsilon * root)), mean, mean_square
 

@@ -13,11 +13,12 @@ import numpy as np
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.formula import Formula, new_values
-from tinygrad_mm.tensor import Tensor, result
+from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Flat", "Run", "Update", "adopted_again", "block_size", "flats_of", "has_loop", "precision_of"]
 
 BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
+EAGER_BLOCK = 16 * 1024  # elements: the new arrays that each call makes are of a size that the allocator keeps
 GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
 FLUSH_EVERY = 128  # steps
 
@@ -197,8 +198,7 @@ class Flat:
             if joins and is_small and end == start and stop - before <= most:
                 found[-1] = (before, stop, [*inside, i])
             else:
-                size = block_size(stop - start) if most == BLOCK else most
-                found.extend((a, min(a + size, stop), [i]) for a in range(start, stop, size))
+                found.extend((a, min(a + most, stop), [i]) for a in range(start, stop, most))
             joins = is_small
         return found
 
@@ -236,7 +236,7 @@ class Run:
 
     def __init__(self, flat: Flat, members: list[int]) -> None:
         self.flat, self.members = flat, members
-        self.blocks = flat.pieces(members, BLOCK, BLOCK)
+        self.blocks = flat.pieces(members, EAGER_BLOCK, EAGER_BLOCK)
         longest = max((stop - start for start, stop, inside in self.blocks if len(inside) > 1), default=0)
         self.gathered = aligned(longest, flat.precision)
 
@@ -251,17 +251,12 @@ class Run:
                 first = flat.starts[inside[0]]
                 gradient = gradients[inside[0]].ravel()[start - first : stop - first].astype(flat.precision, copy=False)
             places = [array[start:stop] for array in (flat.values, *flat.states.values())]
-            given = [result(place.astype(flat.precision, copy=False)) for place in places]
-            arguments = (given[0], result(gradient), *given[1:], update.learning_rate, count)
+            given = [place.astype(flat.precision, copy=False) for place in places]
+            arguments = (given[0], gradient, *given[1:], update.learning_rate, count)
             found = new_values(update.rule, update.rule(*arguments, **update.options), update.states)
-            for place, new in zip(places, [_array(new, given) for new in found], strict=True):
+            kept = [new.copy() if any(new is a for a in given) else new for new in found]  # before one is overwritten
+            for place, new in zip(places, kept, strict=True):
                 place[...] = new
-
-
-def _array(new: Any, given: Sequence[Tensor]) -> Any:
-    """A new value as an array; a copy of one that was given, which may be about to be overwritten."""
-    array = new.value if isinstance(new, Tensor) else new
-    return array.copy() if any(new is one for one in given) else array
 
 
 @functools.lru_cache(64)

@@ -45,6 +45,10 @@ class Number(float):
     def __bool__(self) -> bool:
         return True
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Beside arrays it is a number of Python's, which does not change their dtype."""
+        return getattr(ufunc, method)(*(float(a) if isinstance(a, Number) else a for a in inputs), **options)
+
 
 class _TracedNumber(Tensor):
     """The same while the formula is traced."""
