@@ -915,7 +915,7 @@ def _optimization(choices: Choices, groups: list[list[int]]) -> Optimization:
         options = {"learning_rate": rate, "momentum": 0.5, "weight_decay": decay, "nesterov": True}
         return Optimization(optim.SGD, options, groups)
     if choices.maybe():
-        return Optimization(optim.SGD, {"learning_rate": 0.5, "weight_decay": decay}, groups)
+        return Optimization(optim.SGD, {"learning_rate": 0.05, "weight_decay": decay}, groups)  # does not diverge
     return Optimization(optim.AdamW, {"learning_rate": rate, "weight_decay": decay}, groups)
 
 

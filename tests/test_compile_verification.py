@@ -445,6 +445,30 @@ def test_nothing_but_noise_is_no_difference():
                 f(normal(64, 4, seed=i, dtype=dtype)).backward()
 
 
+def test_what_is_off_by_rounding_near_saturation_is_no_difference():
+    """Columns that are saturated for good tell nothing of those beside them, where 1 - y is a rounded number."""
+    w = tg.Parameter(np.full((1, 9), 30.0))
+    w.data[0, 0] = 1e3
+
+    def f(x):
+        return np.sum(1e4 * (1 / (1 + np.exp(-x * w)) if tracing[0] else tg.sigmoid(x * w)))
+
+    for seed in range(20):
+        tracing = [False]
+        x = tg.Tensor(rng(seed).uniform(0.8, 1.1, (16, 1)))
+        f(x).backward()
+        expected, w.grad = w.grad, None
+        tracing = [True]
+        f(x).backward()
+        found, w.grad = w.grad, None
+        tracing = [False]
+
+        def again(x=x):
+            return {"w": tg.gradients(f(x), w, create_graph=True).value}
+
+        assert first_difference({"w": found}, {"w": expected}, Noise(again)) is None
+
+
 def test_not_finite_elements_are_equal_where_they_are_the_same():
     nan, inf = np.nan, np.inf
     a = np.array([nan, inf, -inf, 1.0], np.float32)

@@ -37,12 +37,17 @@ def product(a: Any, b: Any) -> Any:
     return np.multiply(a, b) if not np.ndim(a) or not np.ndim(b) else np.matmul(a, b)
 
 
+def array(rows: Any, dtype: Any = None) -> Any:
+    """The numbers in brackets as one array; a list of arrays whose shapes differ stays a list."""
+    return np.array(rows, dtype) if len({np.shape(row) for row in rows}) < 2 else rows
+
+
 KNOWN: dict[str, Any] = {
     **{name: getattr(np.linalg, name) for name in dir(np.linalg) if not name.startswith("_")},
     **{name: getattr(np, name) for name in dir(np) if callable(getattr(np, name)) and not name.startswith("_")},
     **{name_of(fun): fun for fun in RULES if hasattr(fun, "forward")},
     "ln": np.log, "e": np.e, "pi": np.pi, "product_": product, "Ellipsis": ..., "nan": np.nan, "inf": np.inf,
-    "one_hot": tg.one_hot, "s_": np.s_, "slice": slice, "astype": lambda x, dtype: np.asarray(x, dtype),
+    "one_hot": tg.one_hot, "array": array, "s_": np.s_, "slice": slice, "astype": lambda x, dtype: np.asarray(x, dtype),
 }  # fmt: skip
 
 
@@ -149,6 +154,7 @@ def check_formulas(story: Story) -> int:
 def check_numbers(entry: Contribution, values: dict[str, Any]) -> None:
     """Compute the lines with the numbers put in: the left is the right, and the right is the number in the array."""
     lines = list(zip(entry.places, np.ndindex(entry.before.shape), strict=True)) if entry.places else []
+    lines = lines[:: max(1, len(lines) // 3)]
     if entry.numbers is not None:
         at = re.match(r"at \[([\d, ]*)\]: ", entry.numbers)
         place = None if at is None else tuple(int(i) for i in at[1].split(", ") if i)
@@ -159,7 +165,8 @@ def check_numbers(entry: Contribution, values: dict[str, Any]) -> None:
         left, right = re.sub(r", (summed over|as float)[^=]*(?==|$)", " ", line).rsplit(" = ", 1)
         expected = entry.array if place is None else entry.before[place]
         assert_close(computed(right, values, True), expected, line, 1e-3)
-        looks_like_an_array = re.search(r"scatter\(|index_|[\d)\]]\[", left)  # an index
+        # An index; a condition, which rounded numbers may not fulfil.
+        looks_like_an_array = re.search(r"scatter\(|index_|[\d)\]]\[| if .* = ", left)
         if not entry.summed and not looks_like_an_array:
             sizes = [float(x) for x in re.findall(r"\d+\.?\d*(?:e[-+]\d+)?", left)]
             rounding = (
@@ -185,7 +192,7 @@ def assert_close(found: Any, expected: Any, what: str, tolerance: float = 1e-5) 
 
 
 @pytest.mark.parametrize("row", ROWS, ids=repr)
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_every_formula_computes_to_the_gradient_beside_it(row: Row, data: st.DataObject) -> None:
     case = data.draw(my.cases(row, my.shapes(row)))

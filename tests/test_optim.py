@@ -294,7 +294,7 @@ def test_an_optimizer_of_ones_own():
     for g in ([1.0, -1.0], [-3.0, -1.0]):
         p.grad = np.array(g, np.float32)
         optimizer.step()
-    assert p.tolist() == [1.0, -0.5]
+    assert p.data.tolist() == [1.0, -0.5]
     assert optimizer.state_of(p)["average"].tolist() == [-1.25, -0.75]
     assert "sign(average" in optimizer.source
 
@@ -424,7 +424,7 @@ def test_where_is_allowed_in_a_formula():
     p = tg.Parameter([1.0, 1.0])
     p.grad = np.array([1.0, -1.0], np.float32)
     Clipped([p], 0.5).step()
-    assert p.tolist() == [0.5, 1.0]
+    assert p.data.tolist() == [0.5, 1.0]
 
 
 def test_training_lowers_the_loss():

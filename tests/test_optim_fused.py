@@ -331,7 +331,7 @@ def test_half_precision_runs_in_numpy() -> None:
     optimizer = optim.SGD([p], 0.5, fused=True)
     p.grad = np.ones(3, np.float16)
     optimizer.step()
-    assert p.tolist() == [0.5] * 3
+    assert p.data.tolist() == [0.5] * 3
 
 
 def test_another_number_does_not_compile_again() -> None:

@@ -252,7 +252,7 @@ class Trace:
         for op in ops:
             masked = op.fun is getitem and any(isinstance(a, Value) and a.dtype == bool for a in op.args[2:])
             if (masked or op.fun in _SHAPED_BY_VALUES) and any(a.kind != "constant" for a in op.operands()):
-                what = "x[mask]" if masked else f"np.{name_of(op.fun)}"
+                what = "x[mask]" if masked else name_of(op.fun)
                 raise TypeError(
                     f"compile: in {name_of(self.function)}, the shape of {what} depends on values, but a program is "
                     "written for given shapes; use np.where(mask, x, 0) and the like, or select outside of the "

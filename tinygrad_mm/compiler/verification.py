@@ -163,11 +163,21 @@ class _Rounding(Monitor):
         if not rule.differentiable:
             return
         self.rounded[id(vertex)] = vertex
-        if fun is select or _picks(vertex.value, [a.value if isinstance(a, Vertex) else a for a in args]):
+        if fun is select or self._picks(vertex.value, [a.value if isinstance(a, Vertex) else a for a in args]):
             return
         values = [self._off(a.value, id(a) in self.rounded) if isinstance(a, Vertex) else self._off(a) for a in args]
         value = rule.forward(*values, **(kwargs or NO_KWARGS))
         vertex.value = tuple(value) if isinstance(value, (tuple, list)) else np.asarray(value)
+
+    def _picks(self, result: Any, operands: Sequence[Any]) -> bool:
+        """Whether a call has handed on elements of its operands, and zeros: some of the others tell."""
+        if type(result) is tuple:
+            return False
+        given = [a for a in operands if isinstance(a, (np.ndarray, float, int))]
+        told = result[result != 0]
+        return not told.size or all(
+            any(np.any(a == one) for a in given) for one in told[self.rng.integers(0, told.size, 16)]
+        )
 
     def _off(self, a: Any, rounded: bool = False) -> Any:
         if not isinstance(a, np.ndarray) or a.dtype.kind != "f" or not a.size:
@@ -177,15 +187,6 @@ class _Rounding(Monitor):
             return a
         off = np.asarray(a * (1 + self.units * eps * (2 * self.rng.random(a.shape) - 1))).astype(a.dtype)
         return np.where(np.isfinite(off), off, a)
-
-
-def _picks(result: Any, operands: Sequence[Any]) -> bool:
-    """Whether a call has handed on elements of its operands, and zeros: some of them tell."""
-    if type(result) is tuple or not result.size:
-        return False
-    some = result.reshape(-1)[:: max(1, result.size // 16)]
-    given = [a for a in operands if isinstance(a, (np.ndarray, float, int))]
-    return all(one == 0 or any(np.any(a == one) for a in given) for one in some)
 
 
 def first_difference(

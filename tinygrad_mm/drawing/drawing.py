@@ -24,6 +24,7 @@ from tinygrad_mm.drawing.reader import Failure, reading
 from tinygrad_mm.drawing.renderer import for_notebooks, render, write
 from tinygrad_mm.graph import Scope, Vertex, entered, topological
 from tinygrad_mm.names import names_in, variables_of
+from tinygrad_mm.rules.shown import BOOKKEEPING
 from tinygrad_mm.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def _ours(frame: FrameType) -> bool:
 
 def _call(frame: FrameType) -> tuple[str, tuple[tuple[str, Any], ...]] | None:
     """What failed, as a name and operands, if the call behind a frame is one of this package's on Tensors."""
-    if not _ours(frame):
+    if not _ours(frame) or frame.f_globals.get("__name__") in BOOKKEEPING:
         return None
     local = frame.f_locals
     code = frame.f_code
@@ -294,7 +295,8 @@ def _call(frame: FrameType) -> tuple[str, tuple[tuple[str, Any], ...]] | None:
     given = [(name, local[name]) for name in names if name in local]
     if "fun" in local and callable(local["fun"]):  # the way every operation takes: apply(fun, args), or an operator
         args = local["args"] if "args" in local else [value for _, value in given]
-        given = [("", a) for a in args if a is not local["fun"]]
+        apart = [x for a in args for x in (a if isinstance(a, (list, tuple)) else (a,))]  # as concatenate takes them
+        given = [("", a) for a in apart if a is not local["fun"]]
         title = shown_name(local["fun"])
     else:
         owner = local.get("self")

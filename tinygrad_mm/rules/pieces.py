@@ -47,7 +47,7 @@ def _apply_along_axis(func1d, axis, arr, *args, **options):
     outside = rows.shape[:-1]
     if 0 in outside:
         raise ValueError("apply_along_axis: there is no list to call the function on: an axis has length 0")
-    rows = rows.reshape(-1, arr.shape[axis])
+    rows = rows.reshape(math.prod(outside), arr.shape[axis])
     results = np.stack([as_arrays([func1d(rows[i], *args, **options)])[0] for i in range(rows.shape[0])])
     inside = results.shape[1:]
     results = results.reshape(outside + inside)

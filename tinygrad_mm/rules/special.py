@@ -15,7 +15,8 @@ def bessel_i(x, order):
 
     The trapezoidal rule converges geometrically here (Trefethen and Weideman 2014). Shape: (...) -> (...)
     """
-    wide = np.asarray(x, np.float64)
+    x = np.asarray(x)
+    wide = x.astype(np.float64)
     if wide.size == 0:
         return np.empty(wide.shape, x.dtype)
     finite = np.abs(wide[np.isfinite(wide)])
