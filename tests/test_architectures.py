@@ -27,14 +27,14 @@ no_blas = pytest.mark.skipif(not native.blas(), reason="the BLAS behind this Num
 threads = st.sampled_from([1, 2])
 
 
-@settings(max_examples=220)
+@settings(max_examples=220, derandomize=True)  # the long run is for new ones
 @given(my.architectures(), threads)
 def test_numpy(made: Architecture, count: int) -> None:
     assert not compare(made, "numpy", count)
 
 
 @no_blas
-@settings(max_examples=80)
+@settings(max_examples=80, derandomize=True)
 @given(my.architectures(largest=3), threads)
 def test_interpreted_loops(made: Architecture, count: int) -> None:
     with interpreted():
@@ -44,7 +44,9 @@ def test_interpreted_loops(made: Architecture, count: int) -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="Numba is not installed: pip install 'tinygrad_mm[numba]'"
 )
-@settings(max_examples=20, phases=[Phase.explicit, Phase.generate])  # each takes seconds to compile: no shrinking
+@settings(
+    max_examples=20, derandomize=True, phases=[Phase.explicit, Phase.generate]
+)  # each takes seconds to compile: no shrinking
 @given(my.architectures(deepest=2, steady=True), threads)
 def test_numba(made: Architecture, count: int) -> None:
     assert not compare(made, "numba", count)

@@ -59,7 +59,7 @@ def test_explain_tells_the_steps_with_names_and_lines(script, capsys):
     assert main(["explain", f"{script}:loss"]) == 0
     assert (sys.argv, sys.path, sys.modules["__main__"]) == before
     out = capsys.readouterr().out
-    assert out.startswith("running as __main__ []\nL is loss = v4 * 3.0: 4 operations, 5 steps back\n")
+    assert out.startswith("running as __main__ []\nL is loss = v3 * 3.0: 4 operations, 5 steps back\n")
     assert "∂L/∂weight = xᵀ · ∂L/∂y" in out  # the only model of the script gives the names
     assert "y = x @ weight   in Net   script.py:10" in out
     assert "check  finite differences agree" in out
