@@ -214,9 +214,6 @@ class Compiled:
             "Buffer.assign)"
         )
 
-    def _served_once(self, plan: Plan) -> bool:
-        return plan in self._unproved and self._unproved[plan].runs == 1
-
     def _first(self, plan: Plan) -> None:
         """Keep a program in the first place, and forget the one used longest ago if there are too many."""
         plans = [plan, *(p for p in self.plans if p is not plan)]
