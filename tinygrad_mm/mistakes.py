@@ -61,7 +61,7 @@ def likely_mistakes(right: Any, *, batch: int | None = None, parts: Sequence[Any
 
     >>> likely_mistakes([1.0, 2.0])
     {'the wrong sign': array([-1., -2.])}
-    >>> list(likely_mistakes(5.0, parts=[2.0, 3.0]))[-3:]
+    >>> list(likely_mistakes([5.0, 5.0], parts=[[2.0, 3.0], [3.0, 2.0]]))[1:]
     ['path 1 of 2 is lost', 'path 2 of 2 is lost', 'the last contribution overwrites the others instead of adding']
     """
     right = np.asarray(right, np.float64)
