@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.explorer.calls import Call, Ref
-from tinygrad_mm.explorer.formula import Formula, Term, constant, formula_of, write
+from tinygrad_mm.explorer.formula import Formula, formula_of
 from tinygrad_mm.explorer.tape import Argument, Contribution, Operand, Value
+from tinygrad_mm.explorer.terms import Term, constant, write
 from tinygrad_mm.graph import RULES, name_of, select
 from tinygrad_mm.rules.indexing import getitem
 from tinygrad_mm.rules.shape import join
