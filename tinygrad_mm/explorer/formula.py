@@ -57,6 +57,8 @@ class Formula:
 def formula_of(rule: Callable[..., Any], *given: Term, **options: Any) -> Formula:
     """The mathematics of `rule(*given, **options)`; a function without source is a call of itself.
 
+    Options are values, or terms that have names of their own.
+
     >>> from tinygrad_mm.explorer.terms import write
     >>> g, y = Term("name", np.ones(2), text="g"), Term("name", np.ones(2), text="y")
     >>> write(formula_of(lambda g, y: g * (1 - y * y), g, y).term)
@@ -73,17 +75,22 @@ def formula_of(rule: Callable[..., Any], *given: Term, **options: Any) -> Formul
         except _UnreadableError:
             pass
         values = [value_of(a) for a in given]
-        call = Term("call", rule(*values, **options), given, fun=rule, options=_constants(options))
+        told = {name: value_of(_as_term(value)) for name, value in options.items()}
+        call = Term("call", rule(*values, **told), given, fun=rule, options=_constants(options))
     return Formula(call)
 
 
+def _as_term(value: Any) -> Term:
+    return value if isinstance(value, Term) else constant(value)
+
+
 def _constants(options: Mapping[str, Any]) -> tuple[tuple[str, Term], ...]:
-    return tuple((name, constant(value)) for name, value in options.items())
+    return tuple((name, _as_term(value)) for name, value in options.items())
 
 
 def _bound(signature: inspect.Signature, given: Sequence[Term], options: Mapping[str, Any]) -> Names:
     """What each parameter of a function stands for."""
-    bound = signature.bind(*given, **{name: constant(value) for name, value in options.items()})
+    bound = signature.bind(*given, **{name: _as_term(value) for name, value in options.items()})
     found: Names = {}
     for name, parameter in signature.parameters.items():
         value = bound.arguments.get(name)
@@ -149,7 +156,7 @@ class _Reader:
 
     def run(self, body: Sequence[ast.stmt], names: Names) -> Term | None:
         """What a body returns; None where it ends without."""
-        self.taken |= {term.text for term in names.values() if term.kind == "name"}
+        self.taken |= {name for term in names.values() for name in names_in(term)}
         reads = Counter(n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name) and type(n.ctx) is ast.Load)
         for statement in body:
             if isinstance(statement, ast.Return):
@@ -172,8 +179,18 @@ class _Reader:
                 if found_there is not None:
                     return found_there
             elif not isinstance(statement, (ast.Pass, ast.Assert)) and not _is_text(statement):
-                raise _UnreadableError
+                self.append(statement, names)
         return None
+
+    def append(self, statement: ast.stmt, names: Names) -> None:
+        """`list.append(value)`, the one call that is a statement."""
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "append":
+            of = call.func.value
+            if isinstance(of, ast.Name) and of.id in names:
+                names[of.id] = several_of([*self.several(names[of.id]), self.term(call.args[0], names)], True)
+                return
+        raise _UnreadableError
 
     def loop(self, statement: ast.For, names: Names, reads: Counter[str]) -> Term | None:
         turns = self.several(self.term(statement.iter, names))
@@ -189,11 +206,15 @@ class _Reader:
     def assign(self, target: ast.expr, term: Term, names: Names, reads: Counter[str]) -> None:
         """Give a name to a term. What is read once, or is short, stands for itself wherever it is read."""
         if isinstance(target, (ast.Tuple, ast.List)):
-            parts = self.several(term)
-            if len(parts) != len(target.elts) or any(isinstance(one, ast.Starred) for one in target.elts):
+            parts = list(self.several(term))
+            for i, one in enumerate(target.elts):
+                if isinstance(one, ast.Starred):  # takes what the others leave
+                    rest = len(parts) - len(target.elts) + 1
+                    parts[i : i + rest] = [several_of(parts[i : i + rest], True)]
+            if len(parts) != len(target.elts):
                 raise _UnreadableError
             for one, part in zip(target.elts, parts, strict=True):
-                self.assign(one, part, names, reads)
+                self.assign(one.value if isinstance(one, ast.Starred) else one, part, names, reads)
         elif isinstance(target, ast.Name):
             names[target.id] = self.named(target.id, term) if reads[target.id] > 1 else term
         else:
@@ -364,7 +385,10 @@ class _Reader:
 
     def is_helper(self, fun: Any) -> bool:
         """Whether a function is a plain one of the package that the rule is written in, and so a part of the rule."""
-        known = any(fun is value for value in self.text.names.values()) and inspect.isfunction(fun)
+        known = inspect.isfunction(fun) and any(
+            fun is value or (inspect.isclass(value) and fun is getattr(value, fun.__name__, None))
+            for value in self.text.names.values()
+        )
         return known and fun not in RULES and not hasattr(fun, "forward") and not hasattr(fun, "__wrapped__")
 
     def follow(self, fun: Any, args: Sequence[Term], options: Mapping[str, Term]) -> Term | None:

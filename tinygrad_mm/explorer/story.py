@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tinygrad_mm.explorer.checks import WORK, Check, call_work, check, check_work
 from tinygrad_mm.explorer.disorder import WrongOrder, wrong_order
+from tinygrad_mm.explorer.learning import Learning
 from tinygrad_mm.explorer.replay import Rounding
 from tinygrad_mm.explorer.tape import Tape
 
@@ -15,8 +16,12 @@ __all__ = ["Story"]
 
 @dataclass
 class Story(Tape):
-    """A computation from its leaves to the loss and back, with what can be asked of it; `record` makes it."""
+    """A computation from its leaves to the loss and back, with what can be asked of it; `record` makes it.
 
+    `learning` is what an optimizer makes of the gradients, where one was given.
+    """
+
+    learning: Learning | None = field(default=None, repr=False)
     _checks: dict[int, Check] = field(default_factory=dict, repr=False)
     _rounding: Rounding | None = field(default=None, repr=False)
     _wrong_order: WrongOrder | None = field(default=None, repr=False)
