@@ -38,10 +38,10 @@ return {kind: document.querySelector("#card").dataset.kind, heading: text("#card
 """
 
 
-def check_cells(cells: list[list[str]], array: Any) -> None:
-    """Cells, each as [number behind it, text shown], are exactly the elements of an array."""
+def check_cells(cells: list[list[str]], array: Any, rtol: float = 0.0) -> None:
+    """Cells, each as [number behind it, text shown], are exactly (but for `rtol`) the elements of an array."""
     expected = np.asarray(array, np.float64).reshape(-1)
-    assert [float(number) for number, _ in cells] == expected.tolist()
+    np.testing.assert_allclose([float(number) for number, _ in cells], expected, rtol, atol=1e-12 if rtol else 0.0)
     shown = [float(text.replace("−", "-")) for _, text in cells]
     np.testing.assert_allclose(shown, expected, rtol=6e-3)
 
@@ -126,9 +126,9 @@ class Page:
         found: list[list[Any]] = self.run(script, selector)
         return found
 
-    def shows(self, selector: str, array: Any) -> None:
-        """The first figure of a kind shows exactly this array."""
-        check_cells(self.numbers(selector)[0], array)
+    def shows(self, selector: str, array: Any, rtol: float = 0.0) -> None:
+        """The first figure of a kind shows exactly (but for `rtol`) this array."""
+        check_cells(self.numbers(selector)[0], array, rtol)
 
     def is_clean(self) -> None:
         """Nothing in the console, and nothing was loaded but the page itself."""

@@ -21,7 +21,6 @@ const ELEMENTWISE = {
   sign: [Math.sign, [nothing]],
   relu: [(x) => Math.max(x, 0), [(y, x) => (x <= 0 ? 0 : 1)]],
   sigmoid: [sigmoid, [(y) => y * (1 - y)]],
-  stop: [(x) => x, [nothing]],
   add: [(a, b) => a + b, [() => 1, () => 1]],
   subtract: [(a, b) => a - b, [() => 1, () => -1]],
   multiply: [(a, b) => a * b, [(y, a, b) => b, (y, a) => a]],

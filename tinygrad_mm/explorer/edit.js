@@ -13,6 +13,7 @@ class Edits {
     this.engine = new Computation(data.program, data.values, data.loss, (id) => this.arrayOf(data, data.values[id].array));
     this.leaves = data.values.filter((value) => !value.operation && this.entry(value).dtype.startsWith("float") && value.id !== data.loss);
     this.checked = null;
+    this.last = [this.leaves.length ? this.leaves[0].id : null, 0]; // the number that was changed last
   }
 
   entry(value) {
@@ -55,6 +56,7 @@ class Edits {
     const from = this.changes.has(key) ? this.changes.get(key).from : numbersOf(this.entry(value))[position];
     if (from === to) this.changes.delete(key);
     else this.changes.set(key, { value, position, from, to });
+    this.last = [value.id, position];
     this.data = this.changes.size ? this.computed() : this.recorded;
   }
 
@@ -241,6 +243,7 @@ function editForm(edits, applied) {
     fill(at);
     if (matchMedia("(hover: hover)").matches) number.select();
   };
-  fill(0);
+  select.value = String(edits.last[0]);
+  fill(edits.last[1]);
   return section;
 }

@@ -77,7 +77,8 @@ class LearningCards {
     svg.append(draw("polyline", { points: points.join(" ") }));
     svg.append(draw("text", { x: left - 6, y: y(high) + 4, class: "end" }, short(high)));
     if (high > low) svg.append(draw("text", { x: left - 6, y: y(low) + 4, class: "end" }, short(low)));
-    svg.append(draw("text", { x: x(0), y: height - 4 }, "step 1"));
+    svg.append(draw("text", { x: x(0), y: height - 4 }, "L at step 1"));
+    svg.append(draw("text", { x: x(losses.length - 1), y: height - 4, class: "end" }, `after step ${losses.length - 1}`));
     if (Number.isFinite(losses[this.at])) svg.append(draw("circle", { cx: x(this.at), cy: y(losses[this.at]), r: 5 }));
     return svg;
   }
@@ -91,10 +92,11 @@ class LearningCards {
       const most = (what) => Math.max(...learning.steps.map((one) => scaleOf(data.arrays[one[what][id]])));
       const ratio = Number(step.ratios[id]);
       return make("section", { class: "box", "data-moment": id },
-        make("h3", {}, make("span", {}, value.label), make("span", { class: `verdict ${ratio > 0.1 ? "differs" : ratio > 1e-5 ? "agrees" : "near"}`, "data-ratio": ratio }, `update / weight ${percent(ratio)}`)),
+        make("h3", {}, make("span", {}, value.label), make("span", { class: `verdict ${!Number.isFinite(ratio) ? "unchecked" : ratio > 0.1 ? "differs" : ratio > 1e-5 ? "agrees" : "near"}`, "data-ratio": ratio }, `update / weight ${percent(ratio)}`)),
         make("div", { class: "numbers" },
           cards.array(step.weights[id], { name: value.label, role: "weight", scale: most("weights") }),
           cards.array(step.gradients[id], { name: partial(value.label), role: "gradient", scale: most("gradients") })),
+        make("h4", {}, "Update / weight at each step, logarithmic"),
         this.ratios(id));
     });
     return make("div", {},

@@ -111,7 +111,7 @@ function change(to) {
   at("wrong").setAttribute("aria-pressed", String(to === ASTRAY));
   at("wrong").textContent = to === ASTRAY ? "Back to the right order" : "Replay in the wrong order";
   at("quiz").setAttribute("aria-pressed", String(to === QUIZ));
-  at("quiz").textContent = to === QUIZ ? "Leave the quiz" : "Quiz";
+  at("quiz").textContent = to === QUIZ ? "End quiz" : "Quiz";
   prepare();
 }
 
@@ -215,11 +215,15 @@ function show() {
     else button.removeAttribute("aria-current");
   }
   graph.show(graphAt(item));
-  for (const element of [at("picture"), ...card.querySelectorAll(".panels, .heat-holder, .scroll")]) hint(element);
+  hintAll();
   if (spot !== null) {
     const leaf = card.querySelector(`[data-leaf="${spot}"]`);
     if (leaf) leaf.scrollIntoView({ block: "nearest" });
   }
+}
+
+function hintAll() {
+  for (const element of [at("picture"), ...at("card").querySelectorAll(".panels, .heat-holder, .scroll")]) hint(element);
 }
 
 /** Let what is wider than its box fade at the side where there is more to see. */
@@ -354,7 +358,7 @@ at("larger").addEventListener("click", () => graph.resize(graph.scale * 1.25));
 at("smaller").addEventListener("click", () => graph.resize(graph.scale / 1.25));
 at("fit").addEventListener("click", () => graph.fit());
 for (const id of ["larger", "smaller", "fit"]) at(id).hidden = !graph.svg;
-window.addEventListener("resize", () => { graph.fit(); show(); });
+window.addEventListener("resize", () => { graph.fit(); hintAll(); }); // a keyboard on the screen resizes: what is typed stays
 
 at("theme").addEventListener("click", () => {
   const order = ["auto", "light", "dark"];

@@ -19,7 +19,6 @@ from tinygrad_mm.explorer.tape import Tape
 from tinygrad_mm.functional.activations import leaky_relu, log_softmax, relu, sigmoid, softmax
 from tinygrad_mm.functional.losses import _cross_entropy as cross_entropy
 from tinygrad_mm.graph import RULES
-from tinygrad_mm.rules.elementwise import stop_gradient
 from tinygrad_mm.rules.indexing import getitem
 from tinygrad_mm.rules.shape import join
 
@@ -34,7 +33,6 @@ ELEMENTWISE: dict[Callable[..., Any], str] = {
     np.power: "power", np.maximum: "maximum", np.minimum: "minimum", np.logaddexp: "logaddexp",
     np.greater: "greater", np.less: "less", np.greater_equal: "greater_equal", np.less_equal: "less_equal",
     np.equal: "equal", np.not_equal: "not_equal", np.sign: "sign", np.where: "where", leaky_relu: "leaky_relu",
-    stop_gradient: "stop",
 }
 # fmt: on
 MOVING = (
