@@ -128,25 +128,30 @@ function reduction(factor) {
   };
 }
 
+/** Runs `visit(at, i, j)` for each product that a matrix product, or each of a stack, adds to its element `at`. */
+function eachProduct(a, b, shape, visit) {
+  const [rows, columns] = shape.slice(-2);
+  const inner = a.shape[a.shape.length - 1];
+  const lead = shape.slice(0, -2);
+  const [first, second] = [a, b].map((one) => broadcast(one.shape.slice(0, -2), lead));
+  for (let n = 0; n < first.length; n += 1)
+    for (let i = 0; i < rows; i += 1)
+      for (let k = 0; k < inner; k += 1)
+        for (let j = 0; j < columns; j += 1)
+          visit((n * rows + i) * columns + j, (first[n] * rows + i) * inner + k, (second[n] * inner + k) * columns + j);
+}
+
 const OPERATIONS = {
   matmul: {
     forward([a, b], options, shape) {
-      const [[rows, inner], [, columns]] = [a.shape, b.shape];
       const y = zeros(shape);
-      for (let i = 0; i < rows; i += 1)
-        for (let k = 0; k < inner; k += 1)
-          for (let j = 0; j < columns; j += 1) y.numbers[i * columns + j] += a.numbers[i * inner + k] * b.numbers[k * columns + j];
+      eachProduct(a, b, shape, (at, i, j) => { y.numbers[at] += a.numbers[i] * b.numbers[j]; });
       return y;
     },
     back(g, y, [a, b], options, which) {
-      const [[rows, inner], [, columns]] = [a.shape, b.shape];
       const found = zeros(which ? b.shape : a.shape);
-      for (let i = 0; i < rows; i += 1)
-        for (let k = 0; k < inner; k += 1)
-          for (let j = 0; j < columns; j += 1) {
-            if (which) found.numbers[k * columns + j] += a.numbers[i * inner + k] * g.numbers[i * columns + j];
-            else found.numbers[i * inner + k] += g.numbers[i * columns + j] * b.numbers[k * columns + j];
-          }
+      if (which) eachProduct(a, b, y.shape, (at, i, j) => { found.numbers[j] += a.numbers[i] * g.numbers[at]; });
+      else eachProduct(a, b, y.shape, (at, i, j) => { found.numbers[i] += g.numbers[at] * b.numbers[j]; });
       return whole(found);
     },
   },

@@ -221,10 +221,11 @@ function editForm(edits, applied) {
   };
   const fill = (at) => {
     index.value = entry().shape.length ? indexAt(entry(), at).join(", ") : "";
-    index.disabled = !entry().shape.length;
+    place.hidden = !entry().shape.length;
     number.value = full(numbersOf(edits.data.arrays[edits.data.values[leaf().id].array])[at], "f4").replace("−", "-");
   };
-  const form = make("form", { id: "edit", class: "edit" }, select, make("span", {}, "["), index, make("span", {}, "] ="), number, make("button", { type: "submit" }, "Change"));
+  const place = make("span", { class: "index" }, "[", index, "]");
+  const form = make("form", { id: "edit", class: "edit" }, select, place, "=", number, make("button", { type: "submit" }, "Change"));
   select.addEventListener("change", () => fill(0));
   form.addEventListener("submit", (event) => {
     event.preventDefault();

@@ -14,7 +14,6 @@ import numpy as np
 
 from tinygrad_mm.explorer.calls import Call, Ref
 from tinygrad_mm.explorer.mathematics import operation_name
-from tinygrad_mm.explorer.store import MOST_SHOWN
 from tinygrad_mm.explorer.tape import Tape
 from tinygrad_mm.functional.activations import leaky_relu, log_softmax, relu, sigmoid, softmax
 from tinygrad_mm.functional.losses import _cross_entropy as cross_entropy
@@ -70,12 +69,9 @@ def _call(tape: Tape, i: int) -> dict[str, Any]:
     if call.draws:  # random numbers stay what they were
         return {"value": i, "op": "kept", "inputs": [], "needed": [], "options": {}, "shape": value.shape, "work": 0}
     for source in (i, *call.sources):
-        array = tape.values[source].array
-        if isinstance(array, tuple):
+        if isinstance(tape.values[source].array, tuple):
             raise _UnknownError(f"it does not know {name}, which has several results")
-        if array.size > MOST_SHOWN:
-            raise _UnknownError(f"{tape.values[source].label} has {array.size:,} numbers, and it takes {MOST_SHOWN:,}")
-    op, options, work = _operation(tape, call, name)
+    op, options, work = _operation(tape, call, name, value.array)
     return {
         "value": i,
         "op": op,
@@ -97,7 +93,7 @@ def _operands(call: Call) -> list[tuple[int, Any]]:
     return [(k, a) for k, a in enumerate(call.args) if isinstance(a, kinds)]
 
 
-def _operation(tape: Tape, call: Call, name: str) -> tuple[str, dict[str, Any], int]:
+def _operation(tape: Tape, call: Call, name: str, value: Any) -> tuple[str, dict[str, Any], int]:
     """What the page calls an operation, its options and its work."""
     shapes = [np.shape(tape.values[i].array) for i in call.sources]
     size = sum(math.prod(shape) for shape in shapes)
@@ -110,8 +106,8 @@ def _operation(tape: Tape, call: Call, name: str) -> tuple[str, dict[str, Any], 
         return ELEMENTWISE[call.fun], {}, size
     if call.fun in MOVING:
         return "take", {"from": _origins(call, shapes)}, size
-    if call.fun is np.matmul and [len(shape) for shape in shapes] == [2, 2]:
-        return "matmul", {}, math.prod(shapes[0]) * shapes[1][1]
+    if call.fun is np.matmul and min(map(len, shapes)) > 1:
+        return "matmul", {}, math.prod(np.shape(value)) * shapes[0][-1]
     if call.fun in (np.sum, np.mean) and len(call.args) == 1 and call.kwargs.keys() <= {"axis", "keepdims"}:
         kept = np.sum(np.zeros(shapes[0]), axis=call.kwargs.get("axis"), keepdims=True).shape
         return ("sum" if call.fun is np.sum else "mean"), {"kept": kept}, size
@@ -123,7 +119,7 @@ def _operation(tape: Tape, call: Call, name: str) -> tuple[str, dict[str, Any], 
         reduction = call.args[2] if len(call.args) > 2 else call.kwargs.get("reduction", "mean")
         if reduction in ("mean", "sum"):
             return "cross_entropy", {"mean": reduction == "mean"}, size
-    raise _UnknownError(f"it does not know {name}{' of these shapes' if call.fun is np.matmul else ''}")
+    raise _UnknownError(f"it does not know {name}")
 
 
 def _origins(call: Call, shapes: list[tuple[int, ...]]) -> list[int]:
