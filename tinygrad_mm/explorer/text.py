@@ -15,6 +15,7 @@ from tinygrad_mm.explorer.steps import record
 from tinygrad_mm.explorer.story import Story
 from tinygrad_mm.explorer.tape import Contribution, Step, Value
 from tinygrad_mm.names import variables_of_caller
+from tinygrad_mm.notebook import Shown
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Explanation", "explain"]
@@ -25,15 +26,12 @@ NARROWEST = 72
 INDENT = " " * 4
 
 
-class Explanation(str):
-    """Text that shows itself as it is, also where Python shows the value of an expression; `story` is what it tells."""
+class Explanation(Shown):
+    """Text that shows itself as it is, in a notebook too; `story` is what it tells."""
 
     __slots__ = ("story",)
 
     story: Story
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 def explain(

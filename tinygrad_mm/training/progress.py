@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
+
+from tinygrad_mm.notebook import is_notebook
+from tinygrad_mm.training.live import NotebookBar
 
 if TYPE_CHECKING:
     from tinygrad_mm.training.run import Run
@@ -21,12 +23,14 @@ class Progress:
         self.run = run
         self.bar: Any = None
         if shown:
-            from tqdm import auto
-
-            tqdm: Any = auto.tqdm
             steps = len(run.loader) * run.epochs if hasattr(run.loader, "__len__") else None
-            hidden: Any = False if "ipykernel" in sys.modules else None  # None: hidden unless this is a terminal
-            self.bar = tqdm(total=steps, initial=run.step, unit=" steps", disable=hidden, dynamic_ncols=True)
+            if is_notebook():
+                self.bar = NotebookBar(total=steps, initial=run.step, unit=" steps")
+            else:
+                from tqdm import tqdm
+
+                # disable=None: hidden unless this is a terminal
+                self.bar = tqdm(total=steps, initial=run.step, unit=" steps", disable=None, dynamic_ncols=True)
 
     def step(self) -> None:
         """One step more."""
