@@ -41,9 +41,11 @@ def preformatted(text: str) -> str:
     """A text in letters of one width, its lines not broken.
 
     >>> preformatted("a < b")
-    '<pre style="white-space:pre;overflow-x:auto;line-height:1.3">a &lt; b</pre>'
+    '<pre style="font-family:monospace;white-space:pre;overflow-x:auto;line-height:1.3">a &lt; b</pre>'
     """
-    return f'<pre style="white-space:pre;overflow-x:auto;line-height:1.3">{html.escape(text)}</pre>'
+    return (
+        f'<pre style="font-family:monospace;white-space:pre;overflow-x:auto;line-height:1.3">{html.escape(text)}</pre>'
+    )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:

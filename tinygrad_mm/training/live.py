@@ -6,6 +6,8 @@ import html
 import time
 from typing import Any
 
+from tinygrad_mm.notebook import preformatted
+
 __all__ = ["NotebookBar"]
 
 EVERY = 0.2  # seconds between two drawings
@@ -62,14 +64,15 @@ class NotebookBar:
         """The bar and the newest lines as HTML."""
         seconds = time.monotonic() - self.began
         rate = (self.n - self.start) / seconds if seconds > 0 else 0.0
-        of = "" if self.total is None else f"/{self.total}"
-        left = "" if not self.total or not rate else f", {max(self.total - self.n, 0) / rate:.0f} s left"
-        bar = (
-            "" if self.total is None else f'<progress max="{self.total}" value="{min(self.n, self.total)}"></progress> '
-        )
-        numbers = f"{self.n}{of}{self.unit}, {rate:.4g}/s{left}"
-        head = f"{html.escape(self.description)} {bar}{html.escape(f'{numbers} {self.postfix}'.strip())}"
+        told = [f"{self.n}{'' if self.total is None else f'/{self.total}'}{self.unit}", f"{rate:.4g}/s"]
+        if self.total is not None and rate and self.n < self.total:
+            told.append(f"{(self.total - self.n) / rate:.0f} s left")
+        if self.postfix:
+            told.append(self.postfix)
+        done = min(self.n, self.total or 0)
+        bar = "" if self.total is None else f'<progress max="{self.total}" value="{done}"></progress> '
+        head = f"{html.escape(self.description)} {bar}{html.escape(', '.join(told))}"
         hidden = len(self.lines) - MOST_LINES
         lines = [f"… {hidden} more"] * (hidden > 0) + self.lines[-MOST_LINES:]
-        below = f"<pre>{html.escape(chr(10).join(lines))}</pre>" if lines else ""
+        below = preformatted("\n".join(lines)) if lines else ""
         return f'<div style="font-variant-numeric:tabular-nums">{head.strip()}</div>{below}'
