@@ -164,6 +164,9 @@ def hessian(f: Function, argnums: Argnums = 0, has_aux: bool = False, create_gra
     Cost: one forward pass, one recorded reverse pass, and for each number in the arguments one reverse pass over the
     two. `hvp` multiplies the Hessian with a vector for the price of one of these.
 
+    Where `norm`, `hypot`, `std` and `abs` are 0, they have gradient 0 by convention, and by the chain rule their squares
+    have second derivatives of 0 as well: write `np.sum(x * x)` for `norm(x) ** 2`, `a * a + b * b`, `var`, `x * x`.
+
     Raises as `grad` does.
 
     >>> hessian(lambda x: x[0] ** 2 * x[1])(np.array([1.0, 2.0]))
