@@ -21,7 +21,7 @@ __all__ = ["Optimizer"]
 
 NOTHING_TO_DO = (
     "{}.step(): nothing was changed, since none of its {} parameters has a gradient, or all are frozen; call "
-    "loss.backward() before step() and zero_grad() after it, and pass model.parameters() anew where layers were replaced"
+    "loss.backward() before step() and zero_grad() after it; where layers were replaced, pass model.parameters() anew"
 )
 
 
