@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
@@ -51,7 +52,7 @@ def count(a, axis):
     return math.prod(a.shape[i] for i in all_axes(a, axis))
 
 
-def kept(v, a, axis):
+def kept(v: Any, a: Any, axis: Any) -> Any:
     """A result of reducing a, with the reduced axes back in place, of length 1."""
     return v if v.ndim == a.ndim else np.expand_dims(v, all_axes(a, axis))
 
