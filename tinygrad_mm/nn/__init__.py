@@ -29,7 +29,7 @@ from tinygrad_mm.nn.losses import (
 from tinygrad_mm.nn.module import Module
 from tinygrad_mm.nn.normalization import BatchNorm1d, BatchNorm2d, Dropout, LayerNorm
 from tinygrad_mm.nn.overview import summary
-from tinygrad_mm.nn.recurrent import GRU, GRUCell
+from tinygrad_mm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from tinygrad_mm.nn.torch_state import from_torch_state, to_torch_state
 from tinygrad_mm.tensor import Buffer, Parameter
 
@@ -49,6 +49,10 @@ __all__ = [
     "GELU",
     "GRU",
     "GRUCell",
+    "LSTM",
+    "LSTMCell",
+    "RNN",
+    "RNNCell",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
