@@ -19,9 +19,9 @@ from tinygrad_mm.functional import cross_entropy, relu
 from tinygrad_mm.gradient import gradients, no_grad
 from tinygrad_mm.graph import Monitor, defstopped, entered, primitive, state, topological
 from tinygrad_mm.numeric import numeric_derivative
+from tinygrad_mm.pytree import flatten, flatten_like, unflatten
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 from tinygrad_mm.transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
-from tinygrad_mm.trees import flatten, flatten_like, unflatten
 
 RNG = np.random.default_rng(7)
 Pair = namedtuple("Pair", "left right")
