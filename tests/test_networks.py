@@ -127,7 +127,113 @@ RECURRENT = {
     ),
 }
 
-ROWS: dict[str, Row] = {**RECURRENT}
+
+LOOKS = rng(1).random((5, 5)) < 0.6
+LOOKS[:, 0] = True
+BIAS = normal(5, 5, seed=7)
+
+
+def not_causal(layer, x, memory):
+    return layer(x, memory, causal=False)
+
+
+def causal(layer, x, *memory):
+    return layer(x, *memory, causal=True)
+
+
+def causal_there(layer, x, *memory):
+    hidden = torch.nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+    return layer(x, *memory, hidden, **({"tgt_is_causal": True} if memory else {"is_causal": True}))
+
+
+def with_padding(layer, x):
+    return layer(x, mask=tg.functional.sequence_mask(np.array([5, 2, 3]), 5)[:, None])[:, :2]
+
+
+def with_padding_there(layer, x):
+    outside = ~torch.tensor(tg.functional.sequence_mask(np.array([5, 2, 3]), 5))
+    return layer(x, src_key_padding_mask=outside)[:, :2]
+
+
+ATTENTION = {
+    "MultiHeadAttention, weights": Row(
+        lambda: nn.MultiHeadAttention(8, 2),
+        lambda: torch.nn.MultiheadAttention(8, 2, batch_first=True),
+        [(3, 5, 8)],
+        lambda layer, x: layer(x, mask=LOOKS, return_weights=True),
+        lambda layer, x: layer(x, x, x, attn_mask=~torch.tensor(LOOKS), average_attn_weights=False),
+    ),
+    "MultiHeadAttention, a mask of numbers": Row(
+        lambda: nn.MultiHeadAttention(8, 2),
+        lambda: torch.nn.MultiheadAttention(8, 2, batch_first=True),
+        [(3, 5, 8), BIAS],
+        lambda layer, x, mask: layer(x, mask=mask),
+        lambda layer, x, mask: layer(x, x, x, attn_mask=mask)[0],
+    ),
+    "MultiHeadAttention, grouped heads": Row(
+        lambda: nn.MultiHeadAttention(8, 4, key_value_heads=2, scale=0.3), None, [(3, 5, 8), (3, 6, 8)]
+    ),
+    "MultiHeadAttention, rotary": Row(lambda: nn.MultiHeadAttention(8, 2, rotary=True), None, [(3, 5, 8)], causal),
+    "MultiHeadAttention, dropout": Row(lambda: nn.MultiHeadAttention(8, 2, dropout=0.3, rng=0), None, [(3, 5, 8)]),
+    "TransformerEncoderLayer": Row(
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0),
+        lambda: torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+        [(3, 5, 8)],
+    ),
+    "TransformerEncoderLayer, norm first, causal": Row(
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, 0.0, "gelu", True),
+        lambda: torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0, "gelu", norm_first=True, batch_first=True),
+        [(3, 5, 8)],
+        causal,
+        causal_there,
+    ),
+    "TransformerEncoderLayer, no bias": Row(
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, bias=False),
+        lambda: torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, bias=False, batch_first=True),
+        [(3, 5, 8)],
+    ),
+    "TransformerEncoderLayer, dropout": Row(lambda: nn.TransformerEncoderLayer(8, 2, 16, rng=0), None, [(3, 5, 8)]),
+    "TransformerEncoder": Row(
+        lambda: nn.TransformerEncoder(2, 8, 2, 16, 0.0, "gelu"),
+        lambda: torch.nn.TransformerEncoder(
+            torch.nn.TransformerEncoderLayer(8, 2, 16, 0.0, "gelu", batch_first=True), 2, enable_nested_tensor=False
+        ),
+        [(3, 5, 8)],
+        with_padding,
+        with_padding_there,
+    ),
+    "TransformerDecoderLayer": Row(
+        lambda: nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0),
+        lambda: torch.nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+        [(3, 5, 8), (3, 4, 8)],
+        not_causal,
+    ),
+    "TransformerDecoderLayer, norm first, causal": Row(
+        lambda: nn.TransformerDecoderLayer(8, 2, 16, 0.0, "gelu", True),
+        lambda: torch.nn.TransformerDecoderLayer(8, 2, 16, 0.0, "gelu", norm_first=True, batch_first=True),
+        [(3, 5, 8), (3, 4, 8)],
+        causal,
+        causal_there,
+    ),
+    "TransformerDecoder": Row(
+        lambda: nn.TransformerDecoder(2, 8, 2, 16, dropout=0.0, final_norm=True),
+        lambda: torch.nn.TransformerDecoder(
+            torch.nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2, torch.nn.LayerNorm(8)
+        ),
+        [(3, 5, 8), (3, 4, 8)],
+        not_causal,
+    ),
+    "Transformer": Row(
+        lambda: nn.Transformer(8, 2, 2, 1, 16, 0.0),
+        lambda: torch.nn.Transformer(8, 2, 2, 1, 16, 0.0, batch_first=True),
+        [(3, 4, 8), (3, 5, 8)],
+        not_causal,
+    ),
+    "SinusoidalPositions": Row(lambda: nn.SinusoidalPositions(6), None, [(2, 5, 6)]),
+    "LearnedPositions": Row(lambda: nn.LearnedPositions(7, 6), None, [(2, 5, 6)]),
+}
+
+ROWS: dict[str, Row] = {**RECURRENT, **ATTENTION}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is true of every row
@@ -158,6 +264,12 @@ def weighted(outputs: Any, xp: Any = np) -> Any:
     )
 
 
+def drawn_anew(layer: nn.Module) -> None:
+    """Every generator where it began, so that two calls draw the same numbers."""
+    for _, generator in layer.named_generators():
+        generator.bit_generator.state = rng(5).bit_generator.state
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_numeric(name):
     """Gradients of all inputs and parameters, along random directions, against central differences in float64."""
@@ -171,18 +283,20 @@ def test_numeric(name):
     ]
     targets = [x for x in xs if x.requires_grad] + layer.parameters()
     values = [t.data.copy() for t in targets]
+    drawn_anew(layer)
     weighted(row.call(layer, *xs)).backward()
 
     def f(*changed):
         for t, a in zip(targets, changed, strict=True):
             t.data = a
+        drawn_anew(layer)
         with tg.no_grad():
             return weighted(row.call(layer, *xs)).item()
 
     directions = [rng(99 + i).uniform(-1, 1, t.shape) for i, t in enumerate(targets)]
     for i, t in enumerate(targets):
         alone = [d * (k == i) for k, d in enumerate(directions)]
-        numeric, terms = first_derivative(f, values, alone, 1e-4), t.grad * directions[i]
+        numeric, terms = first_derivative(f, values, alone, 1e-5), t.grad * directions[i]
         assert abs(numeric - terms.sum()) <= 1e-6 * (np.abs(terms).sum() + abs(numeric)) + 1e-9, f"target {i}"
 
 
@@ -223,6 +337,7 @@ def test_names(name):
     layer = row.ours()
     xs = [tg.Tensor(a, requires_grad=a.dtype.kind == "f") for a in row.arrays()]
     assert repr(layer).startswith(f"{type(layer).__name__}(")
-    assert type(layer).__name__ in nn.summary(layer)
+    innermost = [module for _, module in layer.named_modules() if not module.children()]
+    assert all(type(module).__name__ in nn.summary(layer) for module in innermost)
     picture = tg.draw(weighted(row.call(layer, *xs)), model=layer).source
     assert type(layer).__name__ in picture

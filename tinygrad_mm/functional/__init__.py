@@ -34,7 +34,7 @@ from tinygrad_mm.functional.losses import (
 from tinygrad_mm.functional.normalization import batch_norm, layer_norm, standardize
 from tinygrad_mm.functional.pooling import avg_pool2d, max_pool2d
 from tinygrad_mm.functional.random import dropout, uniform_like
-from tinygrad_mm.functional.sequences import unstack
+from tinygrad_mm.functional.sequences import rotary, sequence_mask, sinusoids, unstack
 from tinygrad_mm.functional.sliding import overlap_add, windows
 
 __all__ = [
@@ -60,9 +60,12 @@ __all__ = [
     "one_hot",
     "overlap_add",
     "relu",
+    "rotary",
     "scaled_dot_product_attention",
+    "sequence_mask",
     "sigmoid",
     "silu",
+    "sinusoids",
     "softmax",
     "softplus",
     "standardize",

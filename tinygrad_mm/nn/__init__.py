@@ -13,7 +13,7 @@ from tinygrad_mm.nn.activations import (
     Softplus,
     Tanh,
 )
-from tinygrad_mm.nn.attention import MultiHeadAttention
+from tinygrad_mm.nn.attention import KeyValueCache, MultiHeadAttention
 from tinygrad_mm.nn.containers import Flatten, ModuleDict, ModuleList, Residual, Sequential
 from tinygrad_mm.nn.convolution import AvgPool2d, Conv2d, MaxPool2d
 from tinygrad_mm.nn.layers import Dense, Embedding, Linear
@@ -29,8 +29,16 @@ from tinygrad_mm.nn.losses import (
 from tinygrad_mm.nn.module import Module
 from tinygrad_mm.nn.normalization import BatchNorm1d, BatchNorm2d, Dropout, LayerNorm
 from tinygrad_mm.nn.overview import summary
+from tinygrad_mm.nn.positions import LearnedPositions, SinusoidalPositions
 from tinygrad_mm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from tinygrad_mm.nn.torch_state import from_torch_state, to_torch_state
+from tinygrad_mm.nn.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from tinygrad_mm.tensor import Buffer, Parameter
 
 __all__ = [
@@ -49,15 +57,15 @@ __all__ = [
     "GELU",
     "GRU",
     "GRUCell",
-    "LSTM",
-    "LSTMCell",
-    "RNN",
-    "RNNCell",
     "HuberLoss",
     "KLDivLoss",
+    "KeyValueCache",
     "L1Loss",
+    "LSTM",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
+    "LearnedPositions",
     "Linear",
     "LogSoftmax",
     "MSELoss",
@@ -68,14 +76,22 @@ __all__ = [
     "MultiHeadAttention",
     "NLLLoss",
     "Parameter",
+    "RNN",
+    "RNNCell",
     "ReLU",
     "Residual",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "Softplus",
     "Tanh",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "from_torch_state",
     "init",
     "summary",

@@ -305,7 +305,7 @@ class _Recurrent(Module):
         if lengths.shape != (n,):
             raise ValueError(f"{self!r}: the lengths have shape {lengths.shape}; for this input they need {(n,)}")
         lengths = checked(lengths, partial(_check_lengths, repr(self), steps))
-        return np.arange(steps) < lengths[:, None]
+        return functional.sequence_mask(lengths, steps)
 
     def torch_name(self, path: str) -> str:
         """PyTorch counts the layers behind the name: "weight_ih_l0" for the first cell's "weight_ih"."""
