@@ -45,8 +45,9 @@ class Row:
     inputs: list[Any]
     call: Callable[..., Any] = called
     call_theirs: Callable[..., Any] = called
+    stops: bool = False  # a gradient stops somewhere, which numeric differentiation cannot know
 
-    def arrays(self, seed: int = 0, batch: int = 0) -> list[np.ndarray]:
+    def arrays(self, seed: int = 0) -> list[np.ndarray]:
         return [normal(*a, seed=seed + i) if isinstance(a, tuple) else a for i, a in enumerate(self.inputs)]
 
 
@@ -233,7 +234,86 @@ ATTENTION = {
     "LearnedPositions": Row(lambda: nn.LearnedPositions(7, 6), None, [(2, 5, 6)]),
 }
 
-ROWS: dict[str, Row] = {**RECURRENT, **ATTENTION}
+
+IMAGES = [(2, 4, 7, 8)]
+SEQUENCES = [(2, 4, 9)]
+
+
+def same(name, *arguments, inputs, stops=False, **options):
+    """A row for layers of one name, which take the same arguments."""
+    return Row(
+        lambda: getattr(nn, name)(*arguments, **options),
+        lambda: getattr(torch.nn, name)(*arguments, **options),
+        inputs,
+        stops=stops,
+    )
+
+
+CONVOLUTION = {
+    "Conv1d": same("Conv1d", 4, 6, 3, inputs=SEQUENCES),
+    "Conv1d, all options": same("Conv1d", 4, 6, 3, 2, 1, 2, 2, inputs=SEQUENCES),
+    "Conv1d, same": same("Conv1d", 4, 6, 3, padding="same", bias=False, inputs=SEQUENCES),
+    "ConvTranspose1d": same("ConvTranspose1d", 4, 6, 3, 2, 1, 1, 2, inputs=SEQUENCES),
+    "ConvTranspose2d": same("ConvTranspose2d", 4, 6, 3, inputs=IMAGES),
+    "ConvTranspose2d, all options": same(
+        "ConvTranspose2d", 4, 6, (3, 2), (2, 3), (1, 0), (1, 2), 2, dilation=(2, 1), inputs=IMAGES
+    ),
+    "ConvTranspose2d, no bias": same("ConvTranspose2d", 4, 3, 2, 2, bias=False, inputs=IMAGES),
+    "MaxPool1d": same("MaxPool1d", 3, 2, 1, inputs=SEQUENCES),
+    "AvgPool1d": same("AvgPool1d", 3, 2, 1, inputs=SEQUENCES),
+    "AvgPool1d, padding does not count": Row(
+        lambda: nn.AvgPool1d(3, 2, 1, count_include_pad=False),
+        lambda: torch.nn.AvgPool1d(3, 2, 1, count_include_pad=False),
+        SEQUENCES,
+    ),
+    "AdaptiveAvgPool1d": same("AdaptiveAvgPool1d", 4, inputs=SEQUENCES),
+    "AdaptiveAvgPool2d": same("AdaptiveAvgPool2d", (3, 5), inputs=IMAGES),
+    "AdaptiveAvgPool2d, one": same("AdaptiveAvgPool2d", 1, inputs=IMAGES),
+    "AdaptiveAvgPool2d, one axis, more": same("AdaptiveAvgPool2d", (None, 11), inputs=IMAGES),
+    "AdaptiveMaxPool1d": same("AdaptiveMaxPool1d", 4, inputs=SEQUENCES),
+    "AdaptiveMaxPool2d": same("AdaptiveMaxPool2d", (3, 5), inputs=IMAGES),
+    "GlobalAvgPool": Row(
+        nn.GlobalAvgPool, lambda: torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()), IMAGES
+    ),
+    "GlobalMaxPool": Row(
+        nn.GlobalMaxPool, lambda: torch.nn.Sequential(torch.nn.AdaptiveMaxPool2d(1), torch.nn.Flatten()), IMAGES
+    ),
+    "Upsample, nearest": same("Upsample", scale_factor=2, inputs=IMAGES),
+    "Upsample, nearest, any size": same("Upsample", (11, 5), inputs=IMAGES),
+    "Upsample, nearest, any factor": same("Upsample", scale_factor=1.7, inputs=SEQUENCES),
+    "Upsample, linear": same("Upsample", 20, mode="linear", inputs=SEQUENCES),
+    "Upsample, bilinear": same("Upsample", scale_factor=2, mode="bilinear", inputs=IMAGES),
+    "Upsample, bilinear, smaller": same("Upsample", scale_factor=(0.6, 1.3), mode="bilinear", inputs=IMAGES),
+    "Upsample, bilinear, corners": same("Upsample", (11, 5), mode="bilinear", align_corners=True, inputs=IMAGES),
+    "PixelShuffle": same("PixelShuffle", 2, inputs=IMAGES),
+    **{
+        f"{kind}{axes}d": same(f"{kind}{axes}d", (2, 1, 0, 3)[: 2 * axes], inputs=IMAGES if axes == 2 else SEQUENCES)
+        for kind in ("ZeroPad", "ReflectionPad", "ReplicationPad")
+        for axes in (1, 2)
+    },
+    "ConstantPad1d": same("ConstantPad1d", 2, 0.5, inputs=SEQUENCES),
+    "ConstantPad2d": same("ConstantPad2d", (1, 0, 2, 1), 0.5, inputs=IMAGES),
+    "Identity": same("Identity", inputs=IMAGES),
+    "Unflatten": same("Unflatten", 1, (2, -1), inputs=IMAGES),
+}
+
+CODES = np.array([[1, 0, 4, 2], [2, 2, 1, 3]])
+
+NORMALIZATION = {
+    "RMSNorm": same("RMSNorm", 5, inputs=[(2, 4, 5)]),
+    "RMSNorm, two axes": same("RMSNorm", (4, 5), 1e-3, inputs=[(2, 4, 5)]),
+    "GroupNorm": same("GroupNorm", 2, 4, 1e-3, inputs=IMAGES),
+    "GroupNorm, vectors": same("GroupNorm", 2, 6, inputs=[(3, 6)]),
+    "InstanceNorm1d": same("InstanceNorm1d", 4, inputs=SEQUENCES),
+    "InstanceNorm2d": same("InstanceNorm2d", 4, affine=True, inputs=IMAGES),
+    "Dropout1d": Row(lambda: nn.Dropout1d(0.4, rng=0), None, SEQUENCES),
+    "Dropout2d": Row(lambda: nn.Dropout2d(0.4, rng=0), None, IMAGES),
+    "Dropout2d, evaluation": Row(lambda: nn.Dropout2d().eval(), lambda: torch.nn.Dropout2d().eval(), IMAGES),
+    "Embedding": same("Embedding", 5, 3, padding_idx=2, inputs=[CODES], stops=True),
+    "Embedding, from the end": same("Embedding", 5, 3, padding_idx=-1, inputs=[CODES], stops=True),
+}
+
+ROWS: dict[str, Row] = {**RECURRENT, **ATTENTION, **CONVOLUTION, **NORMALIZATION}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is true of every row
@@ -256,7 +336,7 @@ def test_pytorch(name):
     )
 
 
-def weighted(outputs: Any, xp: Any = np) -> Any:
+def weighted(outputs: Any) -> Any:
     """One number of all outputs."""
     return sum(
         (t * rng(i).uniform(0.5, 1.5, t.shape).astype(t.dtype)).sum() + 0.5 * (t * t).sum()
@@ -270,7 +350,7 @@ def drawn_anew(layer: nn.Module) -> None:
         generator.bit_generator.state = rng(5).bit_generator.state
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.stops])
 def test_numeric(name):
     """Gradients of all inputs and parameters, along random directions, against central differences in float64."""
     row = ROWS[name]
@@ -339,5 +419,6 @@ def test_names(name):
     assert repr(layer).startswith(f"{type(layer).__name__}(")
     innermost = [module for _, module in layer.named_modules() if not module.children()]
     assert all(type(module).__name__ in nn.summary(layer) for module in innermost)
-    picture = tg.draw(weighted(row.call(layer, *xs)), model=layer).source
-    assert type(layer).__name__ in picture
+    y = row.call(layer, *xs)
+    if y is not xs[0]:  # such as dropout in evaluation
+        assert type(layer).__name__ in tg.draw(weighted(y), model=layer).source

@@ -15,7 +15,7 @@ from tinygrad_mm.nn.activations import (
 )
 from tinygrad_mm.nn.attention import KeyValueCache, MultiHeadAttention
 from tinygrad_mm.nn.containers import Flatten, ModuleDict, ModuleList, Residual, Sequential
-from tinygrad_mm.nn.convolution import AvgPool2d, Conv2d, MaxPool2d
+from tinygrad_mm.nn.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from tinygrad_mm.nn.layers import Dense, Embedding, Linear
 from tinygrad_mm.nn.losses import (
     BCEWithLogitsLoss,
@@ -27,10 +27,47 @@ from tinygrad_mm.nn.losses import (
     NLLLoss,
 )
 from tinygrad_mm.nn.module import Module
-from tinygrad_mm.nn.normalization import BatchNorm1d, BatchNorm2d, Dropout, LayerNorm
+from tinygrad_mm.nn.normalization import (
+    BatchNorm1d,
+    BatchNorm2d,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    LayerNorm,
+    RMSNorm,
+)
 from tinygrad_mm.nn.overview import summary
+from tinygrad_mm.nn.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    MaxPool1d,
+    MaxPool2d,
+)
 from tinygrad_mm.nn.positions import LearnedPositions, SinusoidalPositions
 from tinygrad_mm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from tinygrad_mm.nn.shaping import (
+    ConstantPad1d,
+    ConstantPad2d,
+    Identity,
+    PixelShuffle,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    Unflatten,
+    Upsample,
+    ZeroPad1d,
+    ZeroPad2d,
+)
 from tinygrad_mm.nn.torch_state import from_torch_state, to_torch_state
 from tinygrad_mm.nn.transformer import (
     Transformer,
@@ -42,22 +79,40 @@ from tinygrad_mm.nn.transformer import (
 from tinygrad_mm.tensor import Buffer, Parameter
 
 __all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AvgPool1d",
     "AvgPool2d",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
     "Buffer",
+    "ConstantPad1d",
+    "ConstantPad2d",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "CrossEntropyLoss",
     "Dense",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
     "ELU",
     "Embedding",
     "Flatten",
     "GELU",
     "GRU",
     "GRUCell",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
+    "GroupNorm",
     "HuberLoss",
+    "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
     "KLDivLoss",
     "KeyValueCache",
     "L1Loss",
@@ -69,6 +124,7 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
     "MaxPool2d",
     "Module",
     "ModuleDict",
@@ -76,9 +132,15 @@ __all__ = [
     "MultiHeadAttention",
     "NLLLoss",
     "Parameter",
+    "PixelShuffle",
+    "RMSNorm",
     "RNN",
     "RNNCell",
     "ReLU",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
+    "ReplicationPad1d",
+    "ReplicationPad2d",
     "Residual",
     "Sequential",
     "SiLU",
@@ -92,6 +154,10 @@ __all__ = [
     "TransformerDecoderLayer",
     "TransformerEncoder",
     "TransformerEncoderLayer",
+    "Unflatten",
+    "Upsample",
+    "ZeroPad1d",
+    "ZeroPad2d",
     "from_torch_state",
     "init",
     "summary",
