@@ -313,7 +313,132 @@ NORMALIZATION = {
     "Embedding, from the end": same("Embedding", 5, 3, padding_idx=-1, inputs=[CODES], stops=True),
 }
 
-ROWS: dict[str, Row] = {**RECURRENT, **ATTENTION, **CONVOLUTION, **NORMALIZATION}
+ACTIVATIONS = {
+    **{
+        name: same(name, inputs=[(4, 6)])
+        for name in (
+            "CELU", "GLU", "Hardsigmoid", "Hardswish", "Hardtanh", "LogSigmoid", "Mish", "PReLU", "ReLU6", "SELU", "Softsign",
+        )
+    },
+    "Softmin": Row(nn.Softmin, lambda: torch.nn.Softmin(-1), [(4, 6)]),
+    "Softmin, axis 0": same("Softmin", 0, inputs=[(4, 6)]),
+    "GLU, axis 0": same("GLU", 0, inputs=[(4, 6)]),
+    "CELU, alpha": same("CELU", 0.5, inputs=[(4, 6)]),
+    "Hardtanh, ends": same("Hardtanh", -0.5, 2.0, inputs=[(4, 6)]),
+    "PReLU, channels": same("PReLU", 4, inputs=IMAGES),
+    "SwiGLU": Row(nn.SwiGLU, None, [(4, 6)]),
+}  # fmt: skip
+
+SIGNS = np.where(rng(3).random(4) < 0.5, -1, 1).astype(np.float32)
+LABELS = np.array([2, 0, 5, 2])
+PAIR = [(4, 6), (4, 6)]
+
+
+def of_probabilities(squash):
+    return lambda layer, x, t: layer(squash(x), squash(t))
+
+
+def emitted(layer, x, *given):
+    return layer(tg.log_softmax(x), *given)
+
+
+def emitted_there(layer, x, labels, steps=None, lengths=None):
+    steps = torch.full((x.shape[0],), x.shape[1]) if steps is None else steps
+    lengths = torch.full((x.shape[0],), labels.shape[1]) if lengths is None else lengths
+    return layer(torch.log_softmax(x, -1).swapaxes(0, 1), labels, steps, lengths)
+
+
+CTC = [(4, 7, 5), np.array([[1, 2, 2], [3, 3, 3], [4, 1, 2], [2, 1, 4]])]
+CTC_LENGTHS = [np.array([7, 6, 4, 5]), np.array([3, 2, 0, 1])]
+SHORT = [np.array([7, 4, 4, 5]), np.array([3, 3, 0, 1])]  # the second is too short: 3, blank, 3, blank, 3
+
+
+def losses():
+    for how in ("mean", "sum", "none"):
+        yield f"SmoothL1Loss, {how}", same("SmoothL1Loss", reduction=how, beta=0.5, inputs=PAIR)
+        yield (
+            f"BCELoss, {how}",
+            Row(
+                lambda how=how: nn.BCELoss(reduction=how),
+                lambda how=how: torch.nn.BCELoss(reduction=how),
+                PAIR,
+                of_probabilities(tg.sigmoid),
+                of_probabilities(lambda t: torch.sigmoid(t)),
+            ),
+        )
+        yield (
+            f"GaussianNLLLoss, {how}",
+            Row(
+                lambda how=how: nn.GaussianNLLLoss(how, full=True),
+                lambda how=how: torch.nn.GaussianNLLLoss(reduction=how, full=True),
+                [*PAIR, (4, 6)],
+                lambda layer, x, t, v: layer(x, t, np.exp(v)),
+                lambda layer, x, t, v: layer(x, t, torch.exp(v)),
+            ),
+        )
+        yield f"PoissonNLLLoss, {how}", same("PoissonNLLLoss", reduction=how, inputs=PAIR)
+        yield (
+            f"MultiMarginLoss, {how}",
+            same("MultiMarginLoss", reduction=how, margin=0.7, inputs=[(4, 6), LABELS]),
+        )
+        for name in ("MarginRankingLoss", "CosineEmbeddingLoss"):
+            inputs = PAIR if name.startswith("Cosine") else [(4,), (4,)]
+            yield (
+                f"{name}, {how}",
+                Row(
+                    lambda name=name, how=how: getattr(nn, name)(how, margin=0.2),
+                    lambda name=name, how=how: getattr(torch.nn, name)(reduction=how, margin=0.2),
+                    inputs,
+                    lambda layer, a, b: layer(a, b, SIGNS.astype(a.dtype)),
+                    lambda layer, a, b: layer(a, b, torch.tensor(SIGNS)),
+                ),
+            )
+        yield f"TripletMarginLoss, {how}", same("TripletMarginLoss", reduction=how, swap=True, inputs=[*PAIR, (4, 6)])
+        yield (
+            f"CTCLoss, {how}",
+            Row(
+                lambda how=how: nn.CTCLoss(reduction=how),
+                lambda how=how: torch.nn.CTCLoss(reduction=how),
+                [*CTC, *CTC_LENGTHS],
+                emitted,
+                emitted_there,
+            ),
+        )
+    yield "TripletMarginLoss, p", same("TripletMarginLoss", margin=2.0, p=3.0, inputs=[*PAIR, (4, 6)])
+    yield "SmoothL1Loss, no squares", same("SmoothL1Loss", beta=0.0, inputs=PAIR)
+    yield (
+        "CTCLoss, too short",
+        Row(
+            lambda: nn.CTCLoss(zero_infinity=True),
+            lambda: torch.nn.CTCLoss(zero_infinity=True),
+            [*CTC, *SHORT],
+            emitted,
+            emitted_there,
+        ),
+    )
+    yield (
+        "CTCLoss, all of it",
+        Row(
+            lambda: nn.CTCLoss(blank=4), lambda: torch.nn.CTCLoss(blank=4), [CTC[0], CTC[1] % 4], emitted, emitted_there
+        ),
+    )
+    yield (
+        "HingeLoss",
+        Row(
+            nn.HingeLoss,
+            torch.nn.Identity if torch else None,
+            [(4,)],
+            lambda layer, x: layer(x, SIGNS.astype(x.dtype)),
+            lambda layer, x: torch.clamp(1 - torch.tensor(SIGNS) * layer(x), min=0).mean(),
+        ),
+    )
+    yield "InfoNCELoss", Row(lambda: nn.InfoNCELoss(temperature=0.5), None, PAIR)
+    yield "InfoNCELoss, symmetric", Row(lambda: nn.InfoNCELoss("none", 0.5, True), None, PAIR)
+
+
+LOSSES = dict(losses())
+
+ROWS: dict[str, Row] = {**RECURRENT, **ATTENTION, **CONVOLUTION, **NORMALIZATION, **ACTIVATIONS, **LOSSES}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is true of every row
