@@ -71,6 +71,7 @@ from tinygrad_mm.functional.pooling import (
 )
 from tinygrad_mm.functional.random import dropout, feature_dropout, uniform_like
 from tinygrad_mm.functional.resizing import interpolate, pixel_shuffle
+from tinygrad_mm.functional.selection import topk
 from tinygrad_mm.functional.sequences import rotary, sequence_mask, sinusoids, unstack
 from tinygrad_mm.functional.sliding import overlap_add, windows
 
@@ -146,6 +147,7 @@ __all__ = [
     "standardize",
     "swiglu",
     "tanh",
+    "topk",
     "triplet_margin_loss",
     "uniform_like",
     "unstack",
