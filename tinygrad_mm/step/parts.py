@@ -10,8 +10,8 @@ import numpy as np
 
 from tinygrad_mm.data.structures import mapped
 from tinygrad_mm.optim.optimizer import Optimizer
+from tinygrad_mm.pytree import flatten, unflatten
 from tinygrad_mm.tensor import Tensor
-from tinygrad_mm.trees import flatten, unflatten
 
 __all__ = ["arranged", "check_loss", "check_parts", "computation", "detached", "not_a_loss"]
 

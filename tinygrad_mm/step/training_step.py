@@ -79,7 +79,8 @@ class Step:
     """What `compile_step` returns.
 
     `before_update` is called between the gradients and the update of each step (see `BeforeUpdate`): a step that has
-    one is written in two parts.
+    one is written in two parts. `traces` counts the programs made, and `refused` is what the last trace raised, if it
+    did.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class Step:
         self.backend = backend_of(backend)
         self.verifies, self.outputs, self.before_update = verify, outputs, before_update
         self.plans: list[Plan] = []
+        self.traces = 0
+        self.refused: Exception | None = None
         self._unproved: dict[Plan, Progress] = {}  # programs that are new, or wrong
         self._in_a_row = 0  # programs that served one batch each, because what the model reads had changed
 
@@ -106,19 +109,27 @@ class Step:
         # the usual case: the same kind of batch as last time
         if plans and not named and plans[0].form is None and plans[0].check(*batch):
             return self._run(plans[0], batch) if self._unproved else plans[0].run(batch, self.before_update)
-        arrays, form = _as_arrays(batch, named)
+        arrays, form = self._as_arrays(batch, named)
         return self._run(self._plan(arrays, form), arrays)
 
-    def trace(self, *batch: Any, **named: Any) -> None:
-        """Make the program for batches of this kind, where there is none; nothing is trained.
+    def _as_arrays(self, batch: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        """The arrays of a batch, in the order of `arranged`, and the form.
 
-        Raises what tracing the model raises.
+        Arrays are as they are, Tensors their arrays, and anything else as a Tensor would take it.
         """
-        self._plan(*_as_arrays(batch, named))
+        parts, form = arranged(batch, named)
+        self.refused = None
+        try:
+            arrays = (a if type(a) is np.ndarray else a.value if isinstance(a, Tensor) else as_array(a) for a in parts)
+            return tuple(arrays), form
+        except Exception as error:
+            self.refused = error
+            raise
 
     def _plan(self, batch: Sequence[Any], form: Any) -> Plan:
         """The program for a batch, which becomes the first one."""
         plans = self.plans
+        self.optimizer._laid_out()  # parameters that were given other arrays are back in the flat buffers
         for i, plan in enumerate(plans):
             if plan.form == form and (plan.check(*batch) or plan.accepts(batch)):
                 plans.insert(0, plans.pop(i))
@@ -132,7 +143,13 @@ class Step:
             and before.kinds == [(a.shape, a.dtype) for a in batch]
         ):
             changed = before.captured.what_changed() or "a parameter's array or an option of the optimizer"
-        plan = self._traced(batch, form)
+        self.refused = None
+        try:
+            plan = self._traced(batch, form)
+        except Exception as error:
+            self.refused = error
+            raise
+        self.traces += 1
         self._in_a_row = self._in_a_row + 1 if changed else 0
         retraced("compile_step", self._in_a_row, changed)
         self.plans = [plan, *plans[: MOST - 1]]
@@ -192,7 +209,7 @@ class Step:
         Raises AssertionError where they differ by more than rounding: what differs, by how much, and which pass did it.
         Batches of this kind are trained on eagerly from then on.
         """
-        arrays, form = _as_arrays(batch, named)
+        arrays, form = self._as_arrays(batch, named)
         plan, progress = self._plan(arrays, form), Progress(verify=True)
         proof = self._proof(plan, arrays, progress)
         try:
@@ -257,18 +274,8 @@ class Step:
         Where threads share a batch, it is the report of one of them; where they share the update, its time is that of
         one of them, and products are made by BLAS's own threads meanwhile.
         """
-        arrays, form = _as_arrays(batch, named)
+        arrays, form = self._as_arrays(batch, named)
         self_plan = next((plan for plan in self.plans if plan.form == form and plan.accepts(arrays)), None)
         if self_plan is None:
             raise RuntimeError("compile_step: report is for a batch of a kind that was trained on; make a step first")
         return self_plan.report(arrays)
-
-
-def _as_arrays(batch: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
-    """The arrays of a batch as `arranged` finds them, and the form.
-
-    Arrays are as they are, Tensors their arrays, and anything else as a Tensor would take it.
-    """
-    parts, form = arranged(batch, named)
-    arrays = tuple(a if type(a) is np.ndarray else a.value if isinstance(a, Tensor) else as_array(a) for a in parts)
-    return arrays, form

@@ -4,8 +4,8 @@ Floor 9. Start with `loop.py`; everything else serves it.
 """
 
 from tinygrad_mm.training.history import History
-from tinygrad_mm.training.loop import evaluate, fit
+from tinygrad_mm.training.loop import evaluate, fit, predict
 from tinygrad_mm.training.run import Run
 from tinygrad_mm.training.stopping import EarlyStopping
 
-__all__ = ["EarlyStopping", "History", "Run", "evaluate", "fit"]
+__all__ = ["EarlyStopping", "History", "Run", "evaluate", "fit", "predict"]

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from tinygrad_mm.compiler import Compiled
 from tinygrad_mm.nn import Module
 from tinygrad_mm.optim import Optimizer
@@ -56,7 +58,10 @@ class Stepper:
         if step is None:
             return self._eagerly(inputs, named, target)
         try:
-            found = step(*inputs, target, **named)
+            with np.errstate(
+                all="ignore"
+            ):  # a model's own `errstate` is no part of a program; what is not finite is found
+                found = step(*inputs, target, **named)
         except Exception as error:
             if self.needs_program or error is not step.refused:
                 raise
@@ -65,8 +70,8 @@ class Stepper:
             return found
         if not self.needs_program and TRACES < step.traces > self.steps / 10:
             self._give_up(
-                f"it was made {step.traces} times in {self.steps} steps, for batches of so many shapes, or because what "
-                "the model reads changes; batches of few lengths come from DataLoader(..., buckets=5)"
+                f"it was made {step.traces} times in {self.steps} steps, for batches of so many shapes, or because "
+                "what the model reads changes; batches of few lengths come from DataLoader(..., buckets=5)"
             )
         return found if step.outputs else (found, None)
 
