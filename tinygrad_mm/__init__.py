@@ -51,17 +51,19 @@ if TYPE_CHECKING:
         softplus,
         tanh,
     )
-    from tinygrad_mm.nn import Module
+    from tinygrad_mm.nn import Module, functional_call
     from tinygrad_mm.step import compile_step
-    from tinygrad_mm.training import EarlyStopping, History, evaluate, fit
+    from tinygrad_mm.training import EarlyStopping, History, evaluate, fit, predict
     from tinygrad_mm.transforms import (
         checkpoint,
+        flatten,
         grad,
         hessian,
         hvp,
         jacobian,
         jvp,
         local_jacobian,
+        unflatten,
         value_and_grad,
         vjp,
     )
@@ -103,7 +105,9 @@ __all__ = [
     "explain",
     "explore",
     "fit",
+    "flatten",
     "from_dlpack",
+    "functional_call",
     "gelu",
     "grad",
     "gradients",
@@ -127,6 +131,7 @@ __all__ = [
     "no_grad",
     "one_hot",
     "optim",
+    "predict",
     "primitive",
     "record_lines",
     "relu",
@@ -139,6 +144,7 @@ __all__ = [
     "tanh",
     "testing",
     "training",
+    "unflatten",
     "value_and_grad",
     "vjp",
     "weights",
@@ -154,11 +160,11 @@ _LATER = {
     **dict.fromkeys(("draw_jacobian", "explain", "explore"), "explorer"),
     **dict.fromkeys(("CompileWarning", "compile"), "compiler"),
     "compile_step": "step",
-    **dict.fromkeys(("checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp"), "transforms"),
-    **dict.fromkeys(("local_jacobian", "value_and_grad", "vjp"), "transforms"),
-    **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit"), "training"),
+    **dict.fromkeys(("checkpoint", "flatten", "grad", "hessian", "hvp", "jacobian", "jvp"), "transforms"),
+    **dict.fromkeys(("local_jacobian", "unflatten", "value_and_grad", "vjp"), "transforms"),
+    **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit", "predict"), "training"),
     **dict.fromkeys(("load", "save"), "weights"),
-    "Module": "nn",
+    **dict.fromkeys(("Module", "functional_call"), "nn"),
 }
 
 

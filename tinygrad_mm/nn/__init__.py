@@ -30,6 +30,7 @@ from tinygrad_mm.nn.module import Module
 from tinygrad_mm.nn.normalization import BatchNorm1d, BatchNorm2d, Dropout, LayerNorm
 from tinygrad_mm.nn.overview import summary
 from tinygrad_mm.nn.recurrent import GRU, GRUCell
+from tinygrad_mm.nn.stateless import functional_call
 from tinygrad_mm.nn.torch_state import from_torch_state, to_torch_state
 from tinygrad_mm.tensor import Buffer, Parameter
 
@@ -73,6 +74,7 @@ __all__ = [
     "Softplus",
     "Tanh",
     "from_torch_state",
+    "functional_call",
     "init",
     "summary",
     "to_torch_state",

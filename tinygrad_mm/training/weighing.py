@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.nn import Module
+from tinygrad_mm.tensor import Tensor
 
 __all__ = ["weighted"]
 
@@ -88,4 +89,4 @@ def _of_classes(table: dict[int, float], prediction: Any, target: Any, lost: Any
         raise ValueError(f"fit: class_weight has the class {max(table)}; there are {count}, from 0")
     weights = np.ones(count, lost.dtype)
     weights[list(table)] = list(table.values())
-    return np.take(weights, target.astype(np.int64))
+    return Tensor(weights)[target.astype(np.int64)]
