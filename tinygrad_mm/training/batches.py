@@ -47,7 +47,7 @@ def _are_batches(data: Any) -> bool:
 class Stream:
     """Batches that something else makes: a generator function, an iterator, PyTorch's DataLoader.
 
-    Each way through is an epoch; an iterator goes through once. Lists of a batch become tuples, arrays of other
+    Each way through is an epoch; an iterator goes through once. A batch that is a list becomes a tuple, arrays of other
     libraries NumPy's. A run that is resumed passes over the batches that the interrupted epoch had been given: it goes
     on as if nothing had happened where the same batches come again.
 
@@ -64,7 +64,7 @@ class Stream:
         for batch in self.source() if callable(self.source) else self.source:
             self.given += 1
             if self.given > skipped:
-                yield mapped(plain_array, _as_tuples(batch))
+                yield mapped(plain_array, _as_tuples(tuple(batch) if isinstance(batch, list) else batch))
         self.given = 0
 
     def __length_hint__(self) -> int:
