@@ -94,17 +94,19 @@ if TYPE_CHECKING:
         topk,
         triplet_margin_loss,
     )
-    from tinygrad_mm.nn import Module
+    from tinygrad_mm.nn import Module, functional_call
     from tinygrad_mm.step import compile_step
-    from tinygrad_mm.training import EarlyStopping, History, evaluate, fit
+    from tinygrad_mm.training import EarlyStopping, History, evaluate, fit, predict
     from tinygrad_mm.transforms import (
         checkpoint,
+        flatten,
         grad,
         hessian,
         hvp,
         jacobian,
         jvp,
         local_jacobian,
+        unflatten,
         value_and_grad,
         vjp,
     )
@@ -160,8 +162,10 @@ __all__ = [
     "explore",
     "feature_dropout",
     "fit",
+    "flatten",
     "from_dlpack",
     "gaussian_nll_loss",
+    "functional_call",
     "gelu",
     "glu",
     "grad",
@@ -202,6 +206,7 @@ __all__ = [
     "pixel_shuffle",
     "poisson_nll_loss",
     "prelu",
+    "predict",
     "primitive",
     "random",
     "record_lines",
@@ -226,6 +231,7 @@ __all__ = [
     "topk",
     "training",
     "triplet_margin_loss",
+    "unflatten",
     "value_and_grad",
     "vjp",
     "weights",
@@ -241,11 +247,11 @@ _LATER = {
     **dict.fromkeys(("draw_jacobian", "explain", "explore"), "explorer"),
     **dict.fromkeys(("CompileWarning", "compile"), "compiler"),
     "compile_step": "step",
-    **dict.fromkeys(("checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp"), "transforms"),
-    **dict.fromkeys(("local_jacobian", "value_and_grad", "vjp"), "transforms"),
-    **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit"), "training"),
+    **dict.fromkeys(("checkpoint", "flatten", "grad", "hessian", "hvp", "jacobian", "jvp"), "transforms"),
+    **dict.fromkeys(("local_jacobian", "unflatten", "value_and_grad", "vjp"), "transforms"),
+    **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit", "predict"), "training"),
     **dict.fromkeys(("load", "save"), "weights"),
-    "Module": "nn",
+    **dict.fromkeys(("Module", "functional_call"), "nn"),
 }
 
 
