@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # What stands on which floor. A unit is a file or a folder of the package; units of one floor do not know each other.
 FLOORS = (
     {"files", "graph", "memory"},
-    {"arrays", "cost", "errors", "boundary", "numeric", "rules", "pytree"},
+    {"arrays", "cost", "errors", "boundary", "mistakes", "numeric", "rules", "pytree"},
     {"array_methods", "at", "backprop", "dispatch", "names"},
     {"tensor"},
     {"gradient"},
