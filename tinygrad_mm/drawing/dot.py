@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tinygrad_mm.drawing.backward import width
@@ -26,6 +26,7 @@ from tinygrad_mm.drawing.labels import (
     tooltip,
 )
 from tinygrad_mm.drawing.picture import KINDS, Kind, Picture, PictureEdge, PictureNode
+from tinygrad_mm.drawing.rows import docked
 from tinygrad_mm.drawing.theme import (
     ALARM,
     BACKWARD,
@@ -43,7 +44,7 @@ from tinygrad_mm.drawing.theme import (
 if TYPE_CHECKING:
     import graphviz
 
-__all__ = ["DIRECTIONS", "Direction", "digraph", "docked", "sequence"]
+__all__ = ["DIRECTIONS", "Direction", "Places", "digraph", "sequence"]
 
 Direction: TypeAlias = Literal["LR", "RL", "TB", "BT"]
 DIRECTIONS: tuple[Direction, ...] = ("LR", "RL", "TB", "BT")
@@ -54,11 +55,29 @@ MOST_RANKED = 400  # nodes
 STRAIGHTNESS: dict[Kind, str] = {"operation": "8", "module": "8", "input": "3"}
 
 
-def digraph(picture: Picture, direction: Direction = "LR", images: Images = None) -> graphviz.Digraph:
+@dataclass(frozen=True)
+class Places:
+    """Where a layout has put nodes (by name), edges (by id), frames (by id) and the whole: attributes in DOT."""
+
+    nodes: Mapping[str, Mapping[str, str]]
+    edges: Mapping[str, Mapping[str, str]]
+    frames: Mapping[str, Mapping[str, str]]
+    graph: Mapping[str, str]
+
+
+def digraph(
+    picture: Picture,
+    direction: Direction = "LR",
+    images: Images = None,
+    *,
+    row: int | None = None,
+    places: Places | None = None,
+) -> graphviz.Digraph:
     """The picture as a `graphviz.Digraph`, drawn from left to right ("LR") or in another of the four directions.
 
     Heat-maps are tables of coloured cells; with `images`, a dict, they are image files instead, which are put there
-    by name.
+    by name. Of a wrapped picture one `row` is drawn by itself, with points where lines from and to the rows beside it
+    leave and come in; or all of it, with everything in its place.
     """
     import graphviz
 
@@ -86,19 +105,80 @@ def digraph(picture: Picture, direction: Direction = "LR", images: Images = None
     # With contributions on their way back, a leaf beside its operation would leave no room between the two.
     large = len(picture.nodes) > MOST_RANKED
     beside = {} if large or any(edge.kind == "backward" for edge in picture.edges) else docked(picture)
-    _draw_nodes(graph, picture, beside, images)
+    canvas = _Canvas(graph, picture, row, places)
+    _draw_nodes(canvas, picture if row is None else _row(picture, row), {} if places else beside, images)
     nodes = {node.id: node for node in picture.nodes}
     largest = max((e.norm for e in picture.edges if e.norm is not None and math.isfinite(e.norm)), default=0.0)
     for number, edge in enumerate(picture.edges):
         tail, head = nodes[edge.tail], nodes[edge.head]
         if edge.kind == "forward":
-            _draw_edge(graph, number, edge, tail, head, direction, across=edge.tail in beside)
+            _draw_edge(canvas, number, edge, tail, head, direction, across=edge.tail in beside)
         else:
-            _draw_special_edge(graph, number, edge, tail, head, largest)
-    for above, below in () if large else sequence(picture, beside):
-        if not nodes[above].backward and not nodes[below].backward:
+            _draw_special_edge(canvas, number, edge, tail, head, largest)
+    for above, below in () if large or places else sequence(picture, beside):
+        if not nodes[above].backward and not nodes[below].backward and canvas.shows(above) and canvas.shows(below):
             graph.edge(above, below, style="invis", weight="0")
     return graph
+
+
+def _row(picture: Picture, row: int) -> Picture:
+    """The nodes of one row, and the frames around them."""
+    nodes = tuple(node for node in picture.nodes if node.row == row)
+    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
+    frames: set[str | None] = set()
+    for node in nodes:
+        cluster = node.cluster
+        while cluster is not None:
+            frames.add(cluster)
+            cluster = parent[cluster]
+    return replace(picture, nodes=nodes, clusters=tuple(c for c in picture.clusters if c.id in frames))
+
+
+class _Canvas:
+    """A graph being written: all of a picture, one row of it, or all of it in given places."""
+
+    def __init__(self, graph: graphviz.Digraph, picture: Picture, row: int | None, places: Places | None) -> None:
+        self.graph = graph
+        self.row = row
+        self.places = places
+        self.rows = {node.id: node.row for node in picture.nodes}
+        self.rows |= {_place_of_label(i): self.rows[edge.head] for i, edge in enumerate(picture.edges)}
+        self.passed: set[str] = set()  # points at which lines leave the row, and come in
+        if places is not None:
+            graph.graph_attr.update(places.graph)
+
+    def shows(self, node: str) -> bool:
+        """Whether a node is drawn."""
+        return self.row is None or self.rows[node] == self.row
+
+    def node(self, graph: graphviz.Digraph, name: str, label: str, **attributes: str) -> None:
+        """A node in one of the frames."""
+        if self.shows(name):
+            place = self.places.nodes.get(name, {}) if self.places else {}
+            graph.node(name, label, **attributes, **place)
+
+    def edge(self, tail: str, head: str, **attributes: str) -> None:
+        """An edge, or the end of it that lies in the row."""
+        if self.places is not None:
+            attributes |= self.places.edges.get(attributes["id"], {})
+        if self.shows(tail) and self.shows(head):
+            self.graph.edge(tail, head, **attributes)
+        elif self.shows(tail):
+            if f"{tail}_out" not in self.passed:
+                kept = {name: attributes[name] for name in ("weight", "dir") if name in attributes}
+                self.graph.edge(tail, self.point(tail, "out"), **kept, id=f"{tail}_out", arrowhead="none")
+        elif self.shows(head):
+            self.graph.edge(self.point(tail, "in"), head, **attributes)
+
+    def point(self, tail: str, side: Literal["in", "out"]) -> str:
+        """Where the lines from a node leave the row, or come in."""
+        name = f"{tail}_{side}"
+        if name not in self.passed:
+            self.passed.add(name)
+            rank = "source" if side == "in" else "sink"
+            with self.graph.subgraph(graph_attr={"rank": rank}) as end:
+                end.node(name, "", shape="point", width="0.01", height="0.01", style="invis")
+        return name
 
 
 def _legend(picture: Picture) -> str:
@@ -108,11 +188,11 @@ def _legend(picture: Picture) -> str:
     return legend([k for k in KINDS if k in kinds], stopped, picture.notes)
 
 
-def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, str], images: Images) -> None:
+def _draw_nodes(canvas: _Canvas, picture: Picture, beside: Mapping[str, str], images: Images) -> None:
     """All nodes, each in the frame of its cluster, leaves together with the operation they are docked `beside`."""
     import graphviz
 
-    frames: dict[str | None, graphviz.Digraph] = {None: graph}
+    frames: dict[str | None, graphviz.Digraph] = {None: canvas.graph}
     depth: dict[str | None, int] = {None: 0}
     inside: dict[str | None, list[str]] = {None: []}
     for cluster in picture.clusters:
@@ -131,6 +211,7 @@ def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, 
                 "fillcolor": fill,
                 "color": border if cluster.repeats == 1 else REPEAT,
                 "margin": "8",
+                **(canvas.places.frames.get(cluster.id, {}) if canvas.places else {}),
             },
         )
     leaves: dict[str, list[PictureNode]] = {}
@@ -138,16 +219,16 @@ def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, 
         if node.id in beside:
             leaves.setdefault(beside[node.id], []).append(node)
         elif node.id in leaves:
-            _draw_dock(frames[node.cluster], node, leaves[node.id], images)
+            _draw_dock(canvas, frames[node.cluster], node, leaves[node.id], images)
         else:
-            _draw_node(frames[node.cluster], node, images)
+            _draw_node(canvas, frames[node.cluster], node, images)
     parent = {cluster.id: cluster.parent for cluster in picture.clusters}
     cluster_of = {node.id: node.cluster for node in picture.nodes}
     for number, edge in enumerate(picture.edges):
-        if edge.kind == "backward" and edge.label:
-            frame = _innermost_around(cluster_of[edge.tail], cluster_of[edge.head], parent)
+        if edge.kind == "backward" and edge.label and edge.head in cluster_of:
+            frame = _innermost_around(cluster_of.get(edge.tail), cluster_of[edge.head], parent)
             look = {"shape": "plain", "fontsize": "9", "fontcolor": BACKWARD, "width": "0", "height": "0"}
-            frames[frame].node(_place_of_label(number), edge_label(edge.label), id=f"e{number}_text", **look)
+            canvas.node(frames[frame], _place_of_label(number), edge_label(edge.label), id=f"e{number}_text", **look)
     # A subgraph is copied when it is put into another one: so the inner ones first.
     for outer in [*(cluster.id for cluster in reversed(picture.clusters)), None]:
         for inner in inside[outer]:
@@ -170,19 +251,21 @@ def _innermost_around(one: str | None, other: str | None, parent: Mapping[str, s
     return other
 
 
-def _draw_dock(graph: graphviz.Digraph, operation: PictureNode, leaves: list[PictureNode], images: Images) -> None:
+def _draw_dock(
+    canvas: _Canvas, graph: graphviz.Digraph, operation: PictureNode, leaves: list[PictureNode], images: Images
+) -> None:
     """An operation with its own leaves beside it; an invisible frame keeps them together."""
     import graphviz
 
     frame = graphviz.Digraph(f"cluster_{operation.id}", graph_attr={"style": "invis", "margin": "0", "label": ""})
     row = graphviz.Digraph(graph_attr={"rank": "same"})
     for node in (*leaves, operation):
-        _draw_node(row, node, images)
+        _draw_node(canvas, row, node, images)
     frame.subgraph(row)
     graph.subgraph(frame)
 
 
-def _draw_node(graph: graphviz.Digraph, node: PictureNode, images: Images) -> None:
+def _draw_node(canvas: _Canvas, graph: graphviz.Digraph, node: PictureNode, images: Images) -> None:
     import graphviz
 
     look = LOOKS[node.kind]
@@ -207,11 +290,11 @@ def _draw_node(graph: graphviz.Digraph, node: PictureNode, images: Images) -> No
         attributes["height"] = "0.2"
     if least_width(node) > LEAST_WIDTH:
         attributes["width"] = str(least_width(node))
-    graph.node(node.id, node_label(node, images), **attributes)
+    canvas.node(graph, node.id, node_label(node, images), **attributes)
 
 
 def _draw_edge(
-    graph: graphviz.Digraph,
+    canvas: _Canvas,
     number: int,
     edge: PictureEdge,
     tail: PictureNode,
@@ -247,13 +330,13 @@ def _draw_edge(
         attributes |= {"taillabel" if back else "headlabel": operand_label(name)}
         attributes |= _beside_head(len(name), horizontal)
     if back:
-        graph.edge(edge.head, edge.tail, dir="back", **attributes)
+        canvas.edge(edge.head, edge.tail, dir="back", **attributes)
     else:
-        graph.edge(edge.tail, edge.head, **attributes)
+        canvas.edge(edge.tail, edge.head, **attributes)
 
 
 def _draw_special_edge(
-    graph: graphviz.Digraph, number: int, edge: PictureEdge, tail: PictureNode, head: PictureNode, largest: float
+    canvas: _Canvas, number: int, edge: PictureEdge, tail: PictureNode, head: PictureNode, largest: float
 ) -> None:
     """A contribution on its way back, the way to a detached copy, or from one of several equal blocks to the next."""
     import graphviz
@@ -266,18 +349,16 @@ def _draw_special_edge(
         color = ALARM if edge.norm is not None and not math.isfinite(edge.norm) else BACKWARD
         attributes |= {"dir": "back", "color": color, "penwidth": pen}
         if attributes.pop("label", None) is None:
-            graph.edge(edge.head, edge.tail, **attributes)
+            canvas.edge(edge.head, edge.tail, **attributes)
         else:  # a label of its own place keeps the way back clear of the way there
             between = _place_of_label(number)
-            graph.edge(edge.head, between, **attributes)
-            graph.edge(between, edge.tail, **{**attributes, "id": f"e{number}_start", "dir": "none"})
+            canvas.edge(edge.head, between, **attributes)
+            canvas.edge(between, edge.tail, **{**attributes, "id": f"e{number}_start", "dir": "none"})
     elif edge.kind == "detached":
-        graph.edge(edge.tail, edge.head, **attributes, style="dotted", color=STOPPED, arrowhead="tee")
+        canvas.edge(edge.tail, edge.head, **attributes, style="dotted", color=STOPPED, arrowhead="tee")
     else:
-        attributes["label"] = "next"
-        graph.edge(
-            edge.tail, edge.head, **attributes, style="dashed", color=REPEAT, fontcolor=REPEAT, constraint="false"
-        )
+        look = {"label": "next", "style": "dashed", "color": REPEAT, "fontcolor": REPEAT, "constraint": "false"}
+        canvas.edge(edge.tail, edge.head, **{**attributes, **look})
 
 
 def _beside_head(letters: int, horizontal: bool) -> dict[str, str]:
@@ -288,34 +369,6 @@ def _beside_head(letters: int, horizontal: bool) -> dict[str, str]:
         "labeldistance": f"{math.hypot(along, aside) / 10:.2f}",
         "labelangle": f"{-math.degrees(math.atan2(aside, along)):.0f}",
     }
-
-
-def docked(picture: Picture) -> dict[str, str]:
-    """Leaves that stand directly beside the one operation that uses them, as {leaf: operation}.
-
-    Weights, buffers, constants and chips of any kind can be docked, the inputs of the whole computation not. Each
-    operation has room for one, and one of its operands always stays on the way that data take.
-    """
-    nodes = {node.id: node for node in picture.nodes}
-    edges = [edge for edge in picture.edges if edge.kind != "backward"]
-    uses = Counter(edge.tail for edge in edges)
-    into: dict[str, list[PictureNode]] = {}
-    for edge in edges:
-        into.setdefault(edge.head, []).append(nodes[edge.tail])
-    found = {}
-    for head, tails in into.items():
-        if not nodes[head].computed:
-            continue
-        leaves = [leaf for leaf in tails if _can_dock(leaf) and uses[leaf.id] == 1]
-        if len(leaves) == len(tails):  # then rather a constant than a weight
-            leaves = [leaf for leaf in leaves if leaf.kind == "constant"] or leaves
-        if leaves and len(tails) > 1:
-            found[leaves[-1].id] = head
-    return found
-
-
-def _can_dock(node: PictureNode) -> bool:
-    return node.chip or node.kind in ("parameter", "buffer", "constant")
 
 
 def sequence(picture: Picture, beside: Mapping[str, str]) -> Iterator[tuple[str, str]]:

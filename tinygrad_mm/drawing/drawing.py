@@ -16,12 +16,13 @@ from tinygrad_mm.drawing.backward import contributions_to, joined, with_backward
 from tinygrad_mm.drawing.call import shown_name
 from tinygrad_mm.drawing.dot import DIRECTIONS, Direction, digraph
 from tinygrad_mm.drawing.folding import fitted, with_references
+from tinygrad_mm.drawing.layout import drawn
 from tinygrad_mm.drawing.mermaid import mermaid
 from tinygrad_mm.drawing.outline import outline
 from tinygrad_mm.drawing.page import page
 from tinygrad_mm.drawing.picture import Picture
 from tinygrad_mm.drawing.reader import Failure, reading
-from tinygrad_mm.drawing.renderer import for_notebooks, render, write
+from tinygrad_mm.drawing.renderer import for_notebooks, write
 from tinygrad_mm.graph import Scope, Vertex, entered, topological
 from tinygrad_mm.names import names_in, variables_of
 from tinygrad_mm.rules.shown import BOOKKEEPING
@@ -190,11 +191,10 @@ class Drawing:
             return outline(self.picture).encode()
         if form == ".mmd":
             return mermaid(self.picture, self.direction).encode()
-        return self.source.encode() if form == ".dot" else render(self.source, form[1:])
+        return self.source.encode() if form == ".dot" else drawn(self.picture, self.direction, form[1:])
 
     def _svg(self) -> bytes:
-        images: dict[str, bytes] = {}
-        return render(digraph(self.picture, self.direction, images).source, "svg", images)
+        return drawn(self.picture, self.direction, "svg")
 
     def _repr_svg_(self) -> str:
         return for_notebooks(self._svg()).decode()

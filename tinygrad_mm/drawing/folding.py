@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from tinygrad_mm.drawing.picture import LEAVES, Picture, PictureCluster, PictureEdge, PictureNode
 from tinygrad_mm.drawing.repeats import rolled
+from tinygrad_mm.drawing.rows import columns, referring
 
 __all__ = ["LIMIT", "fitted", "folded", "grouped", "with_references"]
 
@@ -239,54 +240,22 @@ def with_references(picture: Picture) -> Picture:
 
     Each ends at a chip instead, which has the id of the operation as its name; a note on the operation says so.
     """
-    columns = _columns(picture)
+    place = columns(picture)
     nodes = {node.id: node for node in picture.nodes}
     spans = [
-        columns[e.head] - columns[e.tail] if e.kind == "forward" and _same_side(nodes[e.tail], nodes[e.head]) else 0
+        place[e.head] - place[e.tail] if e.kind == "forward" and _same_side(nodes[e.tail], nodes[e.head]) else 0
         for e in picture.edges
     ]
     if sum(span for span in spans if span > 1) <= MOST_CROSSED:
         return picture
-    chips: dict[tuple[str, str], PictureNode] = {}  # by what it refers to and where it is used
-    edges = []
-    for edge, span in zip(picture.edges, spans, strict=True):
-        origin, user = nodes[edge.tail], nodes[edge.head]
-        if span > FAR and origin.computed:
-            chip = PictureNode(
-                *(f"{edge.tail}_{edge.head}", origin.kind, f"{origin.name or origin.title} {edge.tail}"),
-                gradient=origin.gradient,
-                cluster=user.cluster,
-                chip=True,
-                backward=origin.backward,
-            )
-            chip = chips.setdefault((edge.tail, edge.head), chip)
-            edge = replace(edge, tail=chip.id)
-        edges.append(edge)
-    before: dict[str, list[PictureNode]] = {}
-    for (_, head), chip in chips.items():
-        before.setdefault(head, []).append(chip)
-    referred = {tail for tail, _ in chips}
-    drawn = []
-    for node in picture.nodes:
-        note = (f"further on: {node.id}",) if node.id in referred else ()
-        drawn += [*before.get(node.id, ()), replace(node, notes=(*node.notes, *note))]
-    return replace(picture, nodes=tuple(drawn), edges=tuple(edges))
-
-
-def _columns(picture: Picture) -> dict[str, int]:
-    """About where each node will stand: after everything it was computed from."""
-    columns: dict[str, int] = {node.id: 0 for node in picture.nodes}
-    incoming: dict[str, list[str]] = {}
-    for edge in picture.edges:
-        if edge.kind in ("forward", "detached"):
-            incoming.setdefault(edge.head, []).append(edge.tail)
-    for node in picture.nodes:
-        columns[node.id] = 1 + max((columns[tail] for tail in incoming.get(node.id, ())), default=-1)
-    leaves = {node.id for node in picture.nodes if not node.computed and node.id not in incoming}
-    for edge in reversed(picture.edges):  # a leaf stands beside what uses it first
-        if edge.tail in leaves:
-            columns[edge.tail] = columns[edge.head] - 1
-    return columns
+    return referring(
+        picture,
+        {
+            i
+            for i, (e, span) in enumerate(zip(picture.edges, spans, strict=True))
+            if span > FAR and nodes[e.tail].computed
+        },
+    )
 
 
 def _same_side(tail: PictureNode, head: PictureNode) -> bool:

@@ -30,6 +30,7 @@ __all__ = [
     "node_label",
     "operand_label",
     "short_lines",
+    "size_of",
     "tooltip",
     "view_rows",
 ]
@@ -132,6 +133,35 @@ def least_width(node: PictureNode) -> float:
     return round(ems * 11 / 72 + 0.3, 2)
 
 
+def size_of(node: PictureNode) -> tuple[float, float]:
+    """About how wide and high a node will be drawn, in points.
+
+    >>> width, height = size_of(PictureNode("n0", "operation", "matmul", (64, 128), "float32"))
+    >>> 80 < width < 110, 30 < height < 45
+    (True, True)
+    """
+    if node.chip or node.kind == "sum":
+        return 5.0 * len(shortened(node.title, LONGEST)) + 12, 17.0
+    title = _plain_title(node)
+    lines = [line for note in node.notes for line in _wrapped(note)] if node.kind == "error" else _lines(node)
+    width = max(6.2 * len(title), *(4.9 * len(line) for line in lines), 20.0)
+    height = 14.0 + 11.0 * len(lines)
+    for _, view in node.views:
+        if view.numbers:
+            widest = max(len(number) for row in view.numbers for number in row)
+            size = len(view.numbers[0]) * (4.6 * widest + 5), 15.0 * len(view.numbers)
+        else:
+            cell = side(view.cells) if view.cells else 0
+            size = (cell * len(view.cells[0]) + 4.0, cell * len(view.cells) + 4.0) if cell else (0.0, 0.0)
+        texts = [view.missing or view.statistics]
+        width = max(width, size[0] + 6, *(4.6 * len(text) for text in texts))
+        height += size[1] + 13.0 * (1 + bool(view.scale) + bool(view.statistics) + bool(view.alarm))
+    look = LOOKS[node.kind]
+    if look.shape == "ellipse":
+        return width * 1.414 + 8 * look.lines, height * 1.414 + 8 * look.lines
+    return width + 14, height + (14 if look.shape == "cylinder" else 8)
+
+
 def tooltip(text: str) -> str:
     r"""Any text as a DOT string of plain text on one line, shown where the pointer rests; nothing is shortened.
 
@@ -232,6 +262,14 @@ def _row(cells: str) -> str:
 def _box(content: str, style: str, border: str, fill: str = "#ffffff", padding: int = 3) -> str:
     attributes = f'border="1" style="{style}" color="{border}" bgcolor="{fill}" cellpadding="{padding}"'
     return f'<table {attributes} cellborder="0" cellspacing="0"><tr><td>{content}</td></tr></table>'
+
+
+def _plain_title(node: PictureNode) -> str:
+    """What the title says, without markup."""
+    times = f" ×{node.repeats}" if node.repeats > 1 else ""
+    between = " " if node.kind == "module" else " = "
+    parts = [node.title] if node.name is None else [node.name, node.title]
+    return between.join(shortened(printable(part), LONGEST) for part in parts) + times
 
 
 def _title(node: PictureNode) -> str:

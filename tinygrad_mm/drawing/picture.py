@@ -42,7 +42,8 @@ class PictureNode:
     to a `commutative` one. `options` are its other arguments, written out. `gradient` says whether a backward pass
     comes through. `cluster` is the innermost cluster around the node. `notes` are further lines, `views` the arrays
     to show, each with what it is ("value", "gradient"). `inside` counts the operations folded into the node, `repeats`
-    the equal ones it stands for. `backward` says that the node belongs to a recorded backward pass.
+    the equal ones it stands for. `backward` says that the node belongs to a recorded backward pass. `row` counts the
+    rows of a picture that is wrapped, from 0 on.
 
     A leaf that more than a few operations use, or several calls of modules, says how many in `uses`. Then only the
     first of them has its edge from the full node; the others each have a `chip`, a small node with the same title.
@@ -67,6 +68,7 @@ class PictureNode:
     inside: int = 0
     repeats: int = 1
     backward: bool = False
+    row: int = 0
 
     @property
     def computed(self) -> bool:
