@@ -19,8 +19,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # What stands on which floor. A unit is a file or a folder of the package; units of one floor do not know each other.
 FLOORS = (
     {"files", "graph", "memory"},
-    {"arrays", "backprop", "cost", "errors", "frontier", "numeric", "rules", "trees"},
-    {"dispatch", "methods", "names", "updates"},
+    {"arrays", "backprop", "cost", "errors", "boundary", "numeric", "rules", "pytree"},
+    {"dispatch", "array_methods", "at", "names"},
     {"tensor"},
     {"gradient"},
     {"debug", "drawing", "functional", "transforms"},

@@ -12,17 +12,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.array_methods import ArrayMethods
 from tinygrad_mm.arrays import as_array, index_arrays, is_foreign_array
+from tinygrad_mm.at import At
 from tinygrad_mm.backprop import accumulate, backpropagate
 from tinygrad_mm.dispatch import in_normal_form, normal_form, plain, rule_of
 from tinygrad_mm.errors import caller, explained, qualified, refuse_while_tracing
 from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Vertex, entered, name_of, select, state, tick
 from tinygrad_mm.memory import keep_freed_memory
-from tinygrad_mm.methods import ArrayMethods
 from tinygrad_mm.rules.elementwise import stop_gradient
 from tinygrad_mm.rules.folds import ufunc_method
 from tinygrad_mm.rules.indexing import getitem, without_tensors
-from tinygrad_mm.updates import At
 
 __all__ = ["Buffer", "Parameter", "Tensor", "apply", "from_dlpack", "result", "seed"]
 

@@ -54,9 +54,9 @@ import numpy as np
 from tinygrad_mm.gradient import no_grad
 from tinygrad_mm.graph import RULES, Monitor, Vertex, entered, name_of
 from tinygrad_mm.numeric import numeric_derivative, step_for
+from tinygrad_mm.pytree import flatten, unflatten
 from tinygrad_mm.tensor import Tensor
 from tinygrad_mm.transforms import grad
-from tinygrad_mm.trees import flatten, unflatten
 
 __all__ = ["check_grads"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any, Protocol
 
+from tinygrad_mm.boundary import as_leaves
 from tinygrad_mm.compiler.fused import clear_error
 from tinygrad_mm.compiler.tracing import drawn_again, without_hooks
-from tinygrad_mm.frontier import as_leaves
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import Vertex, defvjp_each, entered, name_of, primitive, state, tick
 from tinygrad_mm.tensor import Tensor
@@ -159,7 +159,7 @@ run_compiled.__name__ = "compiled"
 defvjp_each(
     run_compiled,
     lambda i, g, y, call, arguments, *arrays: _run_back(i, g, call, arrays),
-    law="(...), ... -> (...), ...",
+    signature="(...), ... -> (...), ...",
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.boundary import as_leaves
 from tinygrad_mm.compiler.call import Call
 from tinygrad_mm.compiler.plan import Plan
 from tinygrad_mm.compiler.tracing import stand_in, without_hooks
@@ -22,7 +23,6 @@ from tinygrad_mm.compiler.verification import (
     named,
     report,
 )
-from tinygrad_mm.frontier import as_leaves
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import entered, name_of
 from tinygrad_mm.tensor import Buffer, Tensor

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.boundary import as_leaves, boundary
 from tinygrad_mm.compiler.capture import Captured, rebuilt
 from tinygrad_mm.compiler.program import Effect, Op, Program, Value
-from tinygrad_mm.frontier import as_leaves, frontier
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import Monitor, Vertex, entered, name_of, state, tick
@@ -125,8 +125,8 @@ class Trace:
         self.program.ops.extend(self._ops([*results, *assigned, *draws]))
         self._check_shapes(self.program.ops)
         self.forward = [_Step(op, self._of[id(op.result)].requires_grad) for op in self.program.ops]
-        ends = frontier(results, self.start)
-        self.ends = [{id(v) for v in frontier([t], self.start)} for t in results] if len(results) > 1 else []
+        ends = boundary(results, self.start)
+        self.ends = [{id(v) for v in boundary([t], self.start)} for t in results] if len(results) > 1 else []
         older = [v for v in ends if v.node is not None]
         self.targets: list[Any] = []
         found: list[Any] = []

@@ -190,7 +190,7 @@ def logsumexp(x: Any, axis: Any = -1, keepdims: bool = False) -> Any:
 defvjp(
     logsumexp,
     lambda g, y, x, axis=-1, keepdims=False: _kept(g, axis, keepdims) * softmax(x, axis),
-    law="(..., n) -> (...)",
+    signature="(..., n) -> (...)",
 )
 
 
@@ -219,7 +219,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
 defvjp(
     softmax,
     lambda g, y, x, axis=-1: y * (g - np.sum(g * y, axis=axis, keepdims=True)),
-    law="(..., n) -> (..., n)",
+    signature="(..., n) -> (..., n)",
 )
 
 
@@ -239,7 +239,7 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
 defvjp(
     log_softmax,
     lambda g, y, x, axis=-1: g - np.exp(y) * np.sum(g, axis=axis, keepdims=True),
-    law="(..., n) -> (..., n)",
+    signature="(..., n) -> (..., n)",
 )
 
 
@@ -282,5 +282,5 @@ defvjp(
     pick,
     lambda g, y, x, labels: np.expand_dims(g, -1) * one_hot(labels, x.shape[-1], x.dtype),
     None,
-    law="(..., classes), (...) -> (...)",
+    signature="(..., classes), (...) -> (...)",
 )

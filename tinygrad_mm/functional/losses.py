@@ -53,7 +53,7 @@ defvjp(
         _for_each(g, labels, reduction) * (softmax(logits) - one_hot(labels, logits.shape[-1], logits.dtype))
     ),
     None,
-    law="(..., classes), (...) -> () or (...)",
+    signature="(..., classes), (...) -> () or (...)",
 )
 
 

@@ -42,7 +42,7 @@ def _standardize_back(g: Any, y: Any, axes: tuple[int, ...], epsilon: float) -> 
 defvjp(
     standardize,
     lambda g, y, x, axes, epsilon=1e-5: _standardize_back(g, y, axes, epsilon),
-    law="(..., n, ...) -> (..., n, ...), (..., 1, ...), (..., 1, ...)",
+    signature="(..., n, ...) -> (..., n, ...), (..., 1, ...), (..., 1, ...)",
 )
 
 

@@ -134,21 +134,21 @@ def _count(largest: list[Any], dtype: Any) -> Any:
 defvjp(
     _max_pool,
     lambda g, y, x, size, stride, padding, dilation: _to_maxima(g, y, x, size, stride, padding, dilation),
-    law="(N, C, h, w) -> (N, C, h', w')",
+    signature="(N, C, h, w) -> (N, C, h', w')",
 )
 defvjp(
     _to_maxima,
     lambda g, out, v, y, x, size, stride, padding, dilation: _at_maxima(g, y, x, size, stride, padding, dilation),
     None,
     None,
-    law="(N, C, h', w'), (N, C, h', w'), (N, C, h, w) -> (N, C, h, w)",
+    signature="(N, C, h', w'), (N, C, h', w'), (N, C, h, w) -> (N, C, h, w)",
 )
 defvjp(
     _at_maxima,
     lambda g, out, v, y, x, size, stride, padding, dilation: _to_maxima(g, y, x, size, stride, padding, dilation),
     None,
     None,
-    law="(N, C, h, w), (N, C, h', w'), (N, C, h, w) -> (N, C, h', w')",
+    signature="(N, C, h, w), (N, C, h', w'), (N, C, h, w) -> (N, C, h', w')",
 )
 
 

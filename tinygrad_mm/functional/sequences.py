@@ -23,4 +23,4 @@ def unstack(x: Any, axis: int = 0) -> Any:
     return tuple(np.moveaxis(x, axis, 0))
 
 
-defvjp(unstack, lambda g, y, x, axis=0: np.stack(g, axis=axis), law="(..., n, ...) -> (..., ...), ...")
+defvjp(unstack, lambda g, y, x, axis=0: np.stack(g, axis=axis), signature="(..., n, ...) -> (..., ...), ...")

@@ -80,12 +80,12 @@ def overlap_add(patches: Any, shape: Sizes, size: Sizes, stride: Sizes, padding:
 defvjp(
     windows,
     lambda g, y, x, size, stride, padding, dilation, fill=0.0: overlap_add(g, x.shape, size, stride, padding, dilation),
-    law="(N, C, h, w) -> (N, C * size, places)",
+    signature="(N, C, h, w) -> (N, C * size, places)",
 )
 defvjp(
     overlap_add,
     lambda g, y, patches, shape, size, stride, padding, dilation: windows(g, size, stride, padding, dilation),
-    law="(N, C * size, places) -> (N, C, h, w)",
+    signature="(N, C * size, places) -> (N, C, h, w)",
 )
 
 

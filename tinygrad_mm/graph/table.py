@@ -32,11 +32,12 @@ class Rule:
     a rule and an expression, `when(*args)` says which calls are left to the expression.
 
     `names`: the parameters that the rule understands, in order; `more` where it takes any number. `metadata`: it looks
-    at shapes and dtypes only. `law`: what it does to shapes, as text.
+    at shapes and dtypes only. `signature`: what it does to shapes, as text.
     """
 
     __slots__ = (
-        *("composite", "differentiable", "each", "forward", "fun", "law", "metadata", "more", "names", "vjps", "when"),
+        *("composite", "differentiable", "each", "forward", "fun", "metadata", "more", "names", "signature", "vjps"),
+        "when",
     )
 
     def __init__(self, fun: Callable[..., Any]) -> None:
@@ -50,7 +51,7 @@ class Rule:
         self.metadata = False
         self.names: tuple[str, ...] = ()
         self.more = False
-        self.law = ""
+        self.signature = ""
 
 
 RULES: dict[Callable[..., Any], Rule] = {}
@@ -79,17 +80,18 @@ def _check_operation(fun: Callable[..., Any]) -> None:
         )
 
 
-def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, law: str = "") -> None:
+def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, signature: str = "") -> None:
     """Give `fun` its derivative: one function per array argument, `vjp(g, y, *args, **kwargs)`.
 
     Each returns the gradient of that argument, given the gradient `g` of the output `y` and the call's own arguments.
     It may be left at the shape that broadcasting gave it, and must be written in NumPy functions that have rules
-    themselves; None stops the gradient of that argument. `law` is the shape law shown in the catalogue.
+    themselves; None stops the gradient of that argument. `signature` is what the catalogue says of the shapes, as NumPy
+    writes it for its generalized ufuncs.
 
     Raises TypeError for a plain function, which needs `@primitive` first.
 
     >>> cube = primitive(lambda x: x * x * x)
-    >>> defvjp(cube, lambda g, y, x: g * 3 * x * x, law="(...) -> (...)")
+    >>> defvjp(cube, lambda g, y, x: g * 3 * x * x, signature="(...) -> (...)")
     >>> RULES[cube].vjps[0](1.0, 8.0, 2.0)
     12.0
     """
@@ -98,14 +100,14 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, law: str =
     rule.vjps = vjps
     rule.differentiable = True
     _describe(rule, vjps, skip=2)
-    rule.law = law or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
+    rule.signature = signature or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
 
 
-def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], law: str = "") -> None:
+def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], signature: str = "") -> None:
     """Give `fun`, a function of any number of arrays, its derivative: `each(i, g, y, *args, **kwargs)`.
 
     >>> total = primitive(lambda *xs: sum(xs))
-    >>> defvjp_each(total, lambda i, g, y, *xs: g, law="(...), ... -> (...)")
+    >>> defvjp_each(total, lambda i, g, y, *xs: g, signature="(...), ... -> (...)")
     >>> RULES[total].each(1, 5.0, 3.0, 1.0, 2.0)
     5.0
     """
@@ -114,11 +116,14 @@ def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], law: str = ""
     rule.each = each
     rule.differentiable = True
     _describe(rule, [each], skip=3)
-    rule.law = law
+    rule.signature = signature
 
 
 def defcomposite(
-    fun: Callable[..., Any], expression: Callable[..., Any], law: str = "", when: Callable[..., bool] | None = None
+    fun: Callable[..., Any],
+    expression: Callable[..., Any],
+    signature: str = "",
+    when: Callable[..., bool] | None = None,
 ) -> None:
     """Say what `fun` is in terms of functions that have rules; `expression` has the signature of `fun`.
 
@@ -134,7 +139,7 @@ def defcomposite(
     rule.composite = expression
     rule.when = when
     rule.differentiable = True
-    rule.law = rule.law or law
+    rule.signature = rule.signature or signature
 
 
 def defstopped(*funs: Callable[..., Any]) -> None:
@@ -146,14 +151,14 @@ def defstopped(*funs: Callable[..., Any]) -> None:
     False
     """
     for fun in funs:
-        _rule(fun).law = "gradient stops"
+        _rule(fun).signature = "gradient stops"
 
 
 def defmetadata(*funs: Callable[..., Any]) -> None:
     """Register functions that look at shapes and dtypes only, such as `np.ndim`: called on the arrays, not recorded."""
     for fun in funs:
         _rule(fun).metadata = True
-        _rule(fun).law = "shape or dtype only"
+        _rule(fun).signature = "shape or dtype only"
 
 
 def primitive(fun: Function) -> Function:
@@ -191,5 +196,5 @@ def select(outputs: Any, index: int) -> Any:
 defvjp(
     select,
     lambda g, y, outputs, index: [g if i == index else None for i in range(len(outputs))],
-    law="((...), (...), ...) -> (...)",
+    signature="((...), (...), ...) -> (...)",
 )

@@ -15,7 +15,7 @@ from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.formula import Formula, new_values
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["Flat", "Run", "Update", "adopted_again", "block_size", "flats_of", "has_loop", "precision_of"]
+__all__ = ["Flat", "Run", "Update", "brought_up_to_date", "block_size", "flats_of", "has_loop", "precision_of"]
 
 BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
 EAGER_BLOCK = 16 * 1024  # elements: the new arrays that each call makes are of a size that the allocator keeps
@@ -53,13 +53,13 @@ def flats_of(parameters: Sequence[Tensor], states: Sequence[str], fused: bool = 
     return [Flat([p for p in parameters if p.value.dtype == d], states, fused) for d in dtypes]
 
 
-def adopted_again(parameters: Sequence[Tensor], flats: Sequence[Flat], states: Sequence[str]) -> list[Flat]:
+def brought_up_to_date(parameters: Sequence[Tensor], flats: Sequence[Flat], states: Sequence[str]) -> list[Flat]:
     """The flats after some parameter was given another array than ours, or after other states are wanted.
 
     Where shapes, dtypes and states are the same, the arrays are copied in; otherwise new flats are made, into which
     states follow their parameters as long as the shape is still the same.
     """
-    if all(tuple(flat.states) == tuple(states) and flat.adopt() for flat in flats):
+    if all(tuple(flat.states) == tuple(states) and flat.copy_in() for flat in flats):
         return list(flats)
     old = {id(p): (flat, i) for flat in flats for i, p in enumerate(flat.parameters)}
     new = flats_of(parameters, states, flats[0].fused)
@@ -94,7 +94,7 @@ class Flat:
     def _make_views(self) -> None:
         self.views = [self.view(self.values, i) for i in range(len(self.parameters))]
         self.forget_runs()
-        self.adopt()
+        self.copy_in()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy is made from: it makes views and runs of its own, or they would show the original's arrays."""
@@ -108,14 +108,14 @@ class Flat:
         """The part of a flat array that belongs to the i-th parameter, in its shape."""
         return flat[self.starts[i] : self.starts[i + 1]].reshape(self.shapes[i])
 
-    def holds(self) -> bool:
+    def owns_views(self) -> bool:
         """Whether every parameter's array still is our view."""
         for p, view in zip(self.parameters, self.views, strict=True):  # noqa: SIM110 (at every step: half of all()'s time)
             if p.value is not view:
                 return False
         return True
 
-    def adopt(self) -> bool:
+    def copy_in(self) -> bool:
         """Copy the parameters' arrays in and make them views; False, and nothing done, where one no longer fits."""
         if any(
             p.value.shape != s or p.value.dtype != self.dtype for p, s in zip(self.parameters, self.shapes, strict=True)

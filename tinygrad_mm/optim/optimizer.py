@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.graph import entered
-from tinygrad_mm.optim.flat import Flat, Update, adopted_again, flats_of
+from tinygrad_mm.optim.flat import Flat, Update, brought_up_to_date, flats_of
 from tinygrad_mm.optim.formula import Formula, Number, replaced, schedules_in, trace_formula
 from tinygrad_mm.optim.saving import load_optimizer, save_optimizer
 from tinygrad_mm.tensor import Tensor
@@ -225,7 +225,7 @@ class Optimizer:
         return [places[id(p)] for p in self.parameters]
 
     def _laid_out(self) -> list[list[Flat]]:
-        """The parameters of each group in flat buffers, adopted again where they were given arrays of their own."""
+        """The parameters of each group in flat buffers, copied in again where they were given arrays of their own."""
         if len(self.groups) != len(self._members):
             raise ValueError("the groups were changed; use optimizer.add_group, or a new optimizer")
         for group, members, flats in zip(self.groups, self._members, self._flats, strict=True):
@@ -237,8 +237,8 @@ class Optimizer:
             if not flats:
                 flats.extend(flats_of(members, names, self.fused))
             for flat in flats:
-                if tuple(flat.states) != names or not flat.holds():
-                    flats[:] = adopted_again(members, flats, names)
+                if tuple(flat.states) != names or not flat.owns_views():
+                    flats[:] = brought_up_to_date(members, flats, names)
                     break
         return self._flats
 

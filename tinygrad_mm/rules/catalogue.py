@@ -1,4 +1,4 @@
-"""The catalogue: every function that has a rule, the rule as it is shown, and the shape law.
+"""The catalogue: every function that has a rule, the rule as it is shown, and what it does to shapes.
 
 Nothing is stored for it: `shown` reads a rule from its source.
 """
@@ -17,8 +17,8 @@ from tinygrad_mm.rules.shown import shown, source_of, words_of
 
 __all__ = ["catalogue", "rule_source"]
 
-WIDTHS = (23, 13, 64, 44)  # columns of the table: function, argument, rule, law
-HEADS = ("function", "argument", "gradient of the argument; = is what the function stands for", "shape law")
+WIDTHS = (23, 13, 64, 44)  # columns of the table: function, argument, rule, shapes
+HEADS = ("function", "argument", "gradient of the argument; = is what the function stands for", "shapes")
 
 
 def rule_source(fun: Callable[..., Any]) -> tuple[str | None, ...]:
@@ -140,7 +140,7 @@ def _rows(rule: Rule) -> Iterator[str]:
     for number, (argument, function) in enumerate(_functions(rule)):
         first = number == 0
         text = "(the gradient stops)" if function is None else shown(function).text()
-        yield _line((label(rule.fun) if first else "", argument, text, rule.law if first else ""))
+        yield _line((label(rule.fun) if first else "", argument, text, rule.signature if first else ""))
 
 
 def _line(cells: Iterable[str]) -> str:

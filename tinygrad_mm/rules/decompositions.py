@@ -166,12 +166,12 @@ def _qr_of(a, mode="reduced"):
 
 
 # fmt: off
-defvjp(np.linalg.cholesky, lambda g, y, a, *, upper=False: _cholesky(g, y, upper),                       law="(..., n, n) -> (..., n, n)")
-defvjp(np.linalg.eigh,     lambda g, y, a, UPLO="L": _eigh(g, y),                                        law="(..., n, n) -> (..., n), (..., n, n)")
-defvjp(np.linalg.eigvalsh, lambda g, y, a, UPLO="L": _eigenvalues(g, a, UPLO),                           law="(..., n, n) -> (..., n)")
-defvjp(svd,                lambda g, y, a, full_matrices=True: _svd(g, y),                               law="(..., n, m) -> (..., n, k), (..., k), (..., k, m)")
-defvjp(np.linalg.svdvals,  lambda g, y, x: singular_values_back(g, x),                                   law="(..., n, m) -> (..., k)")
-defvjp(qr,                 lambda g, y, a, mode="reduced": _qr(g, y),                                    law="(..., n, m) -> (..., n, k), (..., k, m)")
-defcomposite(np.linalg.svd,          _svd_of,                                                            law="(..., n, m) -> (..., n, k), (..., k), (..., k, m)")
-defcomposite(np.linalg.qr,           _qr_of,                                                             law="(..., n, m) -> (..., n, k), (..., k, m)")
+defvjp(np.linalg.cholesky, lambda g, y, a, *, upper=False: _cholesky(g, y, upper),                       signature="(..., n, n) -> (..., n, n)")
+defvjp(np.linalg.eigh,     lambda g, y, a, UPLO="L": _eigh(g, y),                                        signature="(..., n, n) -> (..., n), (..., n, n)")
+defvjp(np.linalg.eigvalsh, lambda g, y, a, UPLO="L": _eigenvalues(g, a, UPLO),                           signature="(..., n, n) -> (..., n)")
+defvjp(svd,                lambda g, y, a, full_matrices=True: _svd(g, y),                               signature="(..., n, m) -> (..., n, k), (..., k), (..., k, m)")
+defvjp(np.linalg.svdvals,  lambda g, y, x: singular_values_back(g, x),                                   signature="(..., n, m) -> (..., k)")
+defvjp(qr,                 lambda g, y, a, mode="reduced": _qr(g, y),                                    signature="(..., n, m) -> (..., n, k), (..., k, m)")
+defcomposite(np.linalg.svd,          _svd_of,                                                            signature="(..., n, m) -> (..., n, k), (..., k), (..., k, m)")
+defcomposite(np.linalg.qr,           _qr_of,                                                             signature="(..., n, m) -> (..., n, k), (..., k, m)")
 # fmt: on

@@ -78,4 +78,4 @@ def _gradient(f, *spacing, axis=None, edge_order=1):
     return results[0] if len(axes) == 1 else results
 
 
-defcomposite(np.gradient, _gradient, law="(...) -> (...) for each axis")
+defcomposite(np.gradient, _gradient, signature="(...) -> (...) for each axis")

@@ -122,10 +122,10 @@ defvjp(np.copysign,      lambda g, y, a, b: g * np.sign(y) * np.sign(a), None)
 defvjp(np.nextafter,     lambda g, y, a, b: g, None)
 defvjp(np.where,         None,
                          lambda g, y, condition, a, b: np.where(condition, g, 0),
-                         lambda g, y, condition, a, b: np.where(condition, 0, g), law="(...), (...), (...) -> (...) broadcast")
+                         lambda g, y, condition, a, b: np.where(condition, 0, g), signature="(...), (...), (...) -> (...) broadcast")
 defvjp(np.clip,          lambda g, y, a, a_min=None, a_max=None: np.where(y == a, g, 0),
                          lambda g, y, a, a_min=None, a_max=None: np.where((y == a_min) & (y != a), g, 0),
-                         lambda g, y, a, a_min=None, a_max=None: np.where((y == a_max) & (y != a), g, 0), law="(...), (...), (...) -> (...) broadcast")
+                         lambda g, y, a, a_min=None, a_max=None: np.where((y == a_max) & (y != a), g, 0), signature="(...), (...), (...) -> (...) broadcast")
 defvjp(np.copy,          lambda g, y, a, order="K", subok=False: g)
 defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf=None: np.where(np.isfinite(x), g, 0))
 # fmt: on
@@ -133,7 +133,9 @@ defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf
 RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways
 # The ufunc behind the method: x.clip(a, b) of an array and Tensors comes with it.
 _clip = np._core.umath.clip  # type: ignore[attr-defined]
-defcomposite(_clip, lambda a, a_min, a_max: np.clip(a, a_min, a_max), law="(...), (...), (...) -> (...) broadcast")
+defcomposite(
+    _clip, lambda a, a_min, a_max: np.clip(a, a_min, a_max), signature="(...), (...), (...) -> (...) broadcast"
+)
 RULES[np.clip].forward = lambda a, *bounds: np.clip(as_arrays([a, *(b for b in bounds if b is not None)])[0], *bounds)
 
 
@@ -213,14 +215,14 @@ def _interp(x, xp, fp, left=None, right=None, period=None):
 
 
 # fmt: off
-defcomposite(np.divmod,       lambda a, b: (a // b, a % b), law="(...), (...) -> (...), (...) broadcast")
-defcomposite(np.modf,         _modf, law="(...) -> (...), (...)")
-defcomposite(np.frexp,        lambda x: (np.ldexp(x, -exponent(x)), exponent(x)), law="(...) -> (...), (...)")
-defcomposite(np.select,       _select, law="[(...), ...], [(...), ...] -> (...) broadcast")
-defcomposite(np.choose,       _choose, law="(...), [(...), ...] -> (...) broadcast")
-defcomposite(np.interp,       _interp, law="(...), (n,), (n,) -> (...)")
-defcomposite(np.real,         lambda val: val, law="(...) -> (...)")
-defcomposite(np.real_if_close, lambda a, tol=100: a, law="(...) -> (...)")
+defcomposite(np.divmod,       lambda a, b: (a // b, a % b), signature="(...), (...) -> (...), (...) broadcast")
+defcomposite(np.modf,         _modf, signature="(...) -> (...), (...)")
+defcomposite(np.frexp,        lambda x: (np.ldexp(x, -exponent(x)), exponent(x)), signature="(...) -> (...), (...)")
+defcomposite(np.select,       _select, signature="[(...), ...], [(...), ...] -> (...) broadcast")
+defcomposite(np.choose,       _choose, signature="(...), [(...), ...] -> (...) broadcast")
+defcomposite(np.interp,       _interp, signature="(...), (n,), (n,) -> (...)")
+defcomposite(np.real,         lambda val: val, signature="(...) -> (...)")
+defcomposite(np.real_if_close, lambda a, tol=100: a, signature="(...) -> (...)")
 # fmt: on
 if hasattr(np, "unstack"):  # NumPy 2.1 knows the array API's names too
     defcomposite(np.clip, lambda a, a_min=None, a_max=None, *, min=None, max=None: np.clip(a, min if a_min is None else a_min, max if a_max is None else a_max))  # fmt: skip

@@ -213,17 +213,17 @@ def _multiply_back(g, x, value, key, arrays):
 
 
 # fmt: off
-defvjp(getitem,        lambda g, y, x, key, *arrays: scatter(g, x.shape, key, *arrays),                        law="(...)[key] -> (...)")
-defvjp(scatter,        lambda g, y, x, shape, key, *arrays: getitem(g, key, *arrays),                          law="(...) -> shape")
+defvjp(getitem,        lambda g, y, x, key, *arrays: scatter(g, x.shape, key, *arrays),                        signature="(...)[key] -> (...)")
+defvjp(scatter,        lambda g, y, x, shape, key, *arrays: getitem(g, key, *arrays),                          signature="(...) -> shape")
 defvjp(index_set,      lambda g, y, x, value, key, *arrays: index_set(g, 0, key, *arrays),
-                       lambda g, y, x, value, key, *arrays: _set_back(g, key, arrays),                              law="(...), (...) -> (...)")
+                       lambda g, y, x, value, key, *arrays: _set_back(g, key, arrays),                              signature="(...), (...) -> (...)")
 defvjp(index_add,      lambda g, y, x, value, key, *arrays: g,
-                       lambda g, y, x, value, key, *arrays: getitem(g, key, *arrays),                          law="(...), (...) -> (...)")
+                       lambda g, y, x, value, key, *arrays: getitem(g, key, *arrays),                          signature="(...), (...) -> (...)")
 defvjp(index_multiply, lambda g, y, x, value, key, *arrays: index_multiply(g, value, key, *arrays),
-                       lambda g, y, x, value, key, *arrays: _multiply_back(g, x, value, key, arrays),          law="(...), (...) -> (...)")
+                       lambda g, y, x, value, key, *arrays: _multiply_back(g, x, value, key, arrays),          signature="(...), (...) -> (...)")
 for extreme in (index_max, index_min):
     defvjp(extreme,    lambda g, y, x, value, key, *arrays: _kept_share(g, y, x, value, key, arrays),
-                       lambda g, y, x, value, key, *arrays: _written_share(g, y, x, value, key, arrays),       law="(...), (...) -> (...)")
+                       lambda g, y, x, value, key, *arrays: _written_share(g, y, x, value, key, arrays),       signature="(...), (...) -> (...)")
 # fmt: on
 
 
@@ -280,12 +280,12 @@ def _compress(condition, a, axis=None, out=None):
 LAW = "(...) -> (...)"
 
 # fmt: off
-defcomposite(np.take,            _take,                                                                        law="(..., n, ...), (m...) -> (..., m..., ...)")
-defcomposite(np.take_along_axis, _take_along_axis,                                                             law="(..., n, ...), (..., m, ...) -> (..., m, ...)")
-defcomposite(np.sort,            _sort,                                                                        law=LAW)
-defcomposite(np.partition,       _partition,                                                                   law=LAW)
-defcomposite(np.compress,        _compress,                                                                    law="(m,), (..., n, ...) -> (..., k, ...)")
-defcomposite(np.extract,         lambda condition, arr: arr.reshape(-1)[np.flatnonzero(condition)],            law="(...), (...) -> (k,)")
+defcomposite(np.take,            _take,                                                                        signature="(..., n, ...), (m...) -> (..., m..., ...)")
+defcomposite(np.take_along_axis, _take_along_axis,                                                             signature="(..., n, ...), (..., m, ...) -> (..., m, ...)")
+defcomposite(np.sort,            _sort,                                                                        signature=LAW)
+defcomposite(np.partition,       _partition,                                                                   signature=LAW)
+defcomposite(np.compress,        _compress,                                                                    signature="(m,), (..., n, ...) -> (..., k, ...)")
+defcomposite(np.extract,         lambda condition, arr: arr.reshape(-1)[np.flatnonzero(condition)],            signature="(...), (...) -> (k,)")
 # fmt: on
 
 defstopped(

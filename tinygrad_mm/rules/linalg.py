@@ -166,18 +166,18 @@ def _multi_dot_each(i, g, matrices):
 
 
 # fmt: off
-defvjp(np.linalg.det,      lambda g, y, a: g[..., None, None] * cofactor(a),                             law="(..., n, n) -> (...)")
-defvjp(np.linalg.slogdet,  lambda g, y, a: g[1][..., None, None] * np.linalg.inv(a).mT,               law="(..., n, n) -> (...), (...)")
-defvjp(cofactor,           lambda g, y, a: cofactor_change(a, g),                                        law="(..., n, n) -> (..., n, n)")
+defvjp(np.linalg.det,      lambda g, y, a: g[..., None, None] * cofactor(a),                             signature="(..., n, n) -> (...)")
+defvjp(np.linalg.slogdet,  lambda g, y, a: g[1][..., None, None] * np.linalg.inv(a).mT,               signature="(..., n, n) -> (...), (...)")
+defvjp(cofactor,           lambda g, y, a: cofactor_change(a, g),                                        signature="(..., n, n) -> (..., n, n)")
 defvjp(cofactor_change,    lambda g, y, a, e: _cofactor_change(g, y, a, e),
-                           lambda g, y, a, e: cofactor_change(a, g),                                     law="(..., n, n), (..., n, n) -> (..., n, n)")
-defvjp(np.linalg.inv,      lambda g, y, a: -y.mT @ g @ y.mT,                                       law="(..., n, n) -> (..., n, n)")
+                           lambda g, y, a, e: cofactor_change(a, g),                                     signature="(..., n, n), (..., n, n) -> (..., n, n)")
+defvjp(np.linalg.inv,      lambda g, y, a: -y.mT @ g @ y.mT,                                       signature="(..., n, n) -> (..., n, n)")
 defvjp(np.linalg.solve,    lambda g, y, a, b: _solve_left(g, y, a, b),
-                           lambda g, y, a, b: _solve_right(g, a, b),                                     law="(..., n, n), (..., n, m) or (n,) -> (..., n, m) or (..., n)")
-defvjp(np.linalg.pinv,     lambda g, y, a, rcond=None, hermitian=False, rtol=None: _pinv(g, y, a, hermitian), law="(..., n, m) -> (..., m, n)")
+                           lambda g, y, a, b: _solve_right(g, a, b),                                     signature="(..., n, n), (..., n, m) or (n,) -> (..., n, m) or (..., n)")
+defvjp(np.linalg.pinv,     lambda g, y, a, rcond=None, hermitian=False, rtol=None: _pinv(g, y, a, hermitian), signature="(..., n, m) -> (..., m, n)")
 defvjp(np.linalg.lstsq,    lambda g, y, a, b, rcond=None: _lstsq_left(g, y, a, b, rcond),
-                           lambda g, y, a, b, rcond=None: _lstsq_right(g, y, a, b, rcond),               law="(n, m), (n, ...) -> (m, ...), (...), (), (k,)")
-defvjp_each(multi_dot,     lambda i, g, y, *matrices: _multi_dot_each(i, g, matrices),                   law="(n, k), (k, l), ..., (l, m) -> (n, m)")
+                           lambda g, y, a, b, rcond=None: _lstsq_right(g, y, a, b, rcond),               signature="(n, m), (n, ...) -> (m, ...), (...), (), (k,)")
+defvjp_each(multi_dot,     lambda i, g, y, *matrices: _multi_dot_each(i, g, matrices),                   signature="(n, k), (k, l), ..., (l, m) -> (n, m)")
 # fmt: on
 
 defstopped(np.linalg.matrix_rank)
@@ -258,11 +258,11 @@ def _cond(x, p=None):
 
 
 # fmt: off
-defcomposite(np.linalg.matrix_power, _matrix_power,                                                      law="(..., n, n) -> (..., n, n)")
-defcomposite(np.linalg.multi_dot,    _multi_dot,                                                         law="[(n, k), (k, l), ..., (l, m)] -> (n, m)")
-defcomposite(np.linalg.tensorinv,    _tensorinv,                                                         law="(n..., m...) -> (m..., n...)")
-defcomposite(np.linalg.tensorsolve,  _tensorsolve,                                                       law="(n..., m...), (n...) -> (m...)")
-defcomposite(np.linalg.cond,         _cond,                                                              law="(..., n, m) -> (...)")
-defcomposite(np.linalg.trace,        lambda x, /, *, offset=0, dtype=None: np.trace(x, offset, -2, -1, dtype), law="(..., n, m) -> (...)")
-defcomposite(np.linalg.diagonal,     lambda x, /, *, offset=0: np.diagonal(x, offset, -2, -1),           law="(..., n, m) -> (..., k)")
+defcomposite(np.linalg.matrix_power, _matrix_power,                                                      signature="(..., n, n) -> (..., n, n)")
+defcomposite(np.linalg.multi_dot,    _multi_dot,                                                         signature="[(n, k), (k, l), ..., (l, m)] -> (n, m)")
+defcomposite(np.linalg.tensorinv,    _tensorinv,                                                         signature="(n..., m...) -> (m..., n...)")
+defcomposite(np.linalg.tensorsolve,  _tensorsolve,                                                       signature="(n..., m...), (n...) -> (m...)")
+defcomposite(np.linalg.cond,         _cond,                                                              signature="(..., n, m) -> (...)")
+defcomposite(np.linalg.trace,        lambda x, /, *, offset=0, dtype=None: np.trace(x, offset, -2, -1, dtype), signature="(..., n, m) -> (...)")
+defcomposite(np.linalg.diagonal,     lambda x, /, *, offset=0: np.diagonal(x, offset, -2, -1),           signature="(..., n, m) -> (..., k)")
 # fmt: on

@@ -83,7 +83,7 @@ def _norm_of_vectors(x, /, *, axis=None, keepdims=False, ord=2):
 
 
 # fmt: off
-defvjp(np.linalg.norm,              lambda g, y, x, ord=None, axis=None, keepdims=False: _norm(g, y, x, ord, axis),  law="(..., n, ...) -> (..., ...)")
-defcomposite(np.linalg.vector_norm, _norm_of_vectors,                                                                law="(..., n, ...) -> (..., ...)")
-defcomposite(np.linalg.matrix_norm, lambda x, /, *, keepdims=False, ord="fro": np.linalg.norm(x, ord, (-2, -1), keepdims), law="(..., n, m) -> (...)")
+defvjp(np.linalg.norm,              lambda g, y, x, ord=None, axis=None, keepdims=False: _norm(g, y, x, ord, axis),  signature="(..., n, ...) -> (..., ...)")
+defcomposite(np.linalg.vector_norm, _norm_of_vectors,                                                                signature="(..., n, ...) -> (..., ...)")
+defcomposite(np.linalg.matrix_norm, lambda x, /, *, keepdims=False, ord="fro": np.linalg.norm(x, ord, (-2, -1), keepdims), signature="(..., n, m) -> (...)")
 # fmt: on

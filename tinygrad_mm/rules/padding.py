@@ -91,4 +91,4 @@ def _pad_values(a, axis, before, after, mode, options):
     )
 
 
-defcomposite(np.pad, _pad, law="(..., n, ...) -> (..., before + n + after, ...)")
+defcomposite(np.pad, _pad, signature="(..., n, ...) -> (..., before + n + after, ...)")

@@ -95,14 +95,14 @@ def _full_like(a, fill_value, dtype=None, order="K", subok=True, shape=None, *, 
 
 
 # fmt: off
-defvjp(np.unwrap,                 lambda g, y, p, discont=None, axis=-1, *, period=2 * math.pi: g,  law="(..., n, ...) -> (..., n, ...)")
-defcomposite(np.piecewise,        _piecewise,         law="(...), [(...), ...] -> (...)")
-defcomposite(np.apply_along_axis, _apply_along_axis,  law="(..., n, ...) -> (..., m..., ...)")
-defcomposite(np.resize,           _resize,            law="(...) -> new_shape")
-defcomposite(np.ix_,              _ix_,               law="(n,), (m,), ... -> (n, 1, ...), (1, m, ...), ...")
-defcomposite(np.fft.fftshift,     _shifted(1),        law="(...) -> (...)")
-defcomposite(np.fft.ifftshift,    _shifted(-1),       law="(...) -> (...)")
-defcomposite(np.full_like,        _full_like,         law="(...), (...) -> (...)")
+defvjp(np.unwrap,                 lambda g, y, p, discont=None, axis=-1, *, period=2 * math.pi: g,  signature="(..., n, ...) -> (..., n, ...)")
+defcomposite(np.piecewise,        _piecewise,         signature="(...), [(...), ...] -> (...)")
+defcomposite(np.apply_along_axis, _apply_along_axis,  signature="(..., n, ...) -> (..., m..., ...)")
+defcomposite(np.resize,           _resize,            signature="(...) -> new_shape")
+defcomposite(np.ix_,              _ix_,               signature="(n,), (m,), ... -> (n, 1, ...), (1, m, ...), ...")
+defcomposite(np.fft.fftshift,     _shifted(1),        signature="(...) -> (...)")
+defcomposite(np.fft.ifftshift,    _shifted(-1),       signature="(...) -> (...)")
+defcomposite(np.full_like,        _full_like,         signature="(...), (...) -> (...)")
 # fmt: on
 
 # What to use in place of functions that write into an array, which the graph could not differentiate.

@@ -67,8 +67,8 @@ def _geomspace(start, stop, num=50, endpoint=True, dtype=None, axis=0):
 
 
 # fmt: off
-defcomposite(np.vander,    _vander,    law="(n,) -> (n, N)")
-defcomposite(np.polyval,   _polyval,   law="(n,), (...) -> (...)")
-defcomposite(np.logspace,  _logspace,  law="(...), (...) -> (n, ...)")
-defcomposite(np.geomspace, _geomspace, law="(...), (...) -> (n, ...)")
+defcomposite(np.vander,    _vander,    signature="(n,) -> (n, N)")
+defcomposite(np.polyval,   _polyval,   signature="(n,), (...) -> (...)")
+defcomposite(np.logspace,  _logspace,  signature="(...), (...) -> (n, ...)")
+defcomposite(np.geomspace, _geomspace, signature="(...), (...) -> (n, ...)")
 # fmt: on

@@ -142,31 +142,31 @@ def _cross_right(g, a, b, axisa, axisb, axisc, axis):
 # One matrix beside a stack of them: the sum over the stack is inside the product.
 defvjp(np.matmul,     lambda g, y, a, b: g @ b.mT if a.ndim > 2 or b.ndim == 2 else rows(g.mT).mT @ rows(b.mT),
                       lambda g, y, a, b: a.mT @ g if b.ndim > 2 or a.ndim == 2 else rows(a).mT @ rows(g),
-                      law="(..., n, k), (..., k, m) -> (..., n, m)")
+                      signature="(..., n, k), (..., k, m) -> (..., n, m)")
 defcomposite(np.matmul, _with_vectors, when=_has_vector)
 defvjp(np.dot,        lambda g, y, a, b: _dot_left(g, a, b),
-                      lambda g, y, a, b: _dot_right(g, a, b),                          law="(..., k), (..., k, m) -> (..., ..., m)")
+                      lambda g, y, a, b: _dot_right(g, a, b),                          signature="(..., k), (..., k, m) -> (..., ..., m)")
 defvjp(np.inner,      lambda g, y, a, b: _inner_left(g, a, b),
-                      lambda g, y, a, b: _inner_right(g, a, b),                        law="(..., k), (..., k) -> (..., ...)")
+                      lambda g, y, a, b: _inner_right(g, a, b),                        signature="(..., k), (..., k) -> (..., ...)")
 defvjp(np.vdot,       lambda g, y, a, b: g * np.reshape(like(b, g), np.shape(a)),
-                      lambda g, y, a, b: g * np.reshape(like(a, g), np.shape(b)),                      law="(...), (...) -> ()")
+                      lambda g, y, a, b: g * np.reshape(like(a, g), np.shape(b)),                      signature="(...), (...) -> ()")
 defvjp(np.outer,      lambda g, y, a, b: _outer_left(g, a, b),
-                      lambda g, y, a, b: _outer_right(g, a, b),                        law="(n,), (m,) -> (n, m)")
+                      lambda g, y, a, b: _outer_right(g, a, b),                        signature="(n,), (m,) -> (n, m)")
 defvjp(np.tensordot,  lambda g, y, a, b, axes=2: _sum_left(g, a, b, pairs(a, axes)),
-                      lambda g, y, a, b, axes=2: _sum_right(g, a, b, pairs(a, axes)), law="(..., k...), (k..., ...) -> (..., ...)")
+                      lambda g, y, a, b, axes=2: _sum_right(g, a, b, pairs(a, axes)), signature="(..., k...), (k..., ...) -> (..., ...)")
 defvjp(np.vecdot,     lambda g, y, a, b, axis=-1: _vecdot(g, a, b, axis),
-                      lambda g, y, a, b, axis=-1: _vecdot(g, b, a, axis),              law="(..., k), (..., k) -> (...)")
+                      lambda g, y, a, b, axis=-1: _vecdot(g, b, a, axis),              signature="(..., k), (..., k) -> (...)")
 defvjp(np.linalg.vecdot,
                       lambda g, y, x1, x2, axis=-1: _vecdot(g, x1, x2, axis),
-                      lambda g, y, x1, x2, axis=-1: _vecdot(g, x2, x1, axis),          law="(..., k), (..., k) -> (...)")
+                      lambda g, y, x1, x2, axis=-1: _vecdot(g, x2, x1, axis),          signature="(..., k), (..., k) -> (...)")
 defvjp(np.cross,      lambda g, y, a, b, axisa=-1, axisb=-1, axisc=-1, axis=None: _cross_left(g, a, b, axisa, axisb, axisc, axis),
                       lambda g, y, a, b, axisa=-1, axisb=-1, axisc=-1, axis=None: _cross_right(g, a, b, axisa, axisb, axisc, axis),
-                      law="(..., 3), (..., 3) -> (..., 3)")
+                      signature="(..., 3), (..., 3) -> (..., 3)")
 if hasattr(np, "matvec"):  # NumPy 2.2
     defvjp(np.matvec, lambda g, y, a, b: _column(g) * _row(b),
-                      lambda g, y, a, b: np.vecmat(g, a),                              law="(..., n, k), (..., k) -> (..., n)")
+                      lambda g, y, a, b: np.vecmat(g, a),                              signature="(..., n, k), (..., k) -> (..., n)")
     defvjp(np.vecmat, lambda g, y, a, b: np.matvec(b, g),
-                      lambda g, y, a, b: _column(a) * _row(g),                         law="(..., k), (..., k, m) -> (..., m)")
+                      lambda g, y, a, b: _column(a) * _row(g),                         signature="(..., k), (..., k, m) -> (..., m)")
 # fmt: on
 
 for _product in (np.dot, np.inner, np.vdot, np.outer, np.tensordot):
@@ -315,17 +315,17 @@ def _linalg_cross(x1, x2, /, *, axis=-1):
 
 # fmt: off
 defvjp_each(einsum,        lambda i, g, y, *operands, subscripts, optimize=False: _einsum_back(i, g, operands, subscripts, optimize),
-                           law="as the subscripts say")
+                           signature="as the subscripts say")
 defvjp(on_diagonals,       lambda g, y, d, term, shape: einsum(g, subscripts=f"{term}->{_distinct(term)}"),
-                           law="one axis for each different letter -> one for each letter")
+                           signature="one axis for each different letter -> one for each letter")
 
-defcomposite(np.einsum,                  _einsum_of,                                                law="as the subscripts say")
-defcomposite(np.matrix_transpose,        _matrix_transpose,                                         law="(..., n, m) -> (..., m, n)")
-defcomposite(np.linalg.matrix_transpose, _matrix_transpose,                                         law="(..., n, m) -> (..., m, n)")
-defcomposite(np.linalg.matmul,           lambda x1, x2, /: np.matmul(x1, x2),                       law="(..., n, k), (..., k, m) -> (..., n, m)")
-defcomposite(np.linalg.tensordot,        lambda x1, x2, /, *, axes=2: np.tensordot(x1, x2, axes),   law="(..., k...), (k..., ...) -> (..., ...)")
-defcomposite(np.linalg.outer,            _linalg_outer,                                             law="(n,), (m,) -> (n, m)")
-defcomposite(np.linalg.cross,            _linalg_cross,                                             law="(..., 3), (..., 3) -> (..., 3)")
+defcomposite(np.einsum,                  _einsum_of,                                                signature="as the subscripts say")
+defcomposite(np.matrix_transpose,        _matrix_transpose,                                         signature="(..., n, m) -> (..., m, n)")
+defcomposite(np.linalg.matrix_transpose, _matrix_transpose,                                         signature="(..., n, m) -> (..., m, n)")
+defcomposite(np.linalg.matmul,           lambda x1, x2, /: np.matmul(x1, x2),                       signature="(..., n, k), (..., k, m) -> (..., n, m)")
+defcomposite(np.linalg.tensordot,        lambda x1, x2, /, *, axes=2: np.tensordot(x1, x2, axes),   signature="(..., k...), (k..., ...) -> (..., ...)")
+defcomposite(np.linalg.outer,            _linalg_outer,                                             signature="(n,), (m,) -> (n, m)")
+defcomposite(np.linalg.cross,            _linalg_cross,                                             signature="(..., 3), (..., 3) -> (..., 3)")
 # fmt: on
 
 defmetadata(np.einsum_path)

@@ -59,7 +59,7 @@ defvjp(
     None,
     lambda g, y, a, q, weights, method, ignore_nan, dtype: _sum_over_rows(_place_back(g, a, q, method, y[2]), q),
     None,
-    law="(..., n), (m...) -> three times (m..., ...)",
+    signature="(..., n), (m...) -> three times (m..., ...)",
 )
 
 
@@ -111,9 +111,9 @@ def _hundredths(q):
 LAW = "(..., n, ...), (q...) -> (q..., ..., ...)"
 
 # fmt: off
-defcomposite(np.quantile,      _quantile_of(ignore_nan=False),                                                               law=LAW)
-defcomposite(np.nanquantile,   _quantile_of(ignore_nan=True),                                                                law=LAW)
-defcomposite(np.percentile,    lambda a, q, *args, **options: np.quantile(a, _hundredths(q), *args, **options),              law=LAW)
-defcomposite(np.nanpercentile, lambda a, q, *args, **options: np.nanquantile(a, _hundredths(q), *args, **options),           law=LAW)
-defcomposite(np.nanmedian,     lambda a, axis=None, out=None, overwrite_input=False, keepdims=False: np.nanquantile(a, 0.5, axis=axis, keepdims=keepdims),                                                                                   law="(..., n, ...) -> (..., ...)")
+defcomposite(np.quantile,      _quantile_of(ignore_nan=False),                                                               signature=LAW)
+defcomposite(np.nanquantile,   _quantile_of(ignore_nan=True),                                                                signature=LAW)
+defcomposite(np.percentile,    lambda a, q, *args, **options: np.quantile(a, _hundredths(q), *args, **options),              signature=LAW)
+defcomposite(np.nanpercentile, lambda a, q, *args, **options: np.nanquantile(a, _hundredths(q), *args, **options),           signature=LAW)
+defcomposite(np.nanmedian,     lambda a, axis=None, out=None, overwrite_input=False, keepdims=False: np.nanquantile(a, 0.5, axis=axis, keepdims=keepdims),                                                                                   signature="(..., n, ...) -> (..., ...)")
 # fmt: on

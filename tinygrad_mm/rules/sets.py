@@ -53,9 +53,9 @@ def _setdiff1d(ar1, ar2, assume_unique=False):
 
 
 # fmt: off
-defcomposite(np.unique,      _unique,      law="(...) -> (k,)")
-defcomposite(np.intersect1d, _intersect1d, law="(...), (...) -> (k,)")
-defcomposite(np.union1d,     _union1d,     law="(...), (...) -> (k,)")
-defcomposite(np.setdiff1d,   _setdiff1d,   law="(...), (...) -> (k,)")
+defcomposite(np.unique,      _unique,      signature="(...) -> (k,)")
+defcomposite(np.intersect1d, _intersect1d, signature="(...), (...) -> (k,)")
+defcomposite(np.union1d,     _union1d,     signature="(...), (...) -> (k,)")
+defcomposite(np.setdiff1d,   _setdiff1d,   signature="(...), (...) -> (k,)")
 # fmt: on
 defstopped(distinct, in_both)

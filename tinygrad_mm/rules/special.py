@@ -38,4 +38,4 @@ def bessel_i0(x):
 
 
 defvjp(bessel_i0, lambda g, y, x: g * bessel_i(x, 1))
-defcomposite(np.i0, lambda x: bessel_i0(x), law="(...) -> (...)")
+defcomposite(np.i0, lambda x: bessel_i0(x), signature="(...) -> (...)")

@@ -162,10 +162,10 @@ def _edges(a, bins, range):
 
 
 # fmt: off
-defcomposite(np.cov,       _cov,       law="(k, n) -> (k, k)")
-defcomposite(np.corrcoef,  _corrcoef,  law="(k, n) -> (k, k)")
-defcomposite(np.correlate, _correlate, law="(n,), (m,) -> (n - m + 1,)")
-defcomposite(np.bincount,  _bincount,  law="(n,), (n,) -> (m,)")
-defcomposite(np.histogram, _histogram, law="(...), (m + 1,), (...) -> (m,), (m + 1,)")
+defcomposite(np.cov,       _cov,       signature="(k, n) -> (k, k)")
+defcomposite(np.corrcoef,  _corrcoef,  signature="(k, n) -> (k, k)")
+defcomposite(np.correlate, _correlate, signature="(n,), (m,) -> (n - m + 1,)")
+defcomposite(np.bincount,  _bincount,  signature="(n,), (n,) -> (m,)")
+defcomposite(np.histogram, _histogram, signature="(...), (m + 1,), (...) -> (m,), (m + 1,)")
 # fmt: on
 defstopped(counts, bin_numbers)

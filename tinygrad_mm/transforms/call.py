@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.arrays import as_array, is_foreign_array
-from tinygrad_mm.frontier import as_leaves, frontier
+from tinygrad_mm.boundary import as_leaves, boundary
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import entered, name_of, state, tick, topological
+from tinygrad_mm.pytree import Leaf, flatten, flatten_like, unflatten
 from tinygrad_mm.tensor import Tensor, apply
-from tinygrad_mm.trees import Leaf, flatten, flatten_like, unflatten
 
 __all__ = ["Call"]
 
@@ -57,7 +57,7 @@ class Call:
             result, self.aux = result
         self.tree = result
         self.outputs = [self._output(leaf) for leaf in flatten(result)]
-        ends = frontier([*self.outputs, *_tensors(self.aux)], start)
+        ends = boundary([*self.outputs, *_tensors(self.aux)], start)
         self.older = [vertex for vertex in ends if vertex.node is not None]
         self.is_open = any(id(vertex) not in self.own for vertex in ends)  # f also reads what others differentiate
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tinygrad_mm.frontier import as_leaves, frontier
+from tinygrad_mm.boundary import as_leaves, boundary
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import Monitor, Vertex, defvjp, defvjp_each, entered, name_of, primitive, state, tick
+from tinygrad_mm.pytree import flatten, unflatten
 from tinygrad_mm.tensor import Buffer, Tensor, apply
-from tinygrad_mm.trees import flatten, unflatten
 
 __all__ = ["checkpoint"]
 
@@ -101,7 +101,7 @@ class _Segment:
                 state.generators.setdefault(key, generator_and_state)
         leaves = [leaf.value for leaf in flatten(returned)]
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        self.reads = frontier([leaves[i] for i in places], start)
+        self.reads = boundary([leaves[i] for i in places], start)
         if not self.reads:
             return returned
         self.values = [leaves[i].value for i in places]
@@ -123,7 +123,7 @@ class _Segment:
             self._compare(outputs)
             pairs = [(y, g) for y, g in zip(outputs, seeds, strict=True) if y.requires_grad]
             ys, gs = [y for y, _ in pairs], [g for _, g in pairs]
-            with as_leaves([vertex for vertex in frontier(ys, start) if vertex.node is not None]):
+            with as_leaves([vertex for vertex in boundary(ys, start) if vertex.node is not None]):
                 return list(gradients(ys, self.reads, gs, create_graph=recorded, allow_unused=True))
 
     def _compare(self, outputs: Sequence[Tensor]) -> None:
@@ -172,5 +172,5 @@ def _gradients(g: Any, segment: _Segment) -> list[Any]:
 
 
 _inputs.__name__, _checkpointed.__name__ = "checkpoint_inputs", "checkpointed"
-defvjp_each(_inputs, lambda i, g, y, *tensors: g[i], law="(...), ... -> ((...), ...)")
-defvjp(_checkpointed, lambda g, y, inputs, segment: _gradients(g, segment), law="((...), ...) -> ((...), ...)")
+defvjp_each(_inputs, lambda i, g, y, *tensors: g[i], signature="(...), ... -> ((...), ...)")
+defvjp(_checkpointed, lambda g, y, inputs, segment: _gradients(g, segment), signature="((...), ...) -> ((...), ...)")

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinygrad_mm.graph import name_of
+from tinygrad_mm.pytree import flatten_like, unflatten
 from tinygrad_mm.tensor import Tensor
 from tinygrad_mm.transforms.call import Call, fitted
-from tinygrad_mm.trees import flatten_like, unflatten
 
 __all__ = ["grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
 

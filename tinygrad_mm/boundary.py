@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 from tinygrad_mm.graph import Vertex
 
-__all__ = ["as_leaves", "frontier"]
+__all__ = ["as_leaves", "boundary"]
 
 
-def frontier(roots: Sequence[Vertex], start: int) -> list[Vertex]:
+def boundary(roots: Sequence[Vertex], start: int) -> list[Vertex]:
     """Where the graph behind the roots ends, as seen from the time `start`: leaves, and results that are older."""
     found: list[Vertex] = []
     seen: set[int] = set()
