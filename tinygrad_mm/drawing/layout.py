@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tinygrad_mm.drawing.dot import Direction, Places, digraph
+from tinygrad_mm.drawing.dot import Direction, Places, digraph, rows_of
 from tinygrad_mm.drawing.picture import Picture
 from tinygrad_mm.drawing.renderer import laid_out, render
-from tinygrad_mm.drawing.rows import wrapped
+from tinygrad_mm.drawing.rows import PAGE, Plan, wrapped
 
 __all__ = ["drawn"]
 
@@ -22,6 +22,8 @@ Point: TypeAlias = "tuple[float, float]"
 MARGIN = 12.0  # points between a row and the first line beside it
 LANE = 7.0  # between two lines
 ROUND = 7.0  # radius of a corner
+TRIES = 4  # of making rows shorter
+SURE = 0.8  # of a page: what is estimated to be shorter will fit
 
 
 def drawn(picture: Picture, direction: Direction, form: str) -> bytes:
@@ -29,26 +31,42 @@ def drawn(picture: Picture, direction: Direction, form: str) -> bytes:
 
     Raises RuntimeError where there is no layout program, or where it fails.
     """
-    picture = wrapped(picture, direction in ("LR", "RL"))
+    wrapping, places = _arranged(picture, direction)
     images: dict[str, bytes] | None = {} if form == "svg" else None
-    places = _places(picture, direction)
-    return render(digraph(picture, direction, images, places=places).source, form, images, fixed=places is not None)
+    graph = digraph(wrapping, direction, images, places=places)
+    return render(graph.source, form, images, fixed=places is not None)
 
 
-def _places(picture: Picture, direction: Direction) -> Places | None:
-    """Where everything stands; None where there is one row only, which a layout program can do by itself."""
-    count = 1 + max((node.row for node in picture.nodes), default=0)
-    if count == 1:
-        return None
-    graphs = [digraph(picture, direction, row=row) for row in range(count)]
+def _arranged(picture: Picture, direction: Direction) -> tuple[Picture, Places | None]:
+    """The picture in rows, and where everything stands; None where one row will do, which a program places by itself.
+
+    What a row needs is estimated first: where it turns out to be longer than a page, rows are made shorter.
+    """
+    horizontal = direction in ("LR", "RL")
+    page = longest = PAGE[0 if horizontal else 1]
+    for _ in range(TRIES):
+        wrapping = wrapped(picture, horizontal, longest)
+        rows = 1 + max((node.row for node in wrapping.nodes), default=0)
+        if rows == 1 and Plan(picture, horizontal).size()[0 if horizontal else 1] < SURE * page:
+            return wrapping, None
+        places = _places(wrapping, direction)
+        if places.length <= page or rows == len({*Plan(picture).columns.values()}):
+            break
+        longest *= 0.98 * page / places.length
+    return wrapping, places if rows > 1 else None
+
+
+def _places(picture: Picture, direction: Direction) -> Places:
+    """Where everything stands in a wrapped picture."""
+    graphs = [digraph(picture, direction, row=row) for row in rows_of(picture)]
     label = graphs[0].graph_attr["label"]
     for graph in graphs:
         graph.graph_attr["label"] = ""
     legend = digraph(Picture((), ()), direction)
     legend.graph_attr["label"] = label
-    *rows, below = laid_out([graph.source for graph in (*graphs, legend)])
+    *laid, below = laid_out([graph.source for graph in (*graphs, legend)])
     sheet = _Sheet(direction)
-    for row in rows:
+    for row in laid:
         sheet.add(_Row(row, direction))
     return sheet.places(72 * float(below["lwidth"]), 72 * float(below["lheight"]))
 
@@ -70,15 +88,15 @@ FROM_SHEET: dict[Direction, Callable[[float, float], Point]] = {
 
 @dataclass(frozen=True)
 class _Line:
-    """The way of an edge: control points of cubic curves, the tips of arrows at its ends, where its label stands."""
+    """The way of an edge: control points of cubic curves, the tips of arrows at its ends, where its labels stand."""
 
     points: list[Point]
     tips: dict[str, Point]
-    label: Point | None = None
+    labels: dict[str, Point]
 
     def moved(self, move: Callable[[Point], Point]) -> _Line:
         tips = {end: move(tip) for end, tip in self.tips.items()}
-        return _Line([move(p) for p in self.points], tips, None if self.label is None else move(self.label))
+        return _Line([move(p) for p in self.points], tips, {name: move(at) for name, at in self.labels.items()})
 
 
 class _Row:
@@ -123,7 +141,8 @@ def _line(edge: Mapping[str, Any], seen: Callable[[float, float], Point]) -> _Li
             tips[part[0]] = seen(*_numbers(part[2:]))
         else:
             points.append(seen(*_numbers(part)))
-    return _Line(points, tips, seen(*_numbers(edge["lp"])) if "lp" in edge else None)
+    labels = {name: seen(*_numbers(edge[name])) for name in ("lp", "head_lp", "tail_lp") if name in edge}
+    return _Line(points, tips, labels)
 
 
 class _Sheet:
@@ -173,7 +192,7 @@ class _Sheet:
         corners = [(right, first[1]), (right, between), (left, between), (left, last[1])]
         points = [*out.points, *_rounded([first, *corners, last]), *into.points[1:]]
         tips = {end: tip for line, end in ((out, "s"), (into, "e")) if (tip := line.tips.get(end)) is not None}
-        return _Line(points, tips, into.label)
+        return _Line(points, tips, into.labels)
 
     def places(self, width: float, height: float) -> Places:
         """Everything as attributes in DOT, with a legend of this size below."""
@@ -197,13 +216,14 @@ class _Sheet:
         edges = {}
         for name, line in self.lines.items():
             way = [*(f"{end},{at(tip)}" for end, tip in line.tips.items()), *map(at, line.points)]
-            edges[name] = {"pos": " ".join(way), **({} if line.label is None else {"lp": at(line.label)})}
+            edges[name] = {"pos": " ".join(way), **{label: at(point) for label, point in line.labels.items()}}
         whole = text((left, bottom - height - MARGIN / 2), (max(right, left + width), top))
         return Places(
             {name: {"pos": at(point)} for name, point in self.nodes.items()},
             edges,
             {name: {"bb": box(*corners), "lp": at(title)} for name, (corners, title) in self.frames.items()},
             {"bb": whole, "lp": text(legend), "lwidth": f"{width / 72:.2f}", "lheight": f"{height / 72:.2f}"},
+            self.end - self.start,
         )
 
 

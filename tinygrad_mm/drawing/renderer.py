@@ -125,7 +125,8 @@ def _pdf(source: str, images: Mapping[str, bytes], fixed: bool) -> bytes:
         for name, content in images.items():
             with open(os.path.join(folder, name), "wb") as file:
                 file.write(content)
-        graph: Any = pygraphviz.AGraph(string=source)  # type: ignore[no-untyped-call]
+        make: Any = pygraphviz.AGraph
+        graph = make(string=source)
         graph.graph_attr["imagepath"] = folder
         how = {"prog": "neato", "args": "-n2"} if fixed else {"prog": "dot"}
         made: bytes = graph.draw(format="pdf", **how)

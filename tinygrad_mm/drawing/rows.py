@@ -7,15 +7,15 @@ program draws it, and whether there is one or not.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tinygrad_mm.drawing.labels import size_of
+from tinygrad_mm.drawing.order import columns
 from tinygrad_mm.drawing.picture import LEAVES, Picture, PictureCluster, PictureEdge, PictureNode
 
-__all__ = ["PAGE", "Plan", "columns", "docked", "referring", "wrapped"]
+__all__ = ["PAGE", "Plan", "referring", "wrapped"]
 
 # A page is A4. A picture that is shown as wide as one, 794 pixels, is as many points wide at most, so that its
 # letters of 9 points are 9 pixels high.
@@ -31,102 +31,67 @@ BETWEEN_ROWS = 28.0  # for the lines that lead from one row to the next
 LEGEND = 45.0
 
 
-def wrapped(picture: Picture, horizontal: bool = True) -> Picture:
+def wrapped(picture: Picture, horizontal: bool = True, longest: float | None = None) -> Picture:
     """The picture with a row for each node, so that no row is longer than a page and the whole not too wide.
+
+    `longest` is the length of a row, in points, where a page turned out to be too long.
 
     Frames that lie in several rows are drawn in pieces. What is used further on than the next row, and every leaf that
     is used in another row, has a chip there. A picture that is not `horizontal` goes from the top down, and its rows
     stand side by side.
     """
-    plan = Plan(picture, horizontal)
-    rows = plan.rows()
+    rows = Plan(picture, horizontal, longest).rows()
     if not any(rows.values()):
         return picture
     picture = replace(picture, nodes=tuple(replace(node, row=rows[node.id]) for node in picture.nodes))
     nodes = {node.id: node for node in picture.nodes}
 
     def far(edge: PictureEdge) -> bool:
-        apart = nodes[edge.head].row - nodes[edge.tail].row
-        return edge.kind == "forward" and (apart > 1 or (apart == 1 and nodes[edge.tail].kind in LEAVES))
+        apart = abs(nodes[edge.head].row - nodes[edge.tail].row)
+        return apart > 1 or (apart == 1 and (edge.kind == "repeat" or nodes[edge.tail].kind in LEAVES))
 
     return _frames_in_pieces(referring(picture, {i for i, edge in enumerate(picture.edges) if far(edge)}))
 
 
 def referring(picture: Picture, cut: set[int]) -> Picture:
-    """The picture with some edges (by number) cut: each comes from a chip beside the operation that it leads to.
+    """The picture with some edges (by number) cut: a chip stands for the node at the far end.
 
-    The chip of an operation has its id as a name, and a note on the operation says so.
+    What is on its way from an array has a chip of it beside the operation that it leads to, what is on its way back, or
+    to the next of several equal blocks, one of where it goes. The chip of an operation has its id as a name, and a note
+    on the operation says so.
     """
     nodes = {node.id: node for node in picture.nodes}
-    chips: dict[tuple[str, str], PictureNode] = {}  # by what it refers to and where it is used
+    chips: dict[tuple[str, str], PictureNode] = {}  # by what it refers to, and by what it stands beside
     edges = []
     for number, edge in enumerate(picture.edges):
         if number in cut:
-            origin, user = nodes[edge.tail], nodes[edge.head]
+            there = edge.kind in ("forward", "detached")
+            origin, user = (nodes[edge.tail], nodes[edge.head]) if there else (nodes[edge.head], nodes[edge.tail])
             title = f"{origin.name or origin.title} {origin.id}" if origin.computed else origin.title
+            if origin.kind == "sum":
+                title = " ".join((origin.title, *origin.notes))
             chip = PictureNode(
-                *(f"{edge.tail}_{edge.head}", origin.kind, title),
+                f"{origin.id}_{user.id}",
+                origin.kind,
+                title,
                 gradient=origin.gradient,
                 cluster=user.cluster,
-                row=user.row,
                 chip=True,
                 backward=origin.backward,
+                row=user.row,
             )
-            edge = replace(edge, tail=chips.setdefault((edge.tail, edge.head), chip).id)
+            chip = chips.setdefault((origin.id, user.id), chip)
+            edge = replace(edge, tail=chip.id) if there else replace(edge, head=chip.id)
         edges.append(edge)
-    before: dict[str, list[PictureNode]] = {}
-    for (_, head), chip in chips.items():
-        before.setdefault(head, []).append(chip)
-    referred = {tail for tail, _ in chips if nodes[tail].computed}
+    beside: dict[str, list[PictureNode]] = {}
+    for (_, beside_what), chip in chips.items():
+        beside.setdefault(beside_what, []).append(chip)
+    referred = {origin for origin, _ in chips if nodes[origin].computed}
     drawn: list[PictureNode] = []
     for node in picture.nodes:
         note = (f"further on: {node.id}",) if node.id in referred else ()
-        drawn += [*before.get(node.id, ()), replace(node, notes=(*node.notes, *note))]
+        drawn += [*beside.get(node.id, ()), replace(node, notes=(*node.notes, *note))]
     return replace(picture, nodes=tuple(drawn), edges=tuple(edges))
-
-
-def columns(picture: Picture) -> dict[str, int]:
-    """About where each node will stand: behind everything it was computed from, a leaf before what uses it first."""
-    found: dict[str, int] = {node.id: 0 for node in picture.nodes}
-    incoming: dict[str, list[str]] = {}
-    for edge in picture.edges:
-        if edge.kind in ("forward", "detached"):
-            incoming.setdefault(edge.head, []).append(edge.tail)
-    for node in picture.nodes:
-        found[node.id] = 1 + max((found[tail] for tail in incoming.get(node.id, ())), default=-1)
-    leaves = {node.id for node in picture.nodes if not node.computed and node.id not in incoming}
-    for edge in reversed(picture.edges):
-        if edge.tail in leaves:
-            found[edge.tail] = found[edge.head] - 1
-    return found
-
-
-def docked(picture: Picture) -> dict[str, str]:
-    """Leaves that stand directly beside the one operation that uses them, as {leaf: operation}.
-
-    Weights, buffers, constants and chips of any kind can be docked, the inputs of the whole computation not. Each
-    operation has room for one, and one of its operands always stays on the way that data take.
-    """
-    nodes = {node.id: node for node in picture.nodes}
-    edges = [edge for edge in picture.edges if edge.kind != "backward"]
-    uses = Counter(edge.tail for edge in edges)
-    into: dict[str, list[PictureNode]] = {}
-    for edge in edges:
-        into.setdefault(edge.head, []).append(nodes[edge.tail])
-    found = {}
-    for head, tails in into.items():
-        if not nodes[head].computed:
-            continue
-        leaves = [leaf for leaf in tails if _can_dock(leaf) and uses[leaf.id] == 1]
-        if len(leaves) == len(tails):  # then rather a constant than a weight
-            leaves = [leaf for leaf in leaves if leaf.kind == "constant"] or leaves
-        if leaves and len(tails) > 1:
-            found[leaves[-1].id] = head
-    return found
-
-
-def _can_dock(node: PictureNode) -> bool:
-    return node.chip or node.kind in ("parameter", "buffer", "constant")
 
 
 @dataclass(frozen=True)
@@ -135,17 +100,12 @@ class Plan:
 
     picture: Picture
     horizontal: bool = True
+    longest: float | None = None  # of a row; by default that of a page
 
     @cached_property
     def columns(self) -> dict[str, int]:
-        """The column of each node; a docked leaf stands in that of its operation."""
-        found = columns(self.picture)
-        return {node: found[self.docked.get(node, node)] for node in found}
-
-    @cached_property
-    def docked(self) -> dict[str, str]:
-        """Leaves beside their operations, as a layout has them."""
-        return {} if any(edge.kind == "backward" for edge in self.picture.edges) else docked(self.picture)
+        """The column of each node."""
+        return columns(self.picture)
 
     @cached_property
     def lengths(self) -> list[float]:
@@ -167,7 +127,7 @@ class Plan:
             depth[cluster.id] = depth[cluster.parent] + 1
         for node in self.picture.nodes:
             size = size_of(node)
-            along, across = size if self.horizontal else reversed(size)
+            along, across = size if self.horizontal else size[::-1]
             column = self.columns[node.id]
             lengths[column] = max(lengths[column], along)
             heights[column] += across + BESIDE
@@ -225,7 +185,8 @@ class Plan:
                 used.add(edge.tail)
                 if self._nodes[edge.tail].kind in LEAVES:
                     found[edge.tail] = found[edge.head]
-        return found
+        numbers = {row: number for number, row in enumerate(sorted(set(found.values())))}  # none is empty
+        return {node: numbers[row] for node, row in found.items()}
 
     @cached_property
     def _nodes(self) -> dict[str, PictureNode]:
@@ -234,10 +195,9 @@ class Plan:
     def cuts(self) -> list[int]:
         """The columns before which a new row begins: as few as will do, where little is cut apart."""
         total = sum(self.lengths)
-        page = PAGE[0 if self.horizontal else 1]
-        if total <= NARROW:
+        longest = min(total, self.longest or PAGE[0 if self.horizontal else 1])
+        if total <= NARROW or any(node.backward for node in self.picture.nodes):
             return []
-        longest = min(page, total)
         while True:
             cuts = self._cuts(longest)
             extents = list(self._extents(cuts))
@@ -273,16 +233,21 @@ class Plan:
     def _costs(self) -> list[float]:
         """What it costs to begin a row at each column: lines that are cut, and frames (the inner ones count more)."""
         costs = [4.0] * len(self.lengths)
+        used: set[str] = set()
         for edge in self.picture.edges:
-            if edge.kind == "forward" and self._nodes[edge.tail].kind not in LEAVES:
-                for column in range(self.columns[edge.tail] + 1, self.columns[edge.head] + 1):
-                    costs[column] += 1.0
+            leaf = self._nodes[edge.tail].kind in LEAVES
+            if not leaf or edge.tail not in used:  # further on, a leaf has chips
+                used.add(edge.tail)
+                ends = sorted((self.columns[edge.tail], self.columns[edge.head]))
+                to_output = self._nodes[edge.head].kind == "output"  # which would stand alone in its row
+                for column in range(ends[0] + 1, ends[1] + 1):
+                    costs[column] += 1.0 if edge.kind == "forward" and not to_output and not leaf else 10.0
         depth: dict[str | None, int] = {None: 0}
         for cluster in self.picture.clusters:
             depth[cluster.id] = depth[cluster.parent] + 1
-        for cluster, (first, last) in self._reach().items():
+        for frame, (first, last) in self._reach().items():
             for column in range(first + 1, last + 1):
-                costs[column] += depth[cluster]
+                costs[column] += depth[frame]
         return costs
 
 

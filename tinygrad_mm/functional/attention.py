@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.functional.activations import softmax
+from tinygrad_mm.graph import named_call
 
 __all__ = ["scaled_dot_product_attention"]
 
 
+@named_call
 def scaled_dot_product_attention(query: Any, key: Any, value: Any, mask: Any = None, causal: bool = False) -> Any:
     """softmax(query @ key.T / sqrt(features)) @ value (Vaswani et al. 2017).
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.functional.sliding import Sizes, check_images, fit, padding_pairs, two, windows
+from tinygrad_mm.graph import named_call
 
 __all__ = ["conv2d"]
 
 
+@named_call
 def conv2d(
     x: Any,
     weight: Any,
