@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # What stands on which floor. A unit is a file or a folder of the package; units of one floor do not know each other.
 FLOORS = (
     {"files", "graph", "memory"},
-    {"arrays", "backprop", "cost", "errors", "boundary", "numeric", "rules", "pytree"},
+    {"arrays", "backprop", "boundary", "cost", "errors", "mistakes", "numeric", "pytree", "rules"},
     {"dispatch", "array_methods", "at", "names"},
     {"tensor"},
     {"gradient"},
@@ -27,7 +27,7 @@ FLOORS = (
     {"compiler"},
     {"data", "explorer", "nn", "onnx", "optim", "testing", "weights"},
     {"distributed", "step"},
-    {"sklearn", "training"},
+    {"sklearn", "study", "training"},
     {"__init__", "__main__"},
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
