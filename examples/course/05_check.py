@@ -42,7 +42,7 @@ for ax, values, title, form in zip(
     strict=True,
 ):
     matrix(ax, values, title, limit=4 if form == ".2f" else 1e-7, written=form)
-show(fig, "Twelve weights: the derivation and the nudges agree to ten digits.")
+show(fig, "Twelve weights: the derivation and the nudges agree to nine digits or more.")
 
 # %% [markdown]
 # ## By hand: how much may they differ?

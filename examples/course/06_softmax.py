@@ -50,9 +50,9 @@ show(
 #     ∂L/∂z[j]  =  p[j] - [j = c]
 #
 # One step at a time there are eight operations (exp, sum, divide, pick, log, sum, divide, minus),
-# each with a rule. Multiplied out, nearly everything cancels. That is more than elegance: where p[c]
-# is so small that it rounds to zero, the rule of log divides by zero. The fused line never divides
-# by p.
+# each with a rule. Multiplied out, nearly everything cancels. That is more than elegance: where
+# p[c] is so small that it rounds to zero, the rule of log divides by zero. The fused line never
+# divides by p.
 #
 # Neither may exp overflow, which it does above 709. Subtract the largest score first: that changes
 # neither p nor L, and exp(z - max) is at most 1.

@@ -6,6 +6,8 @@
 # normalisation are the means to stay on it.
 
 # %%
+import itertools
+
 import numpy as np
 
 import tinygrad_mm as tg
@@ -54,7 +56,8 @@ for ax, (name, (_, gs)) in zip(axes, found.items(), strict=True):
 axes[0].set_ylabel("layer")
 show(
     fig,
-    "How large the gradients of a layer are, from the last layer (top) to the first (bottom), before any training.",
+    "How large the gradients of a layer are, from the last layer (top) to the first (bottom), "
+    "before any training.",
 )
 
 # %% [markdown]
@@ -86,13 +89,11 @@ show(
 zs, gs = found["sigmoid, 1/√n"]
 slopes = [1 / (1 + np.exp(-z)) * (1 - 1 / (1 + np.exp(-z))) for z in zs]
 predicted = [rms(slope) for slope in slopes[:-1]]  # √n · s is 1
-measured = [rms(g) / rms(after) for g, after in zip(gs[:-1], gs[1:], strict=True)]
-print(
-    f"sigmoid: predicted factor {np.mean(predicted):.4f}, measured {np.mean(measured):.4f} per layer"
-)
-print(
-    f"over {LAYERS - 1} layers: predicted {np.prod(predicted):.1e}, measured {rms(gs[0]) / rms(gs[-1]):.1e}"
-)
+measured = [rms(g) / rms(after) for g, after in itertools.pairwise(gs)]
+print(f"sigmoid, factor per layer: predicted {np.mean(predicted):.4f}", end=", ")
+print(f"measured {np.mean(measured):.4f}")
+print(f"over {LAYERS - 1} layers: predicted {np.prod(predicted):.1e}", end=", ")
+print(f"measured {rms(gs[0]) / rms(gs[-1]):.1e}")
 assert np.allclose(predicted, measured, rtol=0.1)
 assert abs(np.mean(measured) / np.mean(predicted) - 1) < 0.02
 for name in ("relu, 1/√n", "relu, √(2/n)"):

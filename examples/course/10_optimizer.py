@@ -50,7 +50,8 @@ for ax, (name, places), color in zip(axes, paths.items(), (ORANGE, BLUE, GREEN),
     ax.set(title=name, xlim=(-3.5, 2), ylim=(-2.2, 1.6), xticks=[], yticks=[])
 show(
     fig,
-    "Sixty steps in one valley. Gradient descent zigzags across and creeps along; momentum averages the zigzag away; Adam scales each coordinate.",
+    "Sixty steps in one valley. Gradient descent zigzags across and creeps along; momentum "
+    "averages the zigzag away; Adam scales each coordinate.",
 )
 
 # %% [markdown]
@@ -61,8 +62,8 @@ show(
 #
 #     x  ←  x - η H x  =  (1 - η H) x
 #
-# In the directions of the eigenvectors of H, with eigenvalues λ (the curvatures), each coordinate is
-# multiplied by 1 - η λ, in every step. It shrinks if |1 - η λ| < 1, and that is
+# In the directions of the eigenvectors of H, with eigenvalues λ (the curvatures), each coordinate
+# is multiplied by 1 - η λ, in every step. It shrinks if |1 - η λ| < 1, and that is
 #
 #     η  <  2 / λ
 #
@@ -70,10 +71,10 @@ show(
 # the flattest direction shrinks by 1 - η λ_min. The number of steps grows with the **condition
 # number** λ_max / λ_min, here 20.
 #
-# **Momentum** keeps a velocity: v ← β v + g, x ← x - η v. Across the valley gradients alternate and
-# cancel in v; along it they add up, to g / (1 - β). **Adam** keeps running means of g and of g², and
-# goes along mean / √mean of squares: about η per step, whatever the size of the gradient. The means
-# start at zero, so they are divided by 1 - βᵗ.
+# **Momentum** keeps a velocity: v ← β v + g, x ← x - η v. Across the valley gradients alternate
+# and cancel in v; along it they add up, to g / (1 - β). **Adam** keeps running means of g and of
+# g², and goes along mean / √mean of squares: about η per step, whatever the size of the gradient.
+# The means start at zero, so they are divided by 1 - βᵗ.
 
 # %% [markdown]
 # ## Checked
@@ -101,7 +102,8 @@ ax.axvline(1, color=GREY, linestyle="--")
 ax.set(xlabel="learning rate, as a share of 2/λ", ylabel="distance after 40 steps")
 show(
     fig,
-    "The best rate is just below the one that diverges. So a loss that explodes is often one that learned well before.",
+    "The best rate is just below the one that diverges. So a loss that explodes is often one "
+    "that learned well before.",
 )
 
 # %% [markdown]

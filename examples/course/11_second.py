@@ -12,9 +12,9 @@ import tinygrad_mm as tg
 from style import BLUE, GREY, ORANGE, SHORT, figure, grid, rule, show
 
 # %% [markdown]
-# A small network, 2-8-1, on the two moons of chapter 7, with all its 33 weights in one vector. Along
-# any line through the weights the loss is a curve; slope and curvature at the starting point make a
-# parabola that fits it.
+# A small network, 2-8-1, on the two moons of chapter 7, with all its 33 weights in
+# one vector. Along any line through the weights the loss is a curve; slope and curvature at the
+# starting point make a parabola that fits it.
 
 # %%
 rng = np.random.default_rng(0)
@@ -33,13 +33,12 @@ def loss(w):
 
 
 w = 0.5 * rng.normal(size=33)
-direction = rng.normal(size=33)
-direction /= np.linalg.norm(direction)
+direction = -tg.grad(loss)(w) / np.linalg.norm(tg.grad(loss)(w))  # straight down
 slope = tg.grad(loss)(w) @ direction
 curvature = tg.hvp(loss, w, direction) @ direction
 
 # %% tags=["picture"]
-s = np.linspace(-2, 2, 200)
+s = np.linspace(-0.6, 1, 200)
 fig = figure(7, 3)
 ax = fig.add_subplot()
 ax.plot(s, [loss(w + d * direction) for d in s], color=BLUE, label="loss along a line")
@@ -47,7 +46,7 @@ ax.plot(s, loss(w) + slope * s, color=GREY, label="slope only")
 ax.plot(
     s, loss(w) + slope * s + curvature / 2 * s**2, "--", color=ORANGE, label="slope and curvature"
 )
-ax.set(xlabel="distance", ylim=(0, 6))
+ax.set(xlabel="distance straight down", ylim=(0, 2 * loss(w)))
 ax.legend()
 show(fig, "What first and second derivatives know of the loss, from one point.")
 
@@ -104,9 +103,8 @@ H = tg.hessian(loss)(w)
 nudged = np.array(
     [(tg.grad(loss)(w + 1e-5 * e) - tg.grad(loss)(w - 1e-5 * e)) / 2e-5 for e in np.eye(33)]
 )
-print(
-    f"Hessian and nudged gradients: {np.abs(H - nudged).max():.0e} apart; symmetric: {np.allclose(H, H.T)}"
-)
+print(f"Hessian and nudged gradients: {np.abs(H - nudged).max():.0e} apart", end="; ")
+print(f"symmetric: {np.allclose(H, H.T)}")
 print(f"H v without H: {np.abs(tg.hvp(loss, w, direction) - H @ direction).max():.0e} apart")
 assert np.allclose(H, nudged, atol=1e-8)
 assert np.allclose(tg.hvp(loss, w, direction), H @ direction, atol=1e-12)

@@ -68,21 +68,24 @@ def matrix(
 ) -> Any:
     """A matrix as coloured squares, white at zero; `written` is the format of the numbers."""
     limit = limit or float(abs(values).max()) or 1.0
-    image = ax.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit)
+    return _squares(ax, values, title, written, SIGNED, -limit, limit)
+
+
+def amounts(ax: Any, values: Any, title: str = "", written: str = "") -> Any:
+    """A matrix of numbers from 0 upwards as coloured squares, white at zero."""
+    return _squares(ax, values, title, written, AMOUNT, 0, float(values.max()) or 1.0)
+
+
+def _squares(
+    ax: Any, values: Any, title: str, written: str, colours: str, low: float, high: float
+) -> Any:
+    image = ax.imshow(values, cmap=colours, vmin=low, vmax=high)
     ax.set(title=title, xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color=GREY)
     if written:
         for (i, j), value in _entries(values):
-            dark = abs(value) > 0.6 * limit
-            ax.text(
-                j,
-                i,
-                f"{value:{written}}",
-                ha="center",
-                va="center",
-                color="white" if dark else INK,
-                fontsize=9,
-            )
+            shade = "white" if abs(value) > 0.6 * high else INK
+            ax.text(j, i, f"{value:{written}}", ha="center", va="center", color=shade, fontsize=9)
     return image
 
 
