@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import strategies as my
 from browsing import DESKTOP, Page, needs_browser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import leaves as results
+from table import ROWS
+from table.row import Row
+from test_explorer_formulas import weights
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
 from tinygrad_mm.explorer import record
+from tinygrad_mm.explorer.payload import payload
 from tinygrad_mm.explorer.program import ELEMENTWISE, program
 from tinygrad_mm.mistakes import likely_mistakes
 
@@ -68,9 +77,15 @@ def probabilities(a: Any, b: Any) -> Any:
     return h + tg.cross_entropy(a, np.array([2, 0]), reduction="sum")
 
 
+def images(x: Any, w: Any) -> Any:
+    h = tg.max_pool2d(tg.relu(tg.conv2d(x, w, padding=1)), 2)
+    return np.sum(tg.avg_pool2d(h, 2) ** 2) + np.sum(np.max(h, axis=(1, 3)) * np.min(h - 1, axis=1)[..., 0])
+
+
 CASES: dict[str, tuple[Callable[..., Any], list[np.ndarray[Any, Any]]]] = {
     "layers": (layers, [leaf(4, 3), leaf(3, 5, seed=1), leaf(5, seed=2), leaf(5, 2, seed=3)]),
     "stacks": (stacks, [leaf(2, 1, 3, 4), leaf(3, 4, 2, seed=1), leaf(2, 2, seed=2)]),
+    "images": (images, [leaf(2, 2, 4, 4), leaf(3, 2, 3, 3, seed=1)]),
     "functions": (functions, [leaf(3, 2), leaf(3, 2, seed=1, positive=True)]),
     "broadcasting": (broadcasting, [leaf(3, 4), leaf(4, seed=1), leaf(3, 1, seed=2)]),
     "choices": (choices, [leaf(2, 3), leaf(2, 3, seed=1)]),
@@ -87,7 +102,18 @@ def leaves_of(arrays: list[np.ndarray[Any, Any]]) -> list[tg.Tensor]:
 
 
 def test_the_cases_use_every_operation_that_the_page_knows():
-    known = {*ELEMENTWISE.values(), "take", "matmul", "sum", "mean", "softmax", "log_softmax", "cross_entropy", "kept"}
+    known = {
+        *ELEMENTWISE.values(),
+        "take",
+        "largest",
+        "matmul",
+        "sum",
+        "mean",
+        "softmax",
+        "log_softmax",
+        "cross_entropy",
+        "kept",
+    }
     used = {"kept"}  # a draw: below
     for f, arrays in CASES.values():
         found = program(record(f(*leaves_of(arrays))))
@@ -133,6 +159,34 @@ def test_after_an_edit_the_page_has_the_engines_numbers(page, tmp_path, name):
     page.click("#undo")
     assert page.run("return edits.data === data")
     page.shows('[data-role="gradient"]', record(loss).gradient(last.id))
+
+
+@pytest.fixture(scope="module")
+def blank(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """A page whose program computes whatever it is handed."""
+    path = tmp_path_factory.mktemp("blank") / "blank.html"
+    return Page(driver).open(tg.explore(tg.Tensor(1.0, requires_grad=True) * 2, path=path))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=repr)
+@settings(max_examples=2)
+@given(data=st.data())
+def test_every_rule_is_computed_as_by_the_engine_or_named_as_unknown(blank, row: Row, data: st.DataObject) -> None:
+    case = data.draw(my.cases(row, my.shapes(row)))
+    inputs = [tg.Tensor(a, requires_grad=True) for a in case.arrays]
+    outputs = [y for y in results(row.call(*inputs, **case.options)) if isinstance(y, tg.Tensor) and y.requires_grad]
+    if not outputs:
+        return
+    story = record(
+        sum((np.sum(y * tg.Tensor(w)) for y, w in zip(outputs, weights(outputs, case.seed), strict=True)), 0.0)
+    )
+    found = payload(story, {}, {})
+    text = json.dumps(found, allow_nan=False)
+    if found["program"]["problem"]:
+        assert re.match("it does not know |the places that |one pass takes ", found["program"]["problem"])
+    else:
+        problem = blank.run("return new Edits(JSON.parse(arguments[0])).problem", text)
+        assert problem in ("", "nothing that was given is a floating number"), row
 
 
 def edit(page: Page, label: str, place: tuple[int, ...], value: float) -> None:

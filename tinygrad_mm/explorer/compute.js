@@ -158,9 +158,9 @@ const OPERATIONS = {
   sum: reduction(() => 1),
   mean: reduction((x, y) => y.numbers.length / x.numbers.length),
   take: {
-    forward(inputs, { from }, shape) {
+    forward(inputs, { from, fill }, shape) {
       const all = inputs.flatMap((one) => [...one.numbers]);
-      return { shape, numbers: Float64Array.from(from, (place) => all[place]) };
+      return { shape, numbers: Float64Array.from(from, (place) => (place < 0 ? Number(fill) : all[place])) };
     },
     back(g, y, inputs, { from }, k) {
       const found = zeros(inputs[k].shape);
@@ -168,6 +168,25 @@ const OPERATIONS = {
       from.forEach((place, i) => {
         if (place >= start && place < start + found.numbers.length) found.numbers[place - start] += g.numbers[i];
       });
+      return whole(found);
+    },
+  },
+  largest: {
+    forward([x], { from, width, sign }, shape) {
+      const y = zeros(shape);
+      y.numbers.fill(-sign * Infinity);
+      from.forEach((place, i) => {
+        const at = Math.floor(i / width);
+        if (place >= 0) y.numbers[at] = sign * Math.max(sign * y.numbers[at], sign * x.numbers[place]);
+      });
+      return y;
+    },
+    back(g, y, [x], { from, width }) {
+      const found = zeros(x.shape);
+      for (let at = 0; at < y.numbers.length; at += 1) {
+        const equal = from.slice(at * width, (at + 1) * width).filter((place) => place >= 0 && x.numbers[place] === y.numbers[at]);
+        for (const place of equal) found.numbers[place] += g.numbers[at] / equal.length;
+      }
       return whole(found);
     },
   },
@@ -233,7 +252,7 @@ class Computation {
   }
 
   inputs(call, arrays) {
-    return call.inputs.map((one) => (one.value === undefined ? { shape: [], numbers: Float64Array.of(one.number) } : arrays[one.value]));
+    return call.inputs.map((one) => (one.value === undefined ? { shape: [], numbers: Float64Array.of(Number(one.number)) } : arrays[one.value]));
   }
 
   /** What the rule of a call sends to the argument at a position, given the gradient of its result. */

@@ -19,7 +19,7 @@ from tinygrad_mm.explorer.mathematics import expression, operation_name, tell
 from tinygrad_mm.explorer.story import Story
 from tinygrad_mm.explorer.tape import Argument, Contribution, Kind, Step, Value
 from tinygrad_mm.graph import RULES, Monitor, Node, Scope, Vertex, entered, select, topological
-from tinygrad_mm.names import Names, names_in, variables_of_caller
+from tinygrad_mm.names import Names, names_in, place_of, variables_of_caller
 from tinygrad_mm.rules.shown import text_of
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
@@ -116,6 +116,7 @@ class _Reader:
         self.forward: list[int] = []
         self.calls: dict[int, Call] = {}
         self.ids: dict[int, int] = {}  # id() of a vertex or array -> id of its value
+        self.given: dict[Any, int] = {}  # place in memory of what was given -> id of its value
         self.labels: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()  # of leaves without a name
         arrays = {id(v.value) for v in self.computed}
@@ -131,6 +132,10 @@ class _Reader:
             self.add_leaf(loss, arrays)
 
     def add_leaf(self, a: Any, computed: set[int]) -> None:
+        place = place_of(a)
+        if place is not None and place in self.given:  # the same array, given twice
+            self.ids[id(a)] = self.given[place]
+            return
         array = a.value if isinstance(a, Vertex) else a
         kind: Kind = "constant"
         if isinstance(a, Vertex):
@@ -143,6 +148,8 @@ class _Reader:
                 kind = "detached" if id(array) in computed else "input"
         # Whoever gave an array may write to it later (as an optimizer does), so the story has a copy.
         self.add(a, kind, array if kind == "detached" else array.copy())
+        if place is not None and kind != "detached":
+            self.given[place] = self.ids[id(a)]
 
     def add_computed(self, vertex: Vertex, node: Node, args: tuple[Any, ...]) -> None:
         rule = RULES[node.fun]
