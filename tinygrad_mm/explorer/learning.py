@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.explorer.formula import Formula, formula_of
-from tinygrad_mm.explorer.mathematics import at_place, number_text
+from tinygrad_mm.explorer.mathematics import at_place, number_text, of_elements
 from tinygrad_mm.explorer.replay import Replay, refusal
 from tinygrad_mm.explorer.tape import Tape
 from tinygrad_mm.explorer.terms import Term, constant, several_of, write
@@ -198,7 +198,8 @@ def _at(term: Term, name: str, place: tuple[int, ...], shape: tuple[int, ...]) -
     """One line with the numbers at one place; "" where it has no element there."""
     if np.shape(term.value) not in ((), shape):
         return ""
-    return f"{name} = {at_place(term, place, shape)} = {number_text(np.broadcast_to(term.value, shape)[place])}"
+    result = number_text(np.broadcast_to(term.value, shape)[place])
+    return f"{name} = {at_place(of_elements(term), place, shape)} = {result}"
 
 
 def _value_text(value: Any) -> str:

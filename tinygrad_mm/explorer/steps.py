@@ -26,6 +26,7 @@ from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 __all__ = ["record"]
 
 LONGEST_LABEL = 120  # characters
+MOST_TOLD_AT_EACH_PLACE = 300  # steps; of more, formulas have their numbers at one place only
 
 
 def record(
@@ -311,6 +312,7 @@ def _tell(story: Story) -> None:
                 written[vjp] = text_of(vjp)
             entry.source = written[vjp]
             several = uses[entry.target, entry.output] > 1
-            told = tell(call, result, story.values[entry.target], entry, step.gradient, arrays, several)
+            target, few = story.values[entry.target], len(story.backward) <= MOST_TOLD_AT_EACH_PLACE
+            told = tell(call, result, target, entry, step.gradient, arrays, several, few)
             entry.formula, entry.where, entry.numbers = told.formula, told.where, told.numbers
             entry.shapes, entry.operands, entry.places = told.shapes, told.operands, told.places
