@@ -34,7 +34,7 @@ def _power_slope(a, b):
 
 
 def _difference(a, b, y):
-    """a - b, and 0 where both are the same infinity. e^b / (e^a + e^b) = 1 / (1 + e^(a - b)) is the slope of b."""
+    """The difference a - b, 0 where both are the same infinity: the slope of b is 1 / (1 + e^(a - b))."""
     a, b = like(a, y), like(b, y)
     same = np.isinf(a) & (a == b)
     return np.where(same, 0, a) - np.where(same, 0, b)

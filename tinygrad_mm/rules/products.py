@@ -288,7 +288,7 @@ def _einsum_of(*operands, out=None, optimize=None, dtype=None, order="K", castin
     arrays = as_arrays(arrays)
     if dtype is not None:
         arrays = [a.astype(dtype) for a in arrays]
-    optimize = len(arrays) > 2 if optimize is None else optimize  # unoptimized, three operands are one loop over all their axes
+    optimize = len(arrays) > 2 if optimize is None else optimize  # else three operands are one loop over all axes
     return einsum(*arrays, subscripts=_written_out(subscripts, arrays), optimize=optimize)
 
 

@@ -34,7 +34,7 @@ def _part(i, g, arrays, axis):
 
 
 def _reorder(g, x, order):
-    """g in the shape of x, its elements read in C or Fortran order."""
+    """A gradient in the shape of x, its elements read in C or Fortran order."""
     return g.reshape(x.shape) if order == "C" else np.reshape(g, x.shape, order=order)
 
 
