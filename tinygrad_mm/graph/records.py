@@ -127,7 +127,7 @@ class State(threading.local):
 
     def __init__(self) -> None:
         self.recording: bool = True  # results that need a gradient remember how they were made (`no_grad`: they don't)
-        self.complete: bool = False  # in a `named_call`: record calls on constants too, so that none of it is missing
+        self.complete: bool = False  # calls on data that needs no gradient are recorded too, as in a `named_call`
         self.tracing: bool = False  # every call is recorded, and no value may leave the graph
         self.transforming: bool = False  # a transform (`grad(f)`, ...) is calling its function
         self.scope: Scope | None = None  # the innermost module being called
@@ -180,7 +180,7 @@ def released(node: Node) -> RuntimeError:
     """What to raise for a node whose arguments are gone."""
     return RuntimeError(
         f"the graph behind this {name_of(node.fun)} was released by an earlier backward pass. Of several losses, take "
-        "the backward pass of their sum; detach a state that one pass hands to the next (h = h.detach()); make "
+        "the backward pass of their sum; detach a state that one pass hands to the next, as h.detach(); make "
         "pictures and explanations before backward(); or keep the graph, with backward(retain_graph=True)"
     )
 

@@ -108,12 +108,12 @@ def _hundredths(q):
     return q / 100 if hasattr(q, "dtype") else np.true_divide(q, 100).tolist()
 
 
-REDUCED_BY_EACH = "(..., n, ...), (q...) -> (q..., ..., ...)"
+LAW = "(..., n, ...), (q...) -> (q..., ..., ...)"
 
 # fmt: off
-defcomposite(np.quantile,      _quantile_of(ignore_nan=False),                                                               signature=REDUCED_BY_EACH)
-defcomposite(np.nanquantile,   _quantile_of(ignore_nan=True),                                                                signature=REDUCED_BY_EACH)
-defcomposite(np.percentile,    lambda a, q, *args, **options: np.quantile(a, _hundredths(q), *args, **options),              signature=REDUCED_BY_EACH)
-defcomposite(np.nanpercentile, lambda a, q, *args, **options: np.nanquantile(a, _hundredths(q), *args, **options),           signature=REDUCED_BY_EACH)
+defcomposite(np.quantile,      _quantile_of(ignore_nan=False),                                                               signature=LAW)
+defcomposite(np.nanquantile,   _quantile_of(ignore_nan=True),                                                                signature=LAW)
+defcomposite(np.percentile,    lambda a, q, *args, **options: np.quantile(a, _hundredths(q), *args, **options),              signature=LAW)
+defcomposite(np.nanpercentile, lambda a, q, *args, **options: np.nanquantile(a, _hundredths(q), *args, **options),           signature=LAW)
 defcomposite(np.nanmedian,     lambda a, axis=None, out=None, overwrite_input=False, keepdims=False: np.nanquantile(a, 0.5, axis=axis, keepdims=keepdims),                                                                                   signature="(..., n, ...) -> (..., ...)")
 # fmt: on

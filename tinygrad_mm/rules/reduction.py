@@ -192,8 +192,6 @@ def _nanmean(a, axis=None, dtype=None, out=None, keepdims=False, where=True):
 
 
 def _nan_moment(moment):
-    """`_var` or `_std` of the elements that are not NaN."""
-
     def reduction(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, where=True, **options):
         known = _known(a, where, dtype)
         result = moment(np.where(known, a, 0), axis, dtype, None, ddof, keepdims, known, **options)
