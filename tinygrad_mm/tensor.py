@@ -389,7 +389,7 @@ class Tensor(ArrayMethods, Vertex):
 
 
 class Parameter(Tensor):
-    """A tensor that a module learns: a leaf that requires a gradient.
+    """A tensor that a module learns: a leaf that requires a gradient. Raises as `Tensor` does.
 
     >>> Parameter([0.0, 0.0])
     Parameter([0., 0.], dtype=float32, requires_grad=True)

@@ -226,6 +226,8 @@ class ReduceOnPlateau:
     `higher_is_better`, by more than `threshold` (a fraction of the best value so far, or with `absolute` a difference).
     After a reduction, `cooldown` evaluations are not counted. A metric that is NaN is not better.
 
+    Raises ValueError for a `factor` outside (0, 1) and for negative numbers.
+
     >>> plateau = ReduceOnPlateau(0.1, factor=0.5, patience=2)
     >>> [plateau(loss) for loss in (3.0, 2.0, 2.0, 2.0, 2.0, 1.0)]
     [0.1, 0.1, 0.1, 0.1, 0.05, 0.05]
