@@ -191,7 +191,7 @@ class KLDivLoss(_Loss):
 
 
 class SmoothL1Loss(_Loss):
-    """Squares of distances up to `beta`, linear beyond, averaged (Girshick 2015); see `smooth_l1_loss`.
+    """`d^2 / (2 beta)` for distances d up to `beta`, linear beyond, averaged (Girshick 2015); see `smooth_l1_loss`.
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
 

@@ -88,7 +88,7 @@ def exponential(learning_rate: float, factor: float, every: int = 1) -> Schedule
 def linear(points: Mapping[float, float]) -> Schedule:
     """Straight lines between points, step number to value; constant before the first and after the last.
 
-    Raises ValueError for step numbers that do not ascend, and for none.
+    Raises ValueError for no points, steps that do not ascend, and values that are negative or not finite.
 
     >>> schedule = linear({0: 1.0, 4: 0.0})
     >>> [schedule(step) for step in range(6)]
@@ -128,7 +128,7 @@ def cosine_with_restarts(learning_rate: float, steps: int, growth: int = 1, mini
 
     `steps` is the length of the first: the paper's T_0, and `growth` its T_mult.
 
-    Raises ValueError for numbers that are negative or not finite, and for `steps` that are no positive integer.
+    Raises ValueError for numbers that are negative or not finite, and `steps` or `growth` that are no positive integer.
 
     >>> schedule = cosine_with_restarts(1.0, steps=2, growth=2)
     >>> [round(schedule(step), 3) for step in range(7)]
