@@ -54,8 +54,7 @@ def count(a, axis):
 
 def kept(v: Any, a: Any, axis: Any) -> Any:
     """A result of reducing a, with the reduced axes back in place, of length 1."""
-    axes = all_axes(a, axis if a.ndim else None)  # NumPy allows 0-d arrays an axis in some reductions
-    return v.reshape(tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
+    return v if v.ndim == a.ndim else np.expand_dims(v, all_axes(a, axis))
 
 
 def inverse(axes, ndim):
