@@ -199,15 +199,25 @@ def _choose(a, choices, out=None, mode="raise"):
     return np.take_along_axis(np.stack(choices), np.expand_dims(index, 0), axis=0)[0]
 
 
+def _one_period(xp, fp, period):
+    """Places in one period in order, with the last one before it and the first one after it, and the values there."""
+    xp = np.mod(xp, period)
+    order = np.argsort(xp)
+    xp, fp = at_places(xp, order), at_places(fp, order)
+    return np.concatenate([xp[-1:] - period, xp, xp[:1] + period]), np.concatenate([fp[-1:], fp, fp[:1]])
+
+
 def _interp(x, xp, fp, left=None, right=None, period=None):
     """In float64 throughout, as NumPy computes it."""
-    if period is not None:
-        raise TypeError("interp: period= is not supported on Tensors; wrap x and xp with np.mod first")
+    if period == 0:
+        raise ValueError("interp: period=0; a period is another number")
     x, xp, fp = (v.astype(np.float64) if hasattr(v, "dtype") else np.asarray(v, np.float64) for v in (x, xp, fp))
-    if xp.ndim != 1 or xp.shape != fp.shape or xp.shape[0] < 2:
+    if xp.ndim != 1 or xp.shape != fp.shape or xp.shape[0] < (2 if period is None else 1):
         raise ValueError(
             f"interp: xp and fp must be two lists of one length, at least 2; they have {xp.shape} and {fp.shape}"
         )
+    if period is not None:
+        x, xp, fp, left, right = np.mod(x, abs(period)), *_one_period(xp, fp, abs(period)), None, None
     i = np.clip(np.searchsorted(xp, x, side="right") - 1, 0, xp.shape[0] - 2)
     x0, x1, y0, y1 = at_places(xp, i), at_places(xp, i + 1), at_places(fp, i), at_places(fp, i + 1)
     inside = y0 + (y1 - y0) * ((x - x0) / (x1 - x0))

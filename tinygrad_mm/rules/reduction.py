@@ -125,7 +125,8 @@ def _number(a, axis, where, keepdims):
 
 def _mean(a, axis=None, dtype=None, out=None, keepdims=False, where=True):
     total = np.sum(_options(a, dtype, where), axis=axis, keepdims=keepdims)
-    return total / _number(a, axis, where, keepdims)
+    mean = total / _number(a, axis, where, keepdims)
+    return mean if dtype is None else mean.astype(dtype)
 
 
 def _var(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, where=True, mean=NOT_GIVEN, correction=NOT_GIVEN):
@@ -187,12 +188,17 @@ def _known(a, where, dtype):
 
 
 def _nanmean(a, axis=None, dtype=None, out=None, keepdims=False, where=True):
+    if a.dtype.kind != "f":
+        return np.mean(a, axis=axis, dtype=dtype, keepdims=keepdims, where=where)
     known = _known(a, where, dtype)
     return _mean(np.where(known, a, 0), axis, dtype, keepdims=keepdims, where=known)
 
 
-def _nan_moment(moment):
+def _nan_moment(whole, moment):
     def reduction(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, where=True, **options):
+        if a.dtype.kind != "f":
+            options = options if where is True else {"where": where, **options}
+            return whole(a, axis=axis, dtype=dtype, ddof=ddof, keepdims=keepdims, **options)
         known = _known(a, where, dtype)
         result = moment(np.where(known, a, 0), axis, dtype, None, ddof, keepdims, known, **options)
         return np.where(_number(a, axis, known, keepdims) <= options.get("correction", ddof), math.nan, result)
@@ -325,8 +331,8 @@ defcomposite(np.nanprod,        _nan_reduction(np.prod, 1),                     
 defcomposite(np.nanmax,         _nan_extreme(np.max, -math.inf),                                                                signature=REDUCED)
 defcomposite(np.nanmin,         _nan_extreme(np.min, math.inf),                                                                 signature=REDUCED)
 defcomposite(np.nanmean,        _nanmean,                                                                             signature=REDUCED)
-defcomposite(np.nanvar,         _nan_moment(_var),                                                                              signature=REDUCED)
-defcomposite(np.nanstd,         _nan_moment(_std),                                                                              signature=REDUCED)
+defcomposite(np.nanvar,         _nan_moment(np.var, _var),                                                                              signature=REDUCED)
+defcomposite(np.nanstd,         _nan_moment(np.std, _std),                                                                              signature=REDUCED)
 defcomposite(np.nancumsum,      lambda a, axis=None, dtype=None, out=None: np.cumsum(np.where(np.isnan(a), 0, a), axis=axis, dtype=dtype),                         signature="(..., n, ...) -> (..., n, ...)")
 defcomposite(np.nancumprod,     lambda a, axis=None, dtype=None, out=None: np.cumprod(np.where(np.isnan(a), 1, a), axis=axis, dtype=dtype),                        signature="(..., n, ...) -> (..., n, ...)")
 defcomposite(np.diff,           _diff,                                                                                          signature="(..., n, ...) -> (..., n - 1, ...)")
