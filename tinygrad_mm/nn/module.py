@@ -12,6 +12,7 @@ import numpy as np
 
 from tinygrad_mm.graph import Scope, state, tick
 from tinygrad_mm.nn import states
+from tinygrad_mm.notebook import preformatted
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 if TYPE_CHECKING:
@@ -283,6 +284,11 @@ class Module:
         head = type(self).__name__
         lines = [f"  {name}: {module!r}".replace("\n", "\n  ") for name, module in self.named_children()]
         return f"{head}(\n" + "\n".join(lines) + "\n)" if lines else f"{head}({self.describe()})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the layers, and how many numbers they have learned."""
+        count = sum(p.size for p in self.parameters())
+        return preformatted(f"{self!r}\n{count:,} parameters; nn.summary(model, inputs) shows shapes and costs")
 
     # -- copies
 
