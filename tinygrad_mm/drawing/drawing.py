@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygrad_mm.drawing.backward import contributions_to, joined, with_backward
+from tinygrad_mm.drawing.backward import backward_pass, joined, with_backward
 from tinygrad_mm.drawing.call import shown_name
 from tinygrad_mm.drawing.dot import DIRECTIONS, Direction, digraph
 from tinygrad_mm.drawing.folding import Fold, fitted, fitted_to_page, with_chosen_folded, with_references
@@ -50,7 +50,7 @@ def record_lines() -> Iterator[None]:
         yield
 
 
-SHOW = ("values", "gradients", "backward", "memory", "work", "lines", "joint", "everything")
+SHOW = ("values", "gradients", "numbers", "backward", "memory", "work", "lines", "joint", "everything")
 
 
 def shown(show: str | Iterable[str]) -> frozenset[str]:
@@ -88,8 +88,10 @@ def draw(
 
     - "values" and "gradients": small arrays as numbers, others as heat-maps with mean, std and norm; NaN and Inf in
       red. A gradient is what `.grad` holds; where that is None, "backward not run".
-    - "backward": the way back, each contribution with its norm and the axes that broadcasting sums, a Σ where several
-      meet. It takes a backward pass of its own, which leaves every `.grad` alone (hooks run).
+    - "numbers": value and gradient of every node, also of those between the leaves and the outputs.
+    - "backward": the way back, each contribution as a number (or the norm of several) with the axes that broadcasting
+      sums, a Σ where several meet. This and "numbers" take a backward pass of their own, which leaves every `.grad`
+      alone (hooks run).
     - "memory", "work" and "lines": bytes kept for the backward pass, multiply-adds of matrix products, and the source
       line of each operation that was computed inside `record_lines()`.
     - "joint": the backward pass recorded as a graph (`create_graph=True`), drawn below the forward pass. With several
@@ -136,18 +138,18 @@ def draw(
     forward: list[Vertex] = []
     if "joint" in words:
         tensors, forward, names = joined(tensors, names)
-    contributions = contributions_to(tensors) if "backward" in words else None
-    found = reading(tensors, names, words, focus=focus, contributions=contributions, forward=forward)
+    backward = backward_pass(tensors) if words & {"backward", "numbers"} else None
+    found = reading(tensors, names, words, focus=focus, backward=backward, forward=forward)
     picture = found.picture
     if fold is not None:
         picture = fitted(with_chosen_folded(picture, fold))
     elif depth is not None:
         picture = fitted(picture, depth)
     elif "everything" not in words:
-        details = words & {"values", "gradients", "backward", "joint"}
+        details = words & {"values", "gradients", "numbers", "backward", "joint"}
         picture = fitted(picture) if details else fitted_to_page(picture, direction in ("LR", "RL"))
     picture = with_references(picture)
-    return Drawing(with_backward(picture) if contributions else picture, direction)
+    return Drawing(with_backward(picture) if "backward" in words else picture, direction)
 
 
 class Drawing:

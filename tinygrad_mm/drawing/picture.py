@@ -89,11 +89,11 @@ class PictureEdge:
 
     `label` tells the results of a call with several results apart. `gradient` says whether a gradient comes back.
 
-    `norm` is the size of the contribution to a gradient that comes back along the edge, where it was asked for, and
-    `axes` those that it is summed over because broadcasting had stretched them. An edge of the kind "backward" draws
-    it, from an operation to its operand or to the sum before it. One of the kind "detached" leads from a tensor to its
-    copy outside the graph; "repeat" from the end of a repeated block to the beginning of the next one, which is drawn
-    as the same.
+    `norm` is the size of the contribution to a gradient that comes back along the edge, where it was asked for, `sent`
+    what is written of it, and `axes` those that it is summed over because broadcasting had stretched them. An edge of
+    the kind "backward" draws it, from an operation to its operand or to the sum before it. One of the kind "detached"
+    leads from a tensor to its copy outside the graph; "repeat" from the end of a repeated block to the beginning of the
+    next one, which is drawn as the same.
     """
 
     tail: str
@@ -104,6 +104,7 @@ class PictureEdge:
     kind: EdgeKind = "forward"
     norm: float | None = None
     axes: tuple[int, ...] = ()
+    sent: str = ""
 
 
 @dataclass(frozen=True)
