@@ -79,6 +79,8 @@ class _Watch(Monitor):
         node = vertex.node
         assert node is not None
         assert node.args is not None
+        if isinstance(gradient, list):  # to a call with several results, of which one was used
+            gradient = next(one for one in gradient if one is not None)
         shape = node.args[i].value.shape if type(node.args[i].value) is not tuple else gradient.shape
         lead = gradient.ndim - len(shape)
         stretched = [lead + k for k, n in enumerate(shape) if n == 1 and gradient.shape[lead + k] != 1]

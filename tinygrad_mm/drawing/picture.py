@@ -9,13 +9,15 @@ n1, ... in the order of computation, edges e0, e1, ... in the order of `Picture.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
 
 from tinygrad_mm.drawing.arrays import ArrayView
 
-__all__ = ["KINDS", "LEAVES", "EdgeKind", "Kind", "Picture", "PictureCluster", "PictureEdge", "PictureNode"]
+__all__ = ["KINDS", "LEAVES", "EdgeKind", "Kind", "Picture", "PictureCluster", "PictureEdge", "PictureNode", "as_json"]
 
 Kind: TypeAlias = Literal[
     "input", "parameter", "buffer", "constant", "detached", "operation", "function", "module", "sum", "output", "error"
@@ -142,3 +144,20 @@ class Picture:
     def into(self, node: PictureNode) -> Iterator[PictureEdge]:
         """The edges that bring a node its operands, in order."""
         return (edge for edge in self.edges if edge.head == node.id and edge.kind == "forward")
+
+
+def as_json(picture: Picture) -> str:
+    """A picture as JSON: an object with the attributes of `Picture`, null where a number is not finite.
+
+    >>> as_json(Picture((), (), notes=("none",)))
+    '{"nodes": [], "edges": [], "clusters": [], "notes": ["none"]}'
+    """
+    return json.dumps(_plain(asdict(picture)), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value

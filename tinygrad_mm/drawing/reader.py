@@ -206,8 +206,9 @@ class _Reader:
             return "parameter"
         if isinstance(a, Buffer):
             return "buffer"
-        # detach() leaves no record, but its result holds the very array of the tensor it was called on.
-        return "detached" if not a.requires_grad and id(a.value) in self.owners else "input"
+        # detach() leaves no record, but its result holds the very array of the tensor it was called on before.
+        owner = None if a.requires_grad else self.owners.get(id(a.value))
+        return "detached" if owner is not None and owner.version < a.version else "input"
 
     def title(self, a: Any) -> str | None:
         name = self.names.of(a)

@@ -125,7 +125,7 @@ class State(threading.local):
 
     def __init__(self) -> None:
         self.recording: bool = True  # results that need a gradient remember how they were made (`no_grad`: they don't)
-        self.complete: bool = False  # inside a `named_call`: calls on data that needs no gradient are recorded too
+        self.complete: bool = False  # calls on data that needs no gradient are recorded too, as in a `named_call`
         self.tracing: bool = False  # every call is recorded, and no value may leave the graph
         self.transforming: bool = False  # a transform (`grad(f)`, ...) is calling its function
         self.scope: Scope | None = None  # the innermost module being called
