@@ -162,7 +162,7 @@ def draw(
         tensors, forward, names = joined(tensors, names)
     backward = backward_pass(tensors) if words & {"backward", "numbers"} else None
     found = reading(tensors, names, words, focus=focus, backward=backward, forward=forward)
-    picture = without_checks(found.picture)
+    picture = whole = without_checks(found.picture)
     if fold is not None:
         picture = fitted(with_chosen_folded(picture, fold))
     elif depth is not None:
@@ -171,13 +171,16 @@ def draw(
         details = words & {"values", "gradients", "numbers", "backward", "joint"}
         picture = fitted(picture) if details else fitted_to_page(picture, direction in ("LR", "RL"))
     picture = with_references(picture)
-    return Drawing(with_backward(picture) if "backward" in words else picture, direction)
+    drawing = Drawing(with_backward(picture) if "backward" in words else picture, direction, whole)
+    if fold is None and depth is None and "everything" not in words:
+        drawing.at_first = fitted_to_page(whole, horizontal=False)
+    return drawing
 
 
 class Drawing:
     """A picture of a computation graph, to save, to show in a notebook, or to go on with as a `graphviz.Digraph`.
 
-    `picture` is the content as plain data.
+    `picture` is the content as plain data, `whole` the same with nothing folded.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> a = Tensor(2.0, requires_grad=True)
@@ -186,9 +189,11 @@ class Drawing:
     True
     """
 
-    def __init__(self, picture: Picture, direction: Direction = "LR") -> None:
+    def __init__(self, picture: Picture, direction: Direction = "LR", whole: Picture | None = None) -> None:
         self.picture = picture
         self.direction = direction
+        self.whole = picture if whole is None else whole
+        self.at_first = picture  # what is folded on a page before anything is clicked
 
     @property
     def graph(self) -> graphviz.Digraph:
@@ -203,7 +208,9 @@ class Drawing:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture as .svg, .png, .pdf, .dot, .html, .txt, .mmd or .json, as the name ends; returns the path.
 
-        .html is a page of its own in which the picture can be moved and zoomed, .txt a list of the operations, .mmd
+        .html is a page of its own, one file without a network: modules fold and unfold, a node tells its shape,
+        options, source line, value and gradient (as far as `show` asked for them), ancestors and descendants can be
+        shown alone; there is a search, and it prints the picture. .txt a list of the operations, .mmd
         the language of Mermaid, .json the content of `picture`. The file is there whole or not at all. PDF needs a real
         `dot` or pygraphviz (the extra `pdf`); .dot, .txt, .mmd and .json need no layout program.
 
@@ -223,7 +230,7 @@ class Drawing:
         if form == ".svg":
             return self._svg()
         if form == ".html":
-            return page(self._svg().decode()).encode()
+            return page(self.whole, self.at_first, self._printed()).encode()
         if form == ".txt":
             return outline(self.picture).encode()
         if form == ".json":
@@ -234,6 +241,13 @@ class Drawing:
 
     def _svg(self) -> bytes:
         return drawn(self.picture, self.direction, "svg")
+
+    def _printed(self) -> str:
+        """The picture, or nothing where there is no layout program: a page needs none until it is printed."""
+        try:
+            return self._svg().decode()
+        except RuntimeError:
+            return ""
 
     def _repr_svg_(self) -> str:
         return for_notebooks(self._svg()).decode()

@@ -17,7 +17,18 @@ from typing import Any, Literal, TypeAlias
 
 from tinygrad_mm.drawing.arrays import ArrayView
 
-__all__ = ["KINDS", "LEAVES", "EdgeKind", "Kind", "Picture", "PictureCluster", "PictureEdge", "PictureNode", "as_json"]
+__all__ = [
+    "KINDS",
+    "LEAVES",
+    "EdgeKind",
+    "Kind",
+    "Picture",
+    "PictureCluster",
+    "PictureEdge",
+    "PictureNode",
+    "as_json",
+    "finite",
+]
 
 Kind: TypeAlias = Literal[
     "input", "parameter", "buffer", "constant", "detached", "operation", "function", "module", "sum", "output", "error"
@@ -152,12 +163,17 @@ def as_json(picture: Picture) -> str:
     >>> as_json(Picture((), (), notes=("none",)))
     '{"nodes": [], "edges": [], "clusters": [], "notes": ["none"]}'
     """
-    return json.dumps(_plain(asdict(picture)), allow_nan=False)
+    return json.dumps(finite(asdict(picture)), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Nested containers with null in the place of every number that is not finite.
+
+    >>> finite({"a": (1.0, math.inf)})
+    {'a': [1.0, None]}
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, (list, tuple)) else value
