@@ -211,9 +211,8 @@ def named_call(fun: Function) -> Function:
     def call(*args: Any, **kwargs: Any) -> Any:
         outer, complete = state.scope, state.complete
         state.scope = Scope(call, name_of(fun), outer)
-        state.complete = state.recording and any(
-            isinstance(a, Vertex) and a.requires_grad for a in (*args, *kwargs.values())
-        )
+        needed = any(isinstance(a, Vertex) and a.requires_grad for a in (*args, *kwargs.values()))
+        state.complete = complete or (needed and state.recording)
         try:
             return fun(*args, **kwargs)
         finally:
