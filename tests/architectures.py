@@ -8,12 +8,13 @@ down). 0 is the simplest answer to every question, and sizes are asked for first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from choices import Choices, Drawn
 from hypothesis import strategies as st
 
 import tinygrad_mm as tg
@@ -21,97 +22,6 @@ from tinygrad_mm import functional, nn, optim
 
 T = TypeVar("T")
 Shape = tuple[int, ...]
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Decisions
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Choices:
-    """A source of decisions: `_number` is what a source defines, `taken` what it has decided."""
-
-    def __init__(self) -> None:
-        self.taken: list[int] = []
-
-    def _number(self, bound: int) -> int:
-        raise NotImplementedError
-
-    def below(self, bound: int) -> int:
-        if bound > 1:
-            self.taken.append(self._number(bound))
-        return self.taken[-1] if bound > 1 else 0
-
-    def between(self, low: int, high: int) -> int:
-        return low + self.below(high - low + 1)
-
-    def among(self, options: Sequence[T]) -> T:
-        return options[self.below(len(options))]
-
-    def rarely(self) -> bool:
-        return self.below(8) == 7
-
-    def maybe(self) -> bool:
-        return self.below(2) == 1
-
-
-class Seeded(Choices):
-    """Decisions that follow from a seed."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.rng = np.random.default_rng(seed)
-
-    def _number(self, bound: int) -> int:
-        return int(self.rng.integers(bound))
-
-
-class Replayed(Choices):
-    """Decisions from a list; 0, the simplest, where it is at its end."""
-
-    def __init__(self, numbers: Sequence[int]) -> None:
-        super().__init__()
-        self.numbers = iter(numbers)
-
-    def _number(self, bound: int) -> int:
-        return min(next(self.numbers, 0), bound - 1)
-
-
-class Drawn(Choices):
-    """Decisions that hypothesis draws."""
-
-    def __init__(self, draw: st.DrawFn) -> None:
-        super().__init__()
-        self.draw = draw
-
-    def _number(self, bound: int) -> int:
-        return self.draw(st.integers(0, bound - 1))
-
-
-def cut_down(taken: Sequence[int], fails: Callable[[list[int]], bool], most: int = 400) -> list[int]:
-    """The decisions of a failing architecture, as few and as simple as `most` tries find."""
-    best = list(taken)
-
-    def attempts() -> Iterator[list[int]]:
-        for length in (32, 16, 8, 4, 2, 1):
-            for i in range(len(best) - length, -1, -length):
-                if i + length <= len(best):
-                    yield best[:i] + best[i + length :]
-        for i in range(len(best)):
-            for smaller in {0, best[i] // 2, best[i] - 1} if i < len(best) else ():
-                if 0 <= smaller < best[i]:
-                    yield [*best[:i], smaller, *best[i + 1 :]]
-
-    improved = True
-    while improved:
-        improved = False
-        for attempt in attempts():
-            most -= 1
-            if most < 0:
-                return best
-            if (len(attempt), attempt) < (len(best), best) and fails(attempt):
-                best, improved = attempt, True
-    return best
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Layers
@@ -536,7 +446,7 @@ class Builder:
             mean, log_variance = self.add(dense(n, n), [i], shape), self.add(dense(n, n), [i], shape)
             return self.add(Draws(self.rng()), [mean, log_variance], shape)
         inner = [nn.LayerNorm(n), dense(n, hidden, choices.among(ACTIVATIONS)), dense(hidden, n)]
-        return self.add(nn.Residual(nn.Sequential(*inner[choices.below(2) :])), [i], shape)
+        return self.add(nn.Residual(nn.Sequential(*inner[choices.below(2) if n > 1 else 1 :])), [i], shape)
 
     def cell(self, i: int, shape: Shape) -> int | None:
         """Weights that are used several times over."""
@@ -550,11 +460,11 @@ class Builder:
         return self.add(With("recurrent, 3 times", _recurrent, *parts), [i], (m,))
 
     def normalized(self, i: int, shape: Shape) -> int:
-        """Layer and batch normalization, dropout."""
+        """Layer and batch normalization, dropout. One element less its mean is 0, and all behind it is noise."""
         kind = self.choices.below(4)
-        if kind == 0:
+        if kind == 0 and shape[-1] > 1:
             return self.add(nn.LayerNorm(shape[-1], bias=not self.choices.rarely()), [i], shape)
-        if kind == 1 and len(shape) == 2:
+        if kind == 1 and len(shape) == 2 and shape != (1, 1):
             return self.add(nn.LayerNorm(shape), [i], shape)
         if kind == 2 and min(self.batches) > 1:
             return self.add(nn.BatchNorm1d(shape[0], affine=not self.choices.rarely()), [i], shape)

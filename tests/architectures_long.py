@@ -16,7 +16,8 @@ import os
 import sys
 from pathlib import Path
 
-from architectures import Architecture, Choices, Replayed, Seeded, architecture, cut_down
+from architectures import Architecture, architecture
+from choices import Choices, Replayed, Seeded, cut_down
 from compared_steps import compare
 
 LARGEST = {"numpy": 17, "numba": 17, "interpreted": 3}  # examples in a batch

@@ -14,7 +14,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import strategies as my
-from architectures import Architecture, Replayed, Seeded, architecture, cut_down
+from architectures import Architecture, architecture
+from choices import Replayed, Seeded, cut_down
 from compared_steps import compare
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st

@@ -52,10 +52,13 @@ def name_mistake(answer: Any, right: Any, *, batch: int | None = None, parts: Se
     return None if factor is None else f"{factor:.4g} times the right gradient"
 
 
-def likely_mistakes(right: Any, *, batch: int | None = None, parts: Sequence[Any] = ()) -> dict[str, Array]:
+def likely_mistakes(
+    right: Any, *, batch: int | None = None, parts: Sequence[Any] = (), examples: Any = None
+) -> dict[str, Array]:
     """What each likely mistake would give in place of the right gradient, by the mistake's name.
 
-    `batch` and `parts` are those of `name_mistake`. Mistakes that would give the right gradient here are left out.
+    `batch` and `parts` are those of `name_mistake`; `examples` are what each example of the batch adds to the gradient,
+    along a first axis. Mistakes that would give the right gradient here are left out.
 
     Shape: that of `right` (the transpose: its axes the other way round) for each
 
@@ -65,10 +68,10 @@ def likely_mistakes(right: Any, *, batch: int | None = None, parts: Sequence[Any
     ['path 1 of 2 is lost', 'path 2 of 2 is lost', 'the last contribution overwrites the others instead of adding']
     """
     right = np.asarray(right, np.float64)
-    return {name: wrong for name, wrong in _candidates(right, batch, parts) if not _close(wrong, right)}
+    return {name: wrong for name, wrong in _candidates(right, batch, parts, examples) if not _close(wrong, right)}
 
 
-def _candidates(right: Array, batch: int | None, parts: Sequence[Any]) -> Iterator[tuple[str, Array]]:
+def _candidates(right: Array, batch: int | None, parts: Sequence[Any], examples: Any) -> Iterator[tuple[str, Array]]:
     """Each mistake and its result, the likelier first."""
     if right.ndim > 1:
         yield "the transpose", np.swapaxes(right, -1, -2)
@@ -78,6 +81,9 @@ def _candidates(right: Array, batch: int | None, parts: Sequence[Any]) -> Iterat
     if batch is not None:
         yield "the mean over the batch instead of the sum", right / batch
         yield "the sum over the batch instead of the mean", right * batch
+    if examples is not None:
+        for i, one in enumerate(np.asarray(examples, np.float64)):
+            yield f"what example {i} alone adds: the sum over the batch is missing", one
     contributions = [np.broadcast_to(np.asarray(part, np.float64), right.shape) for part in parts]
     if len(contributions) > 1:
         for i, part in enumerate(contributions):
