@@ -24,7 +24,7 @@ y = u * v
 y.backward(retain_graph=True)
 show(
     tg.draw(y, show=("values", "gradients", "backward")),
-    "u = a · b, v = a + u, y = u · v. Grey arrows are the way forward, the others the way back. "
+    "u = a · b, v = a + u, y = u · v. Dark arrows are the way forward, orange ones the way back. "
     "Where several arrive, Σ adds them up.",
 )
 
@@ -76,7 +76,9 @@ assert float(b.grad) == 45
 # order: `tg.explore`.
 
 # %%
-print(tg.explore(y, path=out("02_paths-explore.html")))
+page = tg.explore(y, path=out("02_paths-explore.html"))
+print(page)
+page
 
 # %% [markdown]
 # How much work is saved? Put n stages in a row, each with two ways through it:

@@ -128,7 +128,6 @@ show(
 # arrangement fits. With square matrices all of them fit, and three of four are wrong.
 
 # %%
-S = [rng.normal(size=(3, 3)) for _ in range(3)]
 for name, answer in {
     "x.T @ dy": lambda x, W, dy: x.T @ dy,
     "dy.T @ x": lambda x, W, dy: dy.T @ x,

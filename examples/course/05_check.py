@@ -69,6 +69,8 @@ print(f"relative error: {error:.1e}")
 assert error < 1e-6
 
 # %% [markdown]
+# ## Checked: how precise is a check?
+#
 # It is wise to check in double precision even if training runs in single. In float32 the nudge
 # itself is good for three or four digits only:
 

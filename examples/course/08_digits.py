@@ -65,7 +65,7 @@ show(
 )
 
 # %% [markdown]
-# ## The published number
+# ## Checked: the published number
 #
 # As in the book (*Neural Networks and Deep Learning*, chapter 1): 50,000 images, weights and biases
 # drawn with deviation 1, batches of 10, learning rate 3, 30 epochs. It reports **96.59 %** of the
