@@ -3,7 +3,8 @@
 #
 # A picture of 28 × 28 pixels becomes a vector of 784 numbers. Each unit of the first layer takes
 # its dot product with a vector of weights, which is a picture, too: of what the unit looks for.
-# This chapter trains the network of Nielsen's book to its published result, and then looks inside.
+# This chapter trains the network of Nielsen's book to its published result, and then looks
+# inside.
 
 # %%
 from pathlib import Path
@@ -29,17 +30,18 @@ show(fig, "The first ten of 60,000 images, and what they are.")
 # %% [markdown]
 # ## By hand
 #
-# Nielsen's first network has 784 inputs, 100 hidden units and 10 outputs, each a sigmoid,
-# σ(z) = 1 / (1 + exp(-z)), and the **quadratic loss**, half the squared distance to the one-hot
-# target. The gradient that reaches the last z is
+# Nielsen's first network has 784 inputs, 100 hidden units and 10 outputs, each a sigmoid, σ(z) =
+# 1 / (1 + exp(-z)), and the **quadratic loss**, half the squared distance to the one-hot target.
+# The gradient that reaches the last z is
 #
 #     quadratic:        dz  =  (σ(z) - target) · σ(z) (1 - σ(z))
 #     cross-entropy:    dz  =   σ(z) - target
 #
-# The factor σ' = σ (1 - σ) is the slope of the sigmoid. It is at most 1/4, and next to nothing
-# where the output is near 0 or 1. With the quadratic loss a unit that is *badly* wrong, near 1
-# where it should be near 0, hardly learns. The cross-entropy, -log of the probability of the truth,
-# has a derivative with σ' in the denominator, and the two cancel (chapter 6).
+# (for outputs that are sigmoids; with a softmax it is p - target, the same form). The factor σ' =
+# σ (1 - σ) is the slope of the sigmoid. It is at most 1/4, and next to nothing where the output
+# is near 0 or 1. With the quadratic loss a unit that is *badly* wrong, near 1 where it should be
+# near 0, hardly learns. The cross-entropy, -log of the probability of the truth, has a derivative
+# with σ' in the denominator, and the two cancel (chapter 6).
 
 # %%
 steps = 300
@@ -67,9 +69,9 @@ show(
 # %% [markdown]
 # ## Checked: the published number
 #
-# As in the book (*Neural Networks and Deep Learning*, chapter 1): 50,000 images, weights and biases
-# drawn with deviation 1, batches of 10, learning rate 3, 30 epochs. It reports **96.59 %** of the
-# 10,000 test images.
+# As in the book (*Neural Networks and Deep Learning*, chapter 1): 50,000 images, weights and
+# biases drawn with deviation 1, batches of 10 (the images of one step), learning rate 3, 30
+# epochs (rounds through all images). It reports **96.59 %** of the 10,000 test images.
 
 
 # %%
@@ -110,9 +112,9 @@ print(f"(at best {max(reached):.2f} %)")
 assert reached[-1] > (40 if SHORT else 96.0)
 
 # %% [markdown]
-# That is a lucky start: of the seeds 0 to 4 only this one gets there, the others end between 77 and
-# 88 %. One or two of their outputs say "no" to every image, as surely as in the picture above, and
-# 150,000 steps do not change their mind. Here are the remedies. The same network with
+# That is a lucky start: of the seeds 0 to 4 only this one gets there, the others end between 77
+# and 88 %. One or two of their outputs say "no" to every image, as surely as in the picture
+# above, and 150,000 steps do not change their mind. Here are the remedies. The same network with
 # cross-entropy, and weights that start smaller (chapter 9 says how small), needs a third of the
 # epochs to do better, from any start:
 
@@ -147,7 +149,7 @@ show(fig, "Accuracy on images that were not trained on, after each epoch.")
 # %% [markdown]
 # ## Weights as strokes
 #
-# A unit's output grows with x @ w. Of all pictures with as much ink, which one does it like best?
+# A unit's output grows with x @ w. Of all vectors x of one length, which one does it like best?
 # The one in the direction of w itself (exercise 8.2). So the weights *are* the picture of what a
 # unit looks for: ink on red raises it, ink on blue lowers it.
 
@@ -163,6 +165,7 @@ show(
     fig,
     "Weights of twenty hidden units. At the edges, where no image has ink, they stay as they "
     "were drawn.",
+    cover=True,
 )
 
 # %% [markdown]

@@ -3,7 +3,8 @@
 #
 # A recurrent network reads a sequence one step at a time and keeps a state. The same weights are
 # used in every step, so training goes back through all of them: **backpropagation through time**.
-# It is chapter 9 again, with one matrix instead of twenty, and this time the factors are all alike.
+# It is chapter 9 again, with one matrix instead of twenty, and this time the factors are all
+# alike.
 
 # %%
 import numpy as np
@@ -47,18 +48,18 @@ show(
 #     da[t]    =  dh[t] · (1 - h[t]²)
 #     dW      +=  h[t-1]ᵀ @ da[t]             W is used in every step: contributions add up
 #
-# Through k steps a gradient is multiplied k times by Wᵀ (and by slopes of tanh, at most 1). If all
-# that W does is to stretch by a factor c, the gradient is multiplied by
+# Through k steps a gradient is multiplied k times by Wᵀ (and by slopes of tanh, at most 1). If
+# all that W does is to stretch by a factor c, the gradient is multiplied by
 #
 #     cᵏ
 #
-# For c = 0.9 and k = 60 that is 0.002; for c = 1.1 it is 300. A network cannot learn what it is not
-# told: if the gradient of a word sixty steps ago has vanished, nothing says that it mattered. If it
-# explodes, one step throws the weights away.
+# For c = 0.9 and k = 60 that is 0.002; for c = 1.1 it is 300. A network cannot learn what it is
+# not told: if the gradient of a word sixty steps ago has vanished, nothing says that it mattered.
+# If it explodes, one step throws the weights away.
 #
 # Against explosion: **clip** the gradient, make it shorter if it is longer than some norm, in the
-# same direction. Against vanishing: an *additive* path. A **GRU** keeps its state and mixes in some
-# of a candidate n,
+# same direction. Against vanishing: an *additive* path. A **GRU** keeps its state and mixes in
+# some of a candidate n,
 #
 #     h[t]  =  z · h[t-1] + (1 - z) · n
 #
@@ -68,8 +69,8 @@ show(
 # %% [markdown]
 # ## Checked
 #
-# W is an orthogonal matrix (which turns, and stretches nothing) times c. We measure the gradient of
-# the last state with respect to each earlier one.
+# W is an orthogonal matrix (which turns, and stretches nothing) times c. We measure the gradient
+# of the last state with respect to each earlier one.
 
 # %%
 rng = np.random.default_rng(0)
@@ -113,9 +114,9 @@ show(
 # %% [markdown]
 # ## Can it be learned?
 #
-# The plainest test of memory: the first number of a sequence is +1 or -1, then comes noise; at the
-# end, say what the first one was. What counts is the factor per step *at the start*, for before
-# anything is learned nothing else decides whether the first number has a gradient.
+# The plainest test of memory: the first number of a sequence is +1 or -1, then comes noise; at
+# the end, say what the first one was. What counts is the factor per step *at the start*, for
+# before anything is learned nothing else decides whether the first number has a gradient.
 #
 # - A plain network that starts with c = 1, and one with c = 0.5: 0.5⁶⁰ = 10⁻¹⁸.
 # - A GRU as it comes: its gate starts at z = σ(0) = ½. The factor is ½ again!

@@ -3,7 +3,7 @@
 It needs the extra `course`. Every chapter is executed. A page is one file, which opens from disk
 and loads nothing from anywhere; solutions are folded. `build.py 4 5` makes two chapters only,
 `--out DIR` writes elsewhere, `--short` runs them in their short mode. `--pictures` also writes the
-first picture of each chapter into examples/pictures, for the index in examples/README.md.
+cover of each chapter into examples/pictures, for the index in examples/README.md.
 """
 
 from __future__ import annotations
@@ -106,14 +106,15 @@ def page(notebook: Any, title: str, links: str) -> str:
     return PAGE.format(title=html.escape(title), style=style, links=links, body=body)
 
 
-def first_picture(notebook: Any) -> tuple[str, bytes]:
-    """The form, "png" or "svg", and the bytes of the first picture in a notebook."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            text = output.get("data", {}).get("text/html", "")
-            if found := re.search(r"data:image/(png|svg)[+a-z]*;base64,([^\"]+)", text):
-                return found[1], base64.b64decode(found[2])
-    raise ValueError("the notebook has no picture")
+def cover(notebook: Any) -> tuple[str, bytes]:
+    """The form, "png" or "svg", and the bytes of the picture that stands for a chapter."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    texts = [output.get("data", {}).get("text/html", "") for output in outputs]
+    figures = [text for text in texts if text.startswith("<figure")]
+    chosen = next((text for text in figures if 'class="cover"' in text), figures[0])
+    found = re.search(r"data:image/(png|svg)[+a-z]*;base64,([^\"]+)", chosen)
+    assert found is not None
+    return found[1], base64.b64decode(found[2])
 
 
 def links_around(chapter: Path, every: list[Path]) -> str:
@@ -171,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         (options.out / f"{chapter.stem}.html").write_text(text, "utf-8")
         print(f"{options.out / chapter.stem}.html", flush=True)
         if options.pictures:
-            form, picture = first_picture(notebook)
+            form, picture = cover(notebook)
             (HERE.parent / "pictures" / f"{chapter.stem}.{form}").write_bytes(picture)
     (options.out / "index.html").write_text(index(every), "utf-8")
     print(options.out / "index.html")

@@ -93,14 +93,18 @@ def _entries(values: Any) -> Any:
     return ((index, float(values[index])) for index in itertools.product(*map(range, values.shape)))
 
 
-def show(picture: Any, caption: str) -> None:
-    """Show a figure, or a drawing of the library, with what is to be seen in it."""
+def show(picture: Any, caption: str, cover: bool = False) -> None:
+    """Show a figure, or a drawing of the library, with what is to be seen in it.
+
+    The cover of a chapter stands in the index of the examples; by default it is its first picture.
+    """
     if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
         from IPython.display import HTML, display
 
         assert shell is not None
         words = f"<figcaption>{html.escape(caption)}</figcaption>"
-        display(HTML(f"<figure>{_inline(picture, caption)}{words}</figure>"))
+        kind = ' class="cover"' if cover else ""
+        display(HTML(f"<figure{kind}>{_inline(picture, caption)}{words}</figure>"))
         return
     form = "svg" if hasattr(picture, "_repr_svg_") else "png"
     path = out(f"{Path(sys.argv[0]).stem}-{next(_count)}.{form}")
