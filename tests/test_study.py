@@ -119,6 +119,9 @@ def test_a_mistake_without_a_name_is_the_worst_entry_beside_its_nudge():
         ("4.2", lambda x, W, dy: np.add(x, 1, out=x), "writes into its argument 0"),
         ("10.2", lambda *args: args[0], "2 results, w, v"),
         ("1.3", "four", "not numbers"),
+        ("2.2", lambda contributions: {name: "1" for name, _ in contributions}, "not what is asked for"),
+        ("2.2", lambda contributions: [1.0], "a dictionary with the keys a, b"),
+        ("7.1", lambda made_from, last: [[last]], "not what is asked for"),
         ("5.1", 3, "Not 3"),
     ],
 )

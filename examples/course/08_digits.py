@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import tinygrad_mm as tg
-from style import BLUE, GREY, ORANGE, SHORT, SIGNED, figure, grid, rule, show
+from style import BLUE, GREY, ORANGE, SHORT, figure, grid, image, matrix, rule, show
 
 # %%
 folder = Path(__file__).parents[1] if "__file__" in globals() else Path("..")
@@ -22,9 +22,8 @@ targets = np.eye(10, dtype=np.float32)[labels]
 
 # %% tags=["picture"]
 fig, axes = grid(1, 10, 9, 1.1)
-for ax, image, label in zip(axes, images, labels, strict=False):
-    ax.imshow(image, cmap="gray_r")
-    ax.set(xticks=[], yticks=[], title=str(label))
+for ax, pixels, label in zip(axes, images, labels, strict=False):
+    image(ax, pixels / 255, str(label))
 show(fig, "The first ten of 60,000 images, and what they are.")
 
 # %% [markdown]
@@ -158,9 +157,7 @@ W = better.layers[0].weight.data
 strongest = np.argsort(-np.abs(better.layers[1].weight.data).max(axis=1))[:20]
 fig, axes = grid(2, 10, 9, 2.1)
 for ax, unit in zip(axes.flat, strongest, strict=True):
-    w = W[:, unit].reshape(28, 28)
-    ax.imshow(w, cmap=SIGNED, vmin=-np.abs(w).max(), vmax=np.abs(w).max())
-    ax.set(xticks=[], yticks=[])
+    matrix(ax, W[:, unit].reshape(28, 28))
 show(
     fig,
     "Weights of twenty hidden units. At the edges, where no image has ink, they stay as they "
@@ -176,20 +173,19 @@ show(
 # %%
 def favourite(digit, steps=20 if SHORT else 200):
     """An image that the network takes for this digit, as surely as it can be."""
-    score = tg.grad(lambda image: better(image)[0, digit] - 0.02 * np.sum(image * image))
-    image = np.full((1, 784), 0.1, np.float32)
+    slope = tg.grad(lambda x: better(x)[0, digit] - 0.02 * np.sum(x * x))
+    x = np.full((1, 784), 0.1, np.float32)
     for _ in range(steps):
-        image = np.clip(image + np.float32(0.05) * score(image), 0, 1)
-    return image
+        x = np.clip(x + np.float32(0.05) * slope(x), 0, 1)
+    return x
 
 
 favourites = [favourite(digit) for digit in range(10)]
 
 # %% tags=["picture"]
 fig, axes = grid(1, 10, 9, 1.1)
-for digit, (ax, image) in enumerate(zip(axes, favourites, strict=True)):
-    ax.imshow(image.reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
-    ax.set(xticks=[], yticks=[], title=str(digit))
+for digit, (ax, pixels) in enumerate(zip(axes, favourites, strict=True)):
+    image(ax, pixels.reshape(28, 28), str(digit))
 show(
     fig,
     "What each output likes best. It is not a digit: nothing ever asked the network to know what "
@@ -205,9 +201,9 @@ show(
 
 
 # %%
-def fooled(image, label, epsilon):
-    dx = tg.grad(lambda image: tg.cross_entropy(better(image), label))(image)
-    return np.clip(image + np.float32(epsilon) * np.sign(dx), 0, 1)
+def fooled(x, label, epsilon):
+    dx = tg.grad(lambda x: tg.cross_entropy(better(x), label))(x)
+    return np.clip(x + np.float32(epsilon) * np.sign(dx), 0, 1)
 
 
 for epsilon in (0, 0.02, 0.05, 0.1):
@@ -220,9 +216,7 @@ fig, axes = grid(2, 8, 9, 2.8)
 attacked = fooled(x_test[:8], test_labels[:8], 0.1)
 for row, pictures in zip(axes, (x_test[:8], attacked), strict=True):
     for ax, picture, says in zip(row, pictures, better(pictures).data.argmax(axis=1), strict=True):
-        ax.imshow(picture.reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
-        ax.set(xticks=[], yticks=[])
-        ax.set_title(f"says {says}", fontsize=9)
+        image(ax, picture.reshape(28, 28), f"says {says}")
 show(
     fig,
     "Above, test images; below, the same with each pixel moved by 0.1. You still read the same "

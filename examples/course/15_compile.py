@@ -36,8 +36,8 @@ def network():
 
 model, optimizer = network()
 show(
-    tg.draw(tg.mse_loss(model(x), t), show="joint"),
-    "One step: the way forward, and below it the way back, as the engine records them.",
+    tg.draw(tg.mse_loss(model(x), t), show="backward"),
+    "One step, as the engine records it; orange, the way back.",
 )
 
 # %% [markdown]

@@ -76,6 +76,14 @@ def amounts(ax: Any, values: Any, title: str = "", written: str = "") -> Any:
     return _squares(ax, values, title, written, AMOUNT, 0, float(values.max()) or 1.0)
 
 
+def image(ax: Any, pixels: Any, title: str = "") -> None:
+    """A grey image, from white at 0 to black at 1."""
+    ax.imshow(pixels, cmap="gray_r", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=9)
+    ax.spines[:].set(visible=True, color=GREY)
+
+
 def _squares(
     ax: Any, values: Any, title: str, written: str, colours: str, low: float, high: float
 ) -> Any:

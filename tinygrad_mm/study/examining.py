@@ -103,7 +103,10 @@ class _Case:
         if value is ...:
             raise _Unanswered
         if self.exercise.judge is not None:
-            return self.exercise.judge(value, *self.args)
+            try:
+                return self.exercise.judge(value, *self.args)
+            except (AttributeError, TypeError, ValueError):  # nothing that can be judged
+                return f"It is {type(value).__name__} {value!r:.60}, not what is asked for."
         given, right = _parts(value, len(self.names)), _parts(self.right, len(self.names))
         if len(given) != len(right):
             return f"It asks for {len(right)} results, {', '.join(self.exercise.results)}; there are {len(given)}."
