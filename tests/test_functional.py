@@ -462,7 +462,7 @@ def test_attention_refuses():
     with pytest.raises(ValueError, match="one value for each key"):
         attention(q, k, k[:, :4])
     with pytest.raises(TypeError, match="True where a query may look"):
-        attention(q, k, k, np.zeros((3, 5)))
+        attention(q, k, k, np.zeros((3, 5), int))
     for shape in ((5, 3), (4, 2, 3, 5)):
         with pytest.raises(ValueError, match=r"does not broadcast to \(2, 3, 5\)"):
             attention(q, k, k, np.ones(shape, bool))

@@ -111,7 +111,8 @@ def test_dense_knows_all_activations(name):
     layer = nn.Dense(3, 5, name, rng=0)
     expected = getattr(functional, name)(x @ layer.weight.data + layer.bias.data)
     assert np.allclose(layer(x).data, expected, atol=1e-6)
-    variance = 2 / 400 if name in ("relu", "leaky_relu", "elu", "gelu", "silu") else 2 / 700
+    rectifiers = "relu", "leaky_relu", "elu", "gelu", "silu", "celu", "mish", "relu6", "hard_swish"
+    variance = 2 / 400 if name in rectifiers else 2 / 700
     assert abs(nn.Dense(400, 300, name, rng=0).weight.data.var() / variance - 1) < 0.02
 
 

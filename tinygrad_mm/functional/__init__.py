@@ -18,9 +18,25 @@ from tinygrad_mm.functional.activations import (
     softplus,
     tanh,
 )
+from tinygrad_mm.functional.activations_composed import (
+    celu,
+    glu,
+    hard_sigmoid,
+    hard_swish,
+    hard_tanh,
+    log_sigmoid,
+    mish,
+    prelu,
+    relu6,
+    selu,
+    softmin,
+    softsign,
+    swiglu,
+)
 from tinygrad_mm.functional.attention import scaled_dot_product_attention
-from tinygrad_mm.functional.convolution import conv2d
+from tinygrad_mm.functional.convolution import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from tinygrad_mm.functional.error_function import erf
+from tinygrad_mm.functional.likelihoods import binary_cross_entropy, ctc_loss, gaussian_nll_loss, poisson_nll_loss
 from tinygrad_mm.functional.losses import _cross_entropy as _cross_entropy  # the operation table has a row for it
 from tinygrad_mm.functional.losses import (
     binary_cross_entropy_with_logits,
@@ -30,43 +46,109 @@ from tinygrad_mm.functional.losses import (
     l1_loss,
     mse_loss,
     nll_loss,
+    smooth_l1_loss,
 )
-from tinygrad_mm.functional.normalization import batch_norm, layer_norm, standardize
-from tinygrad_mm.functional.pooling import avg_pool2d, max_pool2d
-from tinygrad_mm.functional.random import dropout, uniform_like
-from tinygrad_mm.functional.sequences import unstack
+from tinygrad_mm.functional.margins import (
+    cosine_embedding_loss,
+    cosine_similarity,
+    hinge_loss,
+    info_nce_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    pairwise_distance,
+    triplet_margin_loss,
+)
+from tinygrad_mm.functional.normalization import batch_norm, group_norm, layer_norm, rms_norm, standardize
+from tinygrad_mm.functional.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool1d,
+    max_pool2d,
+)
+from tinygrad_mm.functional.random import dropout, feature_dropout, uniform_like
+from tinygrad_mm.functional.resizing import interpolate, pixel_shuffle
+from tinygrad_mm.functional.selection import topk
+from tinygrad_mm.functional.sequences import rotary, sequence_mask, sinusoids, unstack
 from tinygrad_mm.functional.sliding import overlap_add, windows
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
     "avg_pool2d",
     "batch_norm",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "celu",
+    "conv1d",
     "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "elu",
     "erf",
+    "feature_dropout",
+    "gaussian_nll_loss",
     "gelu",
+    "glu",
+    "group_norm",
+    "hard_sigmoid",
+    "hard_swish",
+    "hard_tanh",
+    "hinge_loss",
     "huber_loss",
+    "info_nce_loss",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
+    "log_sigmoid",
     "log_softmax",
     "logsumexp",
+    "margin_ranking_loss",
+    "max_pool1d",
     "max_pool2d",
+    "mish",
     "mse_loss",
+    "multi_margin_loss",
     "nll_loss",
     "one_hot",
     "overlap_add",
+    "pairwise_distance",
+    "pixel_shuffle",
+    "poisson_nll_loss",
+    "prelu",
     "relu",
+    "relu6",
+    "rms_norm",
+    "rotary",
     "scaled_dot_product_attention",
+    "selu",
+    "sequence_mask",
     "sigmoid",
     "silu",
+    "sinusoids",
+    "smooth_l1_loss",
     "softmax",
+    "softmin",
     "softplus",
+    "softsign",
     "standardize",
+    "swiglu",
     "tanh",
+    "topk",
+    "triplet_margin_loss",
     "uniform_like",
     "unstack",
     "windows",

@@ -24,6 +24,7 @@ __all__ = [
     "l1_loss",
     "mse_loss",
     "nll_loss",
+    "smooth_l1_loss",
 ]
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -226,6 +227,26 @@ def huber_loss(predictions: Any, targets: Any, reduction: str = "mean", delta: f
     distance = np.absolute(predictions - targets)
     near = np.minimum(distance, delta)
     return _reduced(near * (distance - 0.5 * near), reduction)
+
+
+def smooth_l1_loss(predictions: Any, targets: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
+    """d^2 / (2 beta) where d = |prediction - target| is up to beta, d - beta / 2 beyond (Girshick 2015), averaged.
+
+    That is `huber_loss` of delta = beta, divided by beta, and with beta = 0 the `l1_loss`.
+
+    Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    Raises ValueError for different shapes and for a negative beta, TypeError for different dtypes.
+
+    >>> smooth_l1_loss(np.array([0.0, 0.0]), np.array([0.5, 3.0]), reduction="none", beta=2.0)
+    array([0.0625, 2.    ])
+    """
+    if not beta >= 0:
+        raise ValueError(f"smooth_l1_loss: beta={beta} must not be negative")
+    predictions, targets = _pair("smooth_l1_loss", predictions, targets, reduction)
+    if beta == 0:
+        return l1_loss(predictions, targets, reduction)
+    return huber_loss(predictions, targets, reduction, beta) / beta
 
 
 def binary_cross_entropy_with_logits(

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinygrad_mm.graph import defvjp, primitive
 
-__all__ = ["batch_norm", "layer_norm", "standardize"]
+__all__ = ["batch_norm", "group_norm", "layer_norm", "rms_norm", "standardize"]
 
 
 @primitive
@@ -69,6 +69,57 @@ def layer_norm(
     if weight is not None:
         y = y * weight
     return y if bias is None else y + bias
+
+
+def rms_norm(x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None, epsilon: float | None = None) -> Any:
+    """X / sqrt(mean(x^2) + epsilon) over the last axes, then scaled elementwise (Zhang and Sennrich 2019).
+
+    `normalized_shape` is the shape of those last axes, and of `weight`; `epsilon` is the dtype's machine epsilon unless
+    given, as in PyTorch.
+
+    Shape: (..., *normalized_shape) -> (..., *normalized_shape)
+
+    Raises ValueError for shapes that do not fit, TypeError for different dtypes.
+
+    >>> rms_norm(np.array([[3.0, 4.0]]), 2, epsilon=0.0).round(4)
+    array([[0.8485, 1.1314]])
+    """
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"rms_norm: the last axes of {x.shape} are not normalized_shape={shape}")
+    _check("rms_norm", "weight", weight, shape, x)
+    epsilon = float(np.finfo(x.dtype).eps) if epsilon is None else epsilon
+    axes = tuple(range(x.ndim - len(shape), x.ndim))
+    y = x / np.sqrt(np.mean(x * x, axis=axes, keepdims=True) + epsilon)
+    return y if weight is None else y * weight
+
+
+def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, epsilon: float = 1e-5) -> Any:
+    """Each group of channels of each example standardized, then scaled and shifted by channel (Wu and He 2018).
+
+    With as many groups as channels this is instance normalisation (Ulyanov et al. 2016).
+
+    Shape: (N, channels, ...) -> (N, channels, ...)
+
+    Raises ValueError for shapes that do not fit, TypeError for different dtypes.
+
+    >>> group_norm(np.array([[1.0, 3.0, 5.0, 5.0]]), 2, epsilon=1e-9).round(3)
+    array([[-1.,  1.,  0.,  0.]])
+    """
+    if x.ndim < 2:
+        raise ValueError(f"group_norm: x has shape {x.shape}; it needs (N, channels, ...)")
+    channels = x.shape[1]
+    if groups < 1 or channels % groups:
+        raise ValueError(f"group_norm: {channels} channels do not divide into groups={groups}")
+    for what, other in (("weight", weight), ("bias", bias)):
+        _check("group_norm", what, other, (channels,), x)
+    over = (-1, *(1,) * (x.ndim - 2))  # the shape in which channels meet x
+    size = channels // groups * math.prod(x.shape[2:])
+    y, _, _ = standardize(x.reshape(x.shape[0], groups, size), (2,), epsilon)
+    y = y.reshape(x.shape)
+    if weight is not None:
+        y = y * weight.reshape(over)
+    return y if bias is None else y + bias.reshape(over)
 
 
 def batch_norm(

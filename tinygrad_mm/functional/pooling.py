@@ -1,4 +1,4 @@
-"""Pooling of images, (N, channels, height, width): one number for what lies under a sliding window."""
+"""Pooling of images, (N, channels, height, width), and of sequences, (N, channels, length): one number a window."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tinygrad_mm.functional.sliding import (
     cropped,
     fit,
     offsets,
+    one,
     padded,
     padding_pairs,
     places_of,
@@ -22,7 +23,16 @@ from tinygrad_mm.functional.sliding import (
 )
 from tinygrad_mm.graph import defvjp, primitive
 
-__all__ = ["avg_pool2d", "max_pool2d"]
+__all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "max_pool1d",
+    "max_pool2d",
+]
 
 
 def max_pool2d(
@@ -81,6 +91,130 @@ def avg_pool2d(
         return np.mean(patches, axis=2)
     inside = windows(np.ones((1, 1, *x.shape[2:]), x.dtype), size, stride, pairs, (1, 1))
     return np.sum(patches, axis=2) / np.sum(inside, axis=1).reshape(places)
+
+
+def max_pool1d(x: Any, kernel_size: int, stride: int | None = None, padding: int = 0, dilation: int = 1) -> Any:
+    """The largest number under a window that slides along sequences; the options are those of `max_pool2d`.
+
+    Shape: (N, C, length) -> (N, C, length'), as for `conv1d`
+
+    Raises ValueError for shapes and options that do not fit.
+
+    >>> max_pool1d(np.arange(4.0).reshape(1, 1, 4), 2)
+    array([[[1., 3.]]])
+    """
+    size, steps, pad = _pooling1d("max_pool1d", x, kernel_size, stride, padding)
+    gap = one("max_pool1d", "dilation", dilation)
+    fit("max_pool1d", x, (size,), (steps,), ((pad, pad),), (gap,))
+    return np.squeeze(max_pool2d(np.expand_dims(x, 2), (1, size), (1, steps), (0, pad), (1, gap)), 2)
+
+
+def avg_pool1d(
+    x: Any, kernel_size: int, stride: int | None = None, padding: int = 0, count_include_pad: bool = True
+) -> Any:
+    """The mean of the numbers under a window that slides along sequences; the options are those of `avg_pool2d`.
+
+    Shape: (N, C, length) -> (N, C, length'), as for `conv1d`
+
+    Raises ValueError for shapes and options that do not fit.
+
+    >>> avg_pool1d(np.arange(4.0).reshape(1, 1, 4), 2)
+    array([[[0.5, 2.5]]])
+    """
+    size, steps, pad = _pooling1d("avg_pool1d", x, kernel_size, stride, padding)
+    fit("avg_pool1d", x, (size,), (steps,), ((pad, pad),), (1,))
+    return np.squeeze(avg_pool2d(np.expand_dims(x, 2), (1, size), (1, steps), (0, pad), count_include_pad), 2)
+
+
+def adaptive_avg_pool2d(x: Any, output_size: int | tuple[int | None, int | None]) -> Any:
+    """The means of as many windows as are wanted, of nearly the same size; None leaves an axis as it is.
+
+    Window i begins at floor(i height / height') and ends before ceil((i + 1) height / height'), as in PyTorch. A mean
+    is a product with a matrix for each axis.
+
+    Shape: (N, C, height, width) -> (N, C, *output_size)
+
+    Raises ValueError for shapes that do not fit.
+
+    >>> adaptive_avg_pool2d(np.arange(9.0).reshape(1, 1, 3, 3), (1, 2))
+    array([[[[3.5, 4.5]]]])
+    """
+    return _adaptive_avg("adaptive_avg_pool2d", x, output_size, 2)
+
+
+def adaptive_avg_pool1d(x: Any, output_size: int) -> Any:
+    """`adaptive_avg_pool2d` for sequences.
+
+    Shape: (N, C, length) -> (N, C, output_size)
+
+    Raises ValueError for shapes that do not fit.
+
+    >>> adaptive_avg_pool1d(np.arange(3.0).reshape(1, 1, 3), 2)
+    array([[[0.5, 1.5]]])
+    """
+    return _adaptive_avg("adaptive_avg_pool1d", x, output_size, 1)
+
+
+def adaptive_max_pool2d(x: Any, output_size: int | tuple[int | None, int | None]) -> Any:
+    """The largest numbers under the windows of `adaptive_avg_pool2d`; where several are, they share the gradient.
+
+    Shape: (N, C, height, width) -> (N, C, *output_size)
+
+    Raises ValueError for shapes that do not fit.
+
+    >>> adaptive_max_pool2d(np.arange(9.0).reshape(1, 1, 3, 3), (1, 2))
+    array([[[[7., 8.]]]])
+    """
+    return _adaptive_max("adaptive_max_pool2d", x, output_size, 2)
+
+
+def adaptive_max_pool1d(x: Any, output_size: int) -> Any:
+    """`adaptive_max_pool2d` for sequences.
+
+    Shape: (N, C, length) -> (N, C, output_size)
+
+    Raises ValueError for shapes that do not fit.
+
+    >>> adaptive_max_pool1d(np.arange(3.0).reshape(1, 1, 3), 2)
+    array([[[1., 2.]]])
+    """
+    return _adaptive_max("adaptive_max_pool1d", x, output_size, 1)
+
+
+def _adaptive_avg(name: str, x: Any, output_size: Any, axes: int) -> Any:
+    for axis, ends in zip(range(2, 2 + axes), _adaptive(name, x, output_size, axes), strict=True):
+        length = x.shape[axis]
+        if len(ends) == 1:
+            x = np.mean(x, axis=axis, keepdims=True)
+        elif ends != [(i, i + 1) for i in range(length)]:
+            places = np.arange(length)
+            starts, stops = np.array(ends).T[..., None]
+            matrix = ((places >= starts) & (places < stops)) / (stops - starts)  # (length', length)
+            x = np.moveaxis(np.moveaxis(x, axis, -1) @ matrix.T.astype(x.dtype), -1, axis)
+    return x
+
+
+def _adaptive_max(name: str, x: Any, output_size: Any, axes: int) -> Any:
+    for axis, ends in zip(range(2, 2 + axes), _adaptive(name, x, output_size, axes), strict=True):
+        indices = [(slice(None),) * axis + (slice(start, stop),) for start, stop in ends]
+        parts = [x[index] for index in indices]
+        x = np.concatenate([np.max(part, axis=axis, keepdims=True) for part in parts], axis=axis)
+    return x
+
+
+def _adaptive(name: str, x: Any, output_size: Any, axes: int) -> list[list[tuple[int, int]]]:
+    """(start, stop) of each window, for each axis."""
+    check_images(name, x, axes)
+    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * axes
+    if len(sizes) != axes or not all(n is None or (isinstance(n, (int, np.integer)) and n > 0) for n in sizes):
+        raise ValueError(f"{name}: output_size={output_size!r} must be a positive integer, or {axes} of them or None")
+    if 0 in x.shape[2:]:
+        raise ValueError(f"{name}: x of shape {x.shape} has nothing to pool")
+    found = []
+    for length, size in zip(x.shape[2:], sizes, strict=True):
+        n = length if size is None else int(size)
+        found.append([(i * length // n, -(-(i + 1) * length // n)) for i in range(n)])
+    return found
 
 
 @primitive
@@ -161,3 +295,11 @@ def _pooling(name: str, kernel_size: Any, stride: Any, padding: Any) -> tuple[tu
             f"{name}: padding={padding} is more than half of the window {size}; use at most {min(size) // 2}"
         )
     return size, step, pairs
+
+
+def _pooling1d(name: str, x: Any, kernel_size: Any, stride: Any, padding: Any) -> tuple[int, int, int]:
+    check_images(name, x, 1)
+    size, pad = one(name, "kernel_size", kernel_size), one(name, "padding", padding, least=0)
+    if 2 * pad > size:
+        raise ValueError(f"{name}: padding={padding} is more than half of the window {size}; use at most {size // 2}")
+    return size, size if stride is None else one(name, "stride", stride), pad

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygrad_mm.graph import defstopped, primitive, state
 
-__all__ = ["dropout", "uniform_like"]
+__all__ = ["dropout", "feature_dropout", "uniform_like"]
 
 
 @primitive
@@ -40,12 +40,34 @@ def dropout(x: Any, rate: float = 0.5, rng: np.random.Generator | None = None, t
     >>> dropout(np.ones(6), 0.5, np.random.default_rng(0))
     array([2., 0., 0., 0., 2., 2.])
     """
+    return _dropped("dropout", x, x, rate, rng, training)
+
+
+def feature_dropout(x: Any, rate: float = 0.5, rng: np.random.Generator | None = None, training: bool = True) -> Any:
+    """In training, each channel of each example as a whole 0 with probability `rate` (Tompson et al. 2015).
+
+    Shape: (N, channels, ...) -> (N, channels, ...)
+
+    Raises ValueError for shapes that do not fit and for a rate outside [0, 1], TypeError where no generator is given in
+    training.
+
+    >>> feature_dropout(np.ones((1, 4, 2)), 0.5, np.random.default_rng(0))[:, :, 0]
+    array([[2., 0., 0., 0.]])
+    """
+    if x.ndim < 2:
+        raise ValueError(f"feature_dropout: x has shape {x.shape}; it needs (N, channels, ...)")
+    one_of_each = x[(slice(None),) * 2 + (slice(1),) * (x.ndim - 2)]
+    return _dropped("feature_dropout", x, one_of_each, rate, rng, training)
+
+
+def _dropped(name: str, x: Any, like: Any, rate: float, rng: Any, training: bool) -> Any:
+    """X with a draw for each element of `like`, which broadcasts to x."""
     if not 0 <= rate <= 1:
-        raise ValueError(f"dropout: rate={rate} is a probability; it lies between 0 and 1")
+        raise ValueError(f"{name}: rate={rate} is a probability; it lies between 0 and 1")
     if not training or rate == 0:
         return x
     if not isinstance(rng, np.random.Generator):
-        raise TypeError("dropout: it draws from a generator of yours; pass rng=np.random.default_rng(seed)")
+        raise TypeError(f"{name}: it draws from a generator of yours; pass rng=np.random.default_rng(seed)")
     if rate == 1:
         return x * 0
-    return x * (uniform_like(x, rng) >= rate) * (1 / (1 - rate))
+    return x * (uniform_like(like, rng) >= rate) * (1 / (1 - rate))

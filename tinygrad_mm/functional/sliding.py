@@ -22,6 +22,7 @@ __all__ = [
     "cropped",
     "fit",
     "offsets",
+    "one",
     "overlap_add",
     "padded",
     "padding_pairs",
@@ -140,34 +141,50 @@ def two(name: str, what: str, value: Any, least: int = 1) -> tuple[int, int]:
 def padding_pairs(name: str, padding: Any, size: Any, stride: Any, dilation: Any) -> Pairs:
     """(before, after) for each axis; "same" puts the odd one after, as PyTorch does."""
     if padding == "valid":
-        return ((0, 0), (0, 0))
+        return ((0, 0),) * len(size)
     if padding == "same":
-        if tuple(stride) != (1, 1):
+        if set(stride) != {1}:
             raise ValueError(f"{name}: padding='same' goes with stride=1 only; give padding as a number")
         total = [d * (k - 1) for k, d in zip(size, dilation, strict=True)]
         return tuple((t // 2, t - t // 2) for t in total)
     if isinstance(padding, str):
-        raise ValueError(f"{name}: padding={padding!r}; use a number, two numbers, 'same' or 'valid'")
+        numbers = "a number" if len(size) == 1 else "a number, two numbers"
+        raise ValueError(f"{name}: padding={padding!r}; use {numbers}, 'same' or 'valid'")
+    if len(size) == 1:
+        return ((one(name, "padding", padding, least=0),) * 2,)
     return tuple((p, p) for p in two(name, "padding", padding, least=0))
 
 
-def check_images(name: str, x: Any) -> None:
-    if x.ndim != 4:
+def one(name: str, what: str, value: Any, least: int = 1) -> int:
+    """One number for the only axis."""
+    single = value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
+    if not isinstance(single, (int, np.integer)) or single < least:
+        raise ValueError(f"{name}: {what}={value!r} must be an integer of at least {least}")
+    return int(single)
+
+
+KINDS = {1: ("sequences", "(N, channels, length)", "sequence"), 2: ("images", "(N, channels, height, width)", "image")}
+
+
+def check_images(name: str, x: Any, axes: int = 2) -> None:
+    kinds, wanted, kind = KINDS[axes]
+    if x.ndim != axes + 2:
         fix = ""
-        if x.ndim == 3:
-            fix = "; write x[None] for one image with channels, x[:, None] for images of one channel"
-        raise ValueError(f"{name}: images have shape (N, channels, height, width), not {x.shape}{fix}")
+        if x.ndim == axes + 1:
+            fix = f"; write x[None] for one {kind} with channels, x[:, None] for {kinds} of one channel"
+        raise ValueError(f"{name}: {kinds} have shape {wanted}, not {x.shape}{fix}")
     if x.dtype.kind != "f":
-        raise TypeError(f"{name}: the images are {x.dtype}; write x.astype(np.float32)")
+        raise TypeError(f"{name}: the {kinds} are {x.dtype}; write x.astype(np.float32)")
 
 
-def fit(name: str, x: Any, size: Any, stride: Any, padding: Pairs, dilation: Any) -> tuple[int, int]:
-    """How many places the window has; raises where it has none."""
+def fit(name: str, x: Any, size: Any, stride: Any, padding: Pairs, dilation: Any) -> Sizes:
+    """How many places the window has along each axis; raises where it has none."""
     places = places_of(padded_shape(x.shape, padding)[2:], size, stride, dilation)
     if min(places) < 1:
-        reach = tuple(d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
+        reach = " x ".join(str(d * (k - 1) + 1) for k, d in zip(size, dilation, strict=True))
+        lengths = " x ".join(map(str, x.shape[2:]))
         raise ValueError(
-            f"{name}: a window of {reach[0]} x {reach[1]} does not fit into images of {x.shape[2]} x {x.shape[3]} with "
+            f"{name}: a window of {reach} does not fit into {KINDS[len(places)][0]} of {lengths} with "
             f"padding {tuple(p[0] for p in padding)}; use a smaller kernel_size or more padding"
         )
-    return places[0], places[1]
+    return places

@@ -40,6 +40,16 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu": functional.gelu,
     "silu": functional.silu,
     "softplus": functional.softplus,
+    "selu": functional.selu,
+    "celu": functional.celu,
+    "mish": functional.mish,
+    "relu6": functional.relu6,
+    "hard_sigmoid": functional.hard_sigmoid,
+    "hard_swish": functional.hard_swish,
+    "hard_tanh": functional.hard_tanh,
+    "log_sigmoid": functional.log_sigmoid,
+    "softsign": functional.softsign,
+    "softmin": functional.softmin,
 }
 
 
@@ -251,6 +261,10 @@ RECTIFIERS = (
     functional.elu,
     functional.gelu,
     functional.silu,
+    functional.celu,
+    functional.mish,
+    functional.relu6,
+    functional.hard_swish,
     ReLU,
     LeakyReLU,
     ELU,

@@ -12,6 +12,7 @@ import numpy as np
 
 __all__ = [
     "constant",
+    "dirac",
     "generator",
     "glorot_normal",
     "glorot_uniform",
@@ -19,9 +20,12 @@ __all__ = [
     "he_uniform",
     "lecun_normal",
     "lecun_uniform",
+    "normal",
     "ones",
     "orthogonal",
+    "sparse",
     "truncated_normal",
+    "uniform",
     "zeros",
 ]
 
@@ -118,6 +122,28 @@ def lecun_normal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float3
     return _normal(shape, gain / math.sqrt(_fan_in(shape)), rng, dtype)
 
 
+def uniform(
+    shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, low: float = -1.0, high: float = 1.0
+) -> Array:
+    """Spread evenly over [low, high).
+
+    >>> bool(np.abs(uniform((4, 8), rng=0, low=-0.1, high=0.1)).max() <= 0.1)
+    True
+    """
+    return generator(rng).uniform(low, high, shape).astype(dtype)
+
+
+def normal(
+    shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, deviation: float = 1.0, mean: float = 0.0
+) -> Array:
+    """Normal, of a mean and a standard deviation.
+
+    >>> normal((4, 8), rng=0, deviation=0.02).shape
+    (4, 8)
+    """
+    return (mean + deviation * generator(rng).standard_normal(shape)).astype(dtype)
+
+
 def truncated_normal(
     shape: tuple[int, ...],
     rng: Rng = None,
@@ -157,6 +183,50 @@ def orthogonal(shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32,
     q, r = np.linalg.qr(tall)
     q = q * np.where(np.diagonal(r) < 0, -1, 1)  # makes every such matrix equally likely (Mezzadri 2007)
     return (gain * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
+
+
+def sparse(
+    shape: tuple[int, ...], rng: Rng = None, dtype: Any = np.float32, connections: int = 15, deviation: float = 1.0
+) -> Array:
+    """Zeros, but for normal numbers on as many inputs of each unit as there are `connections` (Martens 2010).
+
+    Shape: (in, out)
+
+    >>> (sparse((100, 5), rng=0, connections=3) != 0).sum(axis=0)
+    array([3, 3, 3, 3, 3])
+    """
+    if len(shape) != 2 or connections < 0:
+        raise ValueError(f"sparse: shape {shape} must be (in, out), and connections={connections} not negative")
+    rng = generator(rng)
+    w = np.zeros(shape, dtype)
+    for unit in range(shape[1]):
+        inputs = rng.permutation(shape[0])[:connections]
+        w[inputs, unit] = deviation * rng.standard_normal(len(inputs))
+    return w
+
+
+def dirac(shape: tuple[int, ...], dtype: Any = np.float32, groups: int = 1) -> Array:
+    """Filters that leave images as they are: 1 in the middle of the window from channel i to channel i, 0 elsewhere.
+
+    Filters or channels beyond the smaller number of both are 0; with `groups`, so in each group. Of two axes,
+    (in, out), it is the identity matrix.
+
+    Shape: (out, in / groups, *window), or (in, out)
+
+    >>> dirac((2, 2, 3))[0]
+    array([[0., 1., 0.],
+           [0., 0., 0.]], dtype=float32)
+    """
+    fans(shape)  # raises for fewer than two axes
+    if groups < 1 or shape[0] % groups:
+        raise ValueError(f"dirac: {shape[0]} filters do not divide into groups={groups}")
+    w = np.zeros(shape, dtype)
+    middle = tuple(n // 2 for n in shape[2:])
+    filters = shape[0] // groups
+    for group in range(groups):
+        for i in range(min(filters, shape[1])):
+            w[(group * filters + i, i) + middle] = 1
+    return w
 
 
 def constant(shape: tuple[int, ...], value: float, dtype: Any = np.float32) -> Array:

@@ -107,7 +107,8 @@ class Linear(Dense):
 class Embedding(Module):
     """`weight[codes]`: a row of features for each of a number of codes (words, characters, users).
 
-    The weight, of shape (num_embeddings, features), starts normal with variance 1, as in PyTorch.
+    The weight, of shape (num_embeddings, features), starts normal with variance 1, as in PyTorch. The row of
+    `padding_idx`, a code that stands for nothing, starts at 0 and gets no gradient.
 
     Shape: (...) -> (..., features)
 
@@ -117,17 +118,33 @@ class Embedding(Module):
     (1, 3, 4)
     """
 
-    def __init__(self, num_embeddings: int, features: int, *, rng: init.Rng = None, dtype: Any = np.float32) -> None:
+    def __init__(
+        self,
+        num_embeddings: int,
+        features: int,
+        padding_idx: int | None = None,
+        *,
+        rng: init.Rng = None,
+        dtype: Any = np.float32,
+    ) -> None:
         positive_integers(self, num_embeddings=num_embeddings, features=features)
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"Embedding: padding_idx={padding_idx} is none of the rows 0..{num_embeddings - 1}")
         self.num_embeddings, self.features = int(num_embeddings), int(features)
+        self.padding_idx = None if padding_idx is None else int(padding_idx) % num_embeddings
         self.weight = Parameter(init.generator(rng).standard_normal((num_embeddings, features)).astype(dtype))
+        if self.padding_idx is not None:
+            self.weight.value[self.padding_idx] = 0
 
     def forward(self, codes: Any) -> Tensor:
         """weight[codes]"""
         codes = as_tensor(codes)
         if codes.dtype.kind not in "iu":
             raise TypeError(f"Embedding: codes are {codes.dtype}; write codes.astype(np.int64)")
-        return self.weight[checked(codes, self._check_range)]
+        rows = self.weight[checked(codes, self._check_range)]
+        if self.padding_idx is None:
+            return rows
+        return np.where(np.expand_dims(codes == self.padding_idx, -1), rows.detach(), rows)  # type: ignore[return-value]
 
     def _check_range(self, values: Any) -> None:
         """Raise IndexError where a code has no row."""
@@ -141,5 +158,6 @@ class Embedding(Module):
             )
 
     def describe(self) -> str:
-        """Sizes."""
-        return f"{self.num_embeddings}, {self.features}"
+        """Sizes, and the code of padding."""
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.features}{padding}"

@@ -10,13 +10,24 @@ from tinygrad_mm.nn.module import Module, as_tensor
 from tinygrad_mm.tensor import Buffer, Tensor
 
 __all__ = [
+    "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
+    "CosineEmbeddingLoss",
     "CrossEntropyLoss",
+    "GaussianNLLLoss",
+    "HingeLoss",
     "HuberLoss",
+    "InfoNCELoss",
     "KLDivLoss",
     "L1Loss",
     "MSELoss",
+    "MarginRankingLoss",
+    "MultiMarginLoss",
     "NLLLoss",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "TripletMarginLoss",
 ]
 
 
@@ -163,3 +174,208 @@ class KLDivLoss(_Loss):
     def forward(self, log_predictions: Any, targets: Any) -> Tensor:
         """kl_div(log_predictions, targets)"""
         return functional.kl_div(as_tensor(log_predictions), targets, self.reduction, self.log_target)
+
+
+class SmoothL1Loss(_Loss):
+    """Squares of small distances, distances beyond `beta`, averaged; the options are those of `smooth_l1_loss`.
+
+    Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    >>> SmoothL1Loss()([0.0, 0.0], [0.5, 3.0])
+    Tensor(1.3125, dtype=float32)
+    """
+
+    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
+        super().__init__(reduction)
+        self.beta = beta
+
+    def forward(self, predictions: Any, targets: Any) -> Tensor:
+        """smooth_l1_loss(predictions, targets)"""
+        return functional.smooth_l1_loss(as_tensor(predictions), targets, self.reduction, self.beta)
+
+
+class BCELoss(_Loss):
+    """Binary cross entropy of probabilities, averaged; the options are those of `binary_cross_entropy`.
+
+    Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    >>> round(BCELoss()([0.5], [1.0]).item(), 4)
+    0.6931
+    """
+
+    def __init__(self, weight: Any = None, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.weight = None if weight is None else Buffer(weight)
+
+    def forward(self, probabilities: Any, targets: Any) -> Tensor:
+        """binary_cross_entropy(probabilities, targets)"""
+        return functional.binary_cross_entropy(as_tensor(probabilities), targets, self.weight, self.reduction)
+
+
+class GaussianNLLLoss(_Loss):
+    """How unlikely normal distributions make targets, averaged; the options are those of `gaussian_nll_loss`.
+
+    Shape: (...), (...), (...) -> () or, with reduction="none", (...)
+
+    >>> GaussianNLLLoss()([0.0], [2.0], [1.0])
+    Tensor(2., dtype=float32)
+    """
+
+    def __init__(self, reduction: str = "mean", full: bool = False, epsilon: float = 1e-6) -> None:
+        super().__init__(reduction)
+        self.full, self.epsilon = full, epsilon
+
+    def forward(self, means: Any, targets: Any, variances: Any) -> Tensor:
+        """gaussian_nll_loss(means, targets, variances)"""
+        options = self.reduction, self.full, self.epsilon
+        return functional.gaussian_nll_loss(as_tensor(means), targets, variances, *options)
+
+
+class PoissonNLLLoss(_Loss):
+    """How unlikely Poisson distributions of some log-rates make counts, averaged.
+
+    Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    >>> PoissonNLLLoss()([0.0], [2.0])
+    Tensor(1., dtype=float32)
+    """
+
+    def forward(self, log_rates: Any, targets: Any) -> Tensor:
+        """poisson_nll_loss(log_rates, targets)"""
+        return functional.poisson_nll_loss(as_tensor(log_rates), targets, self.reduction)
+
+
+class CTCLoss(_Loss):
+    """Labels without places: `-log` of the probability of all ways to emit them; the options are those of `ctc_loss`.
+
+    Shape: (N, steps, classes), (N, labels), (N,), (N,) -> () or, with reduction="none", (N,)
+
+    >>> import numpy as np
+    >>> round(CTCLoss()(np.log(np.full((1, 2, 2), 0.5)), [[1]]).item(), 4)
+    0.2877
+    """
+
+    def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
+        super().__init__(reduction)
+        self.blank, self.zero_infinity = blank, zero_infinity
+
+    def forward(
+        self, log_probabilities: Any, targets: Any, input_lengths: Any = None, target_lengths: Any = None
+    ) -> Tensor:
+        """ctc_loss(log_probabilities, targets, input_lengths, target_lengths)"""
+        given = as_tensor(log_probabilities), targets, input_lengths, target_lengths
+        return functional.ctc_loss(*given, self.blank, self.reduction, self.zero_infinity)
+
+
+class _MarginLoss(_Loss):
+    """A loss with a margin."""
+
+    def __init__(self, reduction: str = "mean", margin: float = 1.0) -> None:
+        super().__init__(reduction)
+        self.margin = margin
+
+    def describe(self) -> str:
+        """The margin, and how the loss is reduced."""
+        return ", ".join(filter(None, [f"margin={self.margin}", super().describe()]))
+
+
+class HingeLoss(_MarginLoss):
+    """`max(margin - target * prediction, 0)`, averaged; targets are -1 or 1.
+
+    Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    >>> HingeLoss()([2.0, 0.5], [1.0, -1.0])
+    Tensor(0.75, dtype=float32)
+    """
+
+    def forward(self, predictions: Any, targets: Any) -> Tensor:
+        """hinge_loss(predictions, targets)"""
+        return functional.hinge_loss(as_tensor(predictions), targets, self.reduction, self.margin)
+
+
+class MultiMarginLoss(_MarginLoss):
+    """By how much other classes come too near to the label's score, averaged: a hinge loss for several classes.
+
+    Shape: (..., classes), (...) -> () or, with reduction="none", (...)
+
+    >>> MultiMarginLoss()([[1.0, 0.5, -1.0, 2.0]], [0])
+    Tensor(0.625, dtype=float32)
+    """
+
+    def forward(self, scores: Any, labels: Any) -> Tensor:
+        """multi_margin_loss(scores, labels)"""
+        return functional.multi_margin_loss(as_tensor(scores), labels, self.reduction, self.margin)
+
+
+class MarginRankingLoss(_MarginLoss):
+    """`max(margin - target * (a - b), 0)`, averaged; targets are 1 where a should be larger, -1 where b should.
+
+    Shape: (...), (...), (...) -> () or, with reduction="none", (...)
+
+    >>> MarginRankingLoss(margin=1.0)([2.0], [1.5], [1.0])
+    Tensor(0.5, dtype=float32)
+    """
+
+    def __init__(self, reduction: str = "mean", margin: float = 0.0) -> None:
+        super().__init__(reduction, margin)
+
+    def forward(self, a: Any, b: Any, targets: Any) -> Tensor:
+        """margin_ranking_loss(a, b, targets)"""
+        return functional.margin_ranking_loss(as_tensor(a), as_tensor(b), targets, self.reduction, self.margin)
+
+
+class CosineEmbeddingLoss(_MarginLoss):
+    """`1 - cos(a, b)` of pairs with target 1, `max(cos(a, b) - margin, 0)` of those with target -1, averaged.
+
+    Shape: (N, n), (N, n), (N,) -> () or, with reduction="none", (N,)
+
+    >>> round(CosineEmbeddingLoss()([[3.0, 4.0]], [[0.0, 2.0]], [1]).item(), 4)
+    0.2
+    """
+
+    def __init__(self, reduction: str = "mean", margin: float = 0.0) -> None:
+        super().__init__(reduction, margin)
+
+    def forward(self, a: Any, b: Any, targets: Any) -> Tensor:
+        """cosine_embedding_loss(a, b, targets)"""
+        return functional.cosine_embedding_loss(as_tensor(a), as_tensor(b), targets, self.reduction, self.margin)
+
+
+class TripletMarginLoss(_MarginLoss):
+    """`max(d(anchor, positive) - d(anchor, negative) + margin, 0)`, averaged; the options are those of the function.
+
+    Shape: (..., n), (..., n), (..., n) -> () or, with reduction="none", (...)
+
+    >>> round(TripletMarginLoss()([[0.0]], [[1.0]], [[1.5]]).item(), 4)
+    0.5
+    """
+
+    def __init__(
+        self, reduction: str = "mean", margin: float = 1.0, p: float = 2.0, epsilon: float = 1e-6, swap: bool = False
+    ) -> None:
+        super().__init__(reduction, margin)
+        self.p, self.epsilon, self.swap = p, epsilon, swap
+
+    def forward(self, anchors: Any, positives: Any, negatives: Any) -> Tensor:
+        """triplet_margin_loss(anchors, positives, negatives)"""
+        given = as_tensor(anchors), as_tensor(positives), as_tensor(negatives)
+        return functional.triplet_margin_loss(*given, self.reduction, self.margin, self.p, self.epsilon, self.swap)
+
+
+class InfoNCELoss(_Loss):
+    """Finding each query's key among all keys; the options are those of `info_nce_loss`.
+
+    Shape: (N, n), (N, n) -> () or, with reduction="none", (N,)
+
+    >>> round(InfoNCELoss(temperature=0.5)([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]).item(), 4)
+    0.1269
+    """
+
+    def __init__(self, reduction: str = "mean", temperature: float = 0.1, symmetric: bool = False) -> None:
+        super().__init__(reduction)
+        self.temperature, self.symmetric = temperature, symmetric
+
+    def forward(self, queries: Any, keys: Any) -> Tensor:
+        """info_nce_loss(queries, keys)"""
+        given = as_tensor(queries), as_tensor(keys)
+        return functional.info_nce_loss(*given, self.reduction, self.temperature, self.symmetric)
