@@ -24,7 +24,8 @@ __all__ = ["Run", "evaluated", "evaluating"]
 
 
 class Run:
-    """What callbacks are given: `model`, `optimizer`, `history`, `epochs`, and what has been done: `epoch`, `step`.
+    """What callbacks are given: `model`, `optimizer`, `history`, `epochs`, and what has been done: `epoch`, `step`,
+    `newest` (the loss and the metrics of the last batch).
 
     `fit` makes it. A callback is a function of it, called after each epoch, or an object with any of the methods
     `on_gradients(run)` (before the optimizer's step: the place to clip), `on_step(run)`, `on_epoch(run)` and
@@ -78,6 +79,7 @@ class Run:
         self.history = History()
         self.examples = 0  # seen in this epoch
         self.totals: dict[str, float] = {}  # over them, of the loss and the metrics
+        self.newest: dict[str, float] = {}
         self.generators = self._generators()
         self.final = False  # whether the reason for stopping still holds when the run is resumed
 
@@ -128,7 +130,8 @@ class Run:
             _explain_not_finite(where, self.model, lambda: self.trained_on(self.model(*inputs, **named), target))
         self.step += 1
         truth = target[0] if self.samples_weighted else target
-        self._count(examples, {"loss": value, **self._measured(prediction, truth)})
+        self.newest = {"loss": value, **self._measured(prediction, truth)}
+        self._count(examples, self.newest)
         if self.updated:
             self._average()
         self._tell("on_step")
