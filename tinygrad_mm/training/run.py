@@ -80,7 +80,7 @@ class Run:
         self.examples = 0  # seen in this epoch
         self.totals: dict[str, float] = {}  # over them, of the loss and the metrics
         self.newest: dict[str, float] = {}
-        self.generators = self._generators()
+        self.drawn_from = [rng for _, rng in model.named_generators()]
         self.final = False  # whether the reason for stopping still holds when the run is resumed
 
     def stop(self, reason: str) -> None:
@@ -115,7 +115,7 @@ class Run:
         Raises AnomalyError, before anything is updated, where the loss or a gradient is not finite.
         """
         inputs, named, target = parted(batch)
-        drawn = [(rng, rng.bit_generator.state) for rng in self.generators.values()]
+        drawn = [(rng, rng.bit_generator.state) for rng in self.drawn_from]
         examples = examples_in(target)
         self.waiting[0] += 1
         self.waiting[1] += examples
@@ -144,9 +144,7 @@ class Run:
         self.updated = False
         if not math.isfinite(loss):
             raise _NotFiniteError(f"the loss is {loss}")
-        with np.errstate(all="ignore"):
-            finite = all(map(_finite, found))
-        if not finite:
+        if not all(map(_finite, found)):
             show()
             raise _NotFiniteError(f"the gradient of {self._not_finite()} is not finite")
         if self.accumulate > 1:
