@@ -27,7 +27,7 @@ FLOORS = (
     {"compiler"},
     {"data", "explorer", "nn", "onnx", "optim", "random", "testing", "weights"},
     {"distributed", "step"},
-    {"sklearn", "training"},
+    {"sklearn", "study", "training"},
     {"__init__", "__main__"},
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}

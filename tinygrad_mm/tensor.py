@@ -50,7 +50,7 @@ def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
         raise explained(error, fun, values, kwargs) from error
     y = result(value)
     needed = needed and state.recording
-    if needed or state.tracing:
+    if needed or state.tracing or state.complete:
         line = caller() if state.lines else None
         y.node = Node(fun, _as_assigned(args) if state.assigned else args, kwargs, state.scope, line)
         several = isinstance(y.value, tuple)

@@ -193,7 +193,7 @@ class _Reader:
 
     def modules(self, scope: Scope | None) -> tuple[str, ...]:
         found = []
-        while scope is not None:
+        while scope is not None and (scope := scope.module) is not None:
             path = self.names.modules.get(scope.token)
             found.append(f"{path} ({scope.label})" if path else scope.label)
             scope = scope.parent
