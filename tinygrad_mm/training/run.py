@@ -80,7 +80,7 @@ class Run:
         self.examples = 0  # seen in this epoch
         self.totals: dict[str, float] = {}  # over them, of the loss and the metrics
         self.newest: dict[str, float] = {}
-        self.drawn_from = [rng for _, rng in model.named_generators()]
+        self.drawn_from = [rng for _, rng in model.named_generators()]  # in a step
         self.final = False  # whether the reason for stopping still holds when the run is resumed
 
     def stop(self, reason: str) -> None:
@@ -165,7 +165,7 @@ class Run:
         """Add the gradients of a batch to those since the last update, each example with the same weight."""
         for i, p in enumerate(self.optimizer.parameters):
             if p.grad is not None:
-                share = p.grad * p.grad.dtype.type(self.now)
+                share = np.multiply(p.grad, self.now, dtype=np.result_type(p.grad, np.float32))
                 self.gradients[i] = self.gradients[i] + share if i in self.gradients else share
 
     def _put_averages(self) -> None:
@@ -173,8 +173,11 @@ class Run:
         for i, p in enumerate(self.optimizer.parameters):
             total = self.gradients.get(i)
             if total is not None:
-                out = p.grad if p.grad is not None and p.grad.flags.writeable else None
-                p.grad = np.divide(total, total.dtype.type(self.waiting[1]), out=out)
+                average = np.divide(total, self.waiting[1], dtype=total.dtype)
+                if p.grad is not None and p.grad.flags.writeable:
+                    p.grad[...] = average  # where a compiled update reads it
+                else:
+                    p.grad = average.astype(p.dtype)
         self.gradients = {}
 
     def _change_gradients(self) -> None:
@@ -246,7 +249,7 @@ class Run:
         return next((names.get(id(p), "a parameter") for p in broken), "a parameter")
 
     def _generators(self) -> dict[str, np.random.Generator]:
-        """All generators that a step may draw from, by name."""
+        """All generators that the rest of the run may draw from, by name."""
         own = {} if self.rng is None else {"rng": self.rng}
         return {**own, **{f"model.{path}": rng for path, rng in self.model.named_generators()}}
 
