@@ -456,3 +456,54 @@ def test_lbfgs_refuses():
     for saved in ({}, {"state": {}, "options": {"optimizer": "SGD", "steps": 0, "moves": 0}}):
         with pytest.raises(ValueError, match="LBFGS"):
             optimizer.load_state_dict(saved)
+
+
+# -- schedules
+
+SCHEDULES = {
+    "polynomial": (
+        lambda: optim.polynomial(0.1, steps=7, power=2.5),
+        lambda s, o: s.PolynomialLR(o, total_iters=7, power=2.5),
+    ),
+    "several steps": (
+        lambda: optim.step_decay(0.1, at=[2, 5, 6], factor=0.3),
+        lambda s, o: s.MultiStepLR(o, [2, 5, 6], gamma=0.3),
+    ),
+    "restarts": (
+        lambda: optim.cosine_with_restarts(0.1, 3, growth=2, minimum=0.01),
+        lambda s, o: s.CosineAnnealingWarmRestarts(o, 3, T_mult=2, eta_min=0.01),
+    ),
+    "one cycle": (
+        lambda: optim.linear({0: 0.004, 5: 0.1, 10: 0.004, 19: 4e-7}),
+        lambda s, o: s.OneCycleLR(
+            o, 0.1, total_steps=20, pct_start=0.3, anneal_strategy="linear", three_phase=True, final_div_factor=1e4
+        ),
+    ),
+    "warm-up, then restarts": (
+        lambda: optim.joined({0: optim.linear({0: 0.02, 4: 0.1}), 4: optim.cosine_with_restarts(0.1, 3)}),
+        lambda s, o: s.SequentialLR(
+            o, [s.LinearLR(o, 0.2, total_iters=4), s.CosineAnnealingWarmRestarts(o, 3)], milestones=[4]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_schedules_are_pytorchs(name):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'tinygrad_mm[peers]'")
+    ours, theirs = SCHEDULES[name]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    schedule, there = ours(), theirs(torch.optim.lr_scheduler, optimizer)
+    for step in range(20):
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-12), step
+        optimizer.step()
+        if step < 19:
+            there.step()
+
+
+def test_polynomial_refuses():
+    with pytest.raises(ValueError, match="steps=0 must be a whole number"):
+        optim.polynomial(0.1, 0)
+    with pytest.raises(ValueError, match="power=-1"):
+        optim.polynomial(0.1, 3, power=-1)

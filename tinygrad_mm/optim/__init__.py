@@ -14,6 +14,7 @@ from tinygrad_mm.optim.schedules import (
     joined,
     linear,
     one_cycle,
+    polynomial,
     step_decay,
     warm_up,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "joined",
     "linear",
     "one_cycle",
+    "polynomial",
     "step_decay",
     "warm_up",
 ]
