@@ -9,7 +9,8 @@ matrix: ten numbers, one per digit. Softmax makes probabilities of them, and the
 Training shows the network 60,000 images, five times. After each 64 of them the gradient of the loss says how every
 weight should change for the right digits to become more probable, and Adam changes it a little in that direction.
 
-Other images in the same format work too: `--data DIR`. Everything drawn and saved goes to `--out` (digits-out).
+`--model conv` puts two convolutions before the last matrix. Other images in the same format work too, Fashion-MNIST for
+one: `--data DIR`. Everything drawn and saved goes to `--out` (digits-out).
 """
 
 from __future__ import annotations
@@ -31,7 +32,16 @@ from typing import Any, TypeAlias
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-from digits_pictures import bar_in_characters, draw_learning_curve, draw_mistakes, draw_weights, in_characters
+from digits_pictures import (
+    bar_in_characters,
+    draw_attack,
+    draw_confusion,
+    draw_favourites,
+    draw_learning_curve,
+    draw_mistakes,
+    draw_weights,
+    in_characters,
+)
 from tqdm import tqdm
 
 import tinygrad_mm as tg
@@ -40,6 +50,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 Data: TypeAlias = "tuple[Array, Array]"  # images (n, height, width), labels (n,)
 
 MNIST = Path(__file__).parent / "data" / "mnist"
+EPSILON = 0.1  # how far an attack moves each pixel, of black minus white
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -57,6 +68,34 @@ def build(pixels: int, hidden: list[int], classes: int, activation: str, rng: np
     sizes = [pixels, *hidden]
     layers = [tg.nn.Dense(a, b, activation, rng=rng) for a, b in pairwise(sizes)]
     return tg.nn.Sequential(*layers, tg.nn.Dense(sizes[-1], classes, rng=rng))
+
+
+class AsImages(tg.Module):
+    """Vectors become images of one channel again: (n, height * width) -> (n, 1, height, width)."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.height, self.width = height, width
+
+    def forward(self, x: tg.Tensor) -> tg.Tensor:
+        return x.reshape(len(x), 1, self.height, self.width)
+
+
+def build_conv(height: int, width: int, classes: int, rng: np.random.Generator) -> tg.nn.Sequential:
+    """Two convolutions, which look for patterns everywhere, and a matrix from what they find to the classes."""
+    found = 32 * (height // 4) * (width // 4)
+    return tg.nn.Sequential(
+        AsImages(height, width),
+        *(tg.nn.Conv2d(1, 16, 3, padding=1, rng=rng), tg.nn.ReLU(), tg.nn.MaxPool2d(2)),
+        *(tg.nn.Conv2d(16, 32, 3, padding=1, rng=rng), tg.nn.ReLU(), tg.nn.MaxPool2d(2)),
+        *(tg.nn.Flatten(), tg.nn.Dense(found, classes, rng=rng)),
+    )
+
+
+def first_weights(model: tg.nn.Sequential, height: int, width: int) -> tuple[Array, int, int]:
+    """The first layer's weights, a column for each unit, and the height and width of what it looks at."""
+    layer = next(layer for layer in model if hasattr(layer, "weight"))
+    weight = layer.weight.data
+    return (weight, height, width) if weight.ndim == 2 else (weight.reshape(len(weight), -1).T, *weight.shape[2:])
 
 
 def draw_graph(model: tg.nn.Module, images: Array, labels: Array, path: Path) -> Path:
@@ -147,6 +186,38 @@ def probabilities(model: tg.nn.Module, images: Array) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Looking inside, by gradients with respect to the image
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def attacked(model: tg.nn.Module, images: Array, labels: Array, epsilon: float) -> Array:
+    """Vectors of pixels, each moved by epsilon to where the loss grows (Goodfellow et al. 2015)."""
+    x = as_vectors(images)
+    dx = tg.grad(lambda x: tg.cross_entropy(model(x), labels))(x)
+    return np.clip(x + np.float32(epsilon) * np.sign(dx), 0, 1)
+
+
+def favourites(model: tg.nn.Sequential, images: Array, units: int = 8, steps: int = 100) -> list[tuple[Array, Array]]:
+    """What units of the last hidden layer like: for each an image made for it, and the places of real ones.
+
+    The image begins grey and follows the gradient of the unit; what ink costs keeps it from becoming black all over.
+    The units are those that differ most from image to image.
+    """
+    hidden = tg.nn.Sequential(*model.layers[:-1]) if len(model.layers) > 1 else model
+    with tg.no_grad():
+        parts = [hidden(as_vectors(some)).data for some in tg.data.DataLoader(images, batch_size=1000)]
+    found = np.concatenate(parts)
+    chosen = np.argsort(-found.std(axis=0), kind="stable")[:units]
+    ink = np.abs(found).mean() / as_vectors(images).sum(axis=1).mean()
+    climb = tg.grad(lambda x: np.sum(hidden(x)[np.arange(len(chosen)), chosen]) - ink * np.sum(x * x))
+    x = np.full((len(chosen), images[0].size), 0.1, np.float32)
+    for _ in range(steps):
+        slope = climb(x)
+        x = np.clip(x + slope * np.float32(0.1) / (np.abs(slope).max(axis=1, keepdims=True) + np.float32(1e-8)), 0, 1)
+    return [(image, np.argsort(-found[:, unit], kind="stable")[:8]) for image, unit in zip(x, chosen, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # One prediction, in the terminal
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -157,10 +228,16 @@ def show_prediction(model: tg.nn.Sequential, image: Array, truth: int) -> None:
     steps = [f"the image: {image.shape[0]} x {image.shape[1]} pixels", f"a vector of {x.size} numbers from 0 to 1"]
     with tg.no_grad():
         for layer in model:
-            steps += ["", f"times a matrix of {layer.in_features} x {layer.out_features} weights, plus a bias:"]
             x = layer(x)
-            name = f"numbers after {layer.activation.__name__}" if layer.activation else "logits"
-            steps += [f"{x.size} {name}, from {x.data.min():.1f} to {x.data.max():.1f}"]
+            if isinstance(layer, tg.nn.Dense):
+                steps += ["", f"times a matrix of {layer.in_features} x {layer.out_features} weights, plus a bias:"]
+                name = f"numbers after {layer.activation.__name__}" if layer.activation else "logits"
+                steps += [f"{x.size} {name}, from {x.data.min():.1f} to {x.data.max():.1f}"]
+            elif isinstance(layer, tg.nn.Conv2d):
+                high, wide = layer.weight.shape[2:]
+                steps += ["", f"{len(layer.weight)} filters of {high} x {wide} at every place:"]
+            elif x.ndim == 4 and not isinstance(layer, AsImages):
+                steps += [f"{x.shape[1]} images of {x.shape[2]} x {x.shape[3]} after {type(layer).__name__}"]
         chances = tg.softmax(x).data[0]
     steps += ["", f"softmax: {chances.size} probabilities"]
 
@@ -191,7 +268,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(images):,} training and {len(test[0]):,} test images of {height} x {width} pixels, {classes} classes")
 
     rng = np.random.default_rng(options.seed)
-    model = build(height * width, options.hidden, classes, options.activation, rng)
+    if options.model == "conv":
+        model = build_conv(height, width, classes, rng)
+    else:
+        model = build(height * width, options.hidden, classes, options.activation, rng)
     print(f"\n{tg.nn.summary(model)}\n")
     graph = draw_graph(model, images[: options.batch_size], labels[: options.batch_size], out / "graph.svg")
 
@@ -203,10 +283,18 @@ def main(arguments: list[str] | None = None) -> None:
     tg.save(weights, model, {"activation": options.activation, "test accuracy": f"{accuracy:.2f} %"})
 
     show_prediction(model, test[0][0], test[1][0])
-    pictures = [out / "first-layer.png", out / "learning-curve.png", out / "mistakes.png"]
-    draw_weights(model.layers[0].weight.data, height, width, pictures[0])
+    names = ("first-layer", "learning-curve", "mistakes", "confusion", "attack", "favourites")
+    pictures = [out / f"{name}.png" for name in names]
+    chances = probabilities(model, test[0])
+    draw_weights(*first_weights(model, height, width), pictures[0])
     draw_learning_curve(history, pictures[1])
-    draw_mistakes(*test, probabilities(model, test[0]), pictures[2])
+    draw_mistakes(*test, chances, pictures[2])
+    draw_confusion(test[1], chances.argmax(axis=1), classes, pictures[3])
+    some = test[0][:8]
+    fooled = attacked(model, some, test[1][:8], EPSILON).reshape(some.shape)
+    says = [probabilities(model, images).argmax(axis=1) for images in (some, 255 * fooled)]
+    draw_attack(some, fooled, says, EPSILON, pictures[4])
+    draw_favourites(favourites(model, test[0]), test[0], pictures[5])
 
     print("\nwritten:", graph, *pictures, weights, sep="\n  ")
     print(f"\ntest accuracy: {accuracy:.2f} %")
@@ -218,8 +306,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--epochs", type=number(int), default=5, metavar="N", help="how often to go through the training images")
     add("--batch-size", type=number(int), default=64, metavar="N", help="images per step")
-    add("--hidden", type=number(int), default=[128], metavar="N", nargs="*", help="units of each hidden layer")
-    add("--activation", type=activation, default="relu", metavar="NAME", help="of hidden layers: relu, sigmoid, tanh")
+    add("--model", choices=("dense", "conv"), default="dense", help="matrices only, or two convolutions and a matrix")
+    add("--hidden", type=number(int), default=[128], metavar="N", nargs="*", help="units of each hidden layer (dense)")
+    add("--activation", type=activation, default="relu", metavar="NAME", help="of hidden layers (dense): relu, ...")
     add("--learning-rate", type=number(float), default=4e-3, metavar="RATE", help="of Adam, at its peak")
     add("--weight-decay", type=number(float, zero=True), default=3e-4, metavar="RATE", help="pull of weights to 0")
     add("--seed", type=number(int, zero=True), default=0, metavar="N", help="of the starting weights and the shuffling")

@@ -8,24 +8,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from course.style import AMOUNT, BLUE, GREEN, GREY, INK, ORANGE, SIGNED, figure
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 LOG_TICKS = [step * 10.0**power for power in range(-9, 4) for step in (1, 2, 3, 5)]
-BLUE, ORANGE, GREEN, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#b8bcc2", "#30343a"
-
-
-def figure(width: float, height: float, layout: str | None = "constrained") -> Any:
-    """A figure for a file: drawn by Agg, without a window."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    mpl.rcParams.update({"font.size": 10, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK})
-    mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"})
-    fig = Figure(figsize=(width, height), dpi=150, layout=layout)
-    FigureCanvasAgg(fig)
-    return fig
 
 
 def draw_weights(weight: Array, height: int, width: int, path: Path) -> None:
@@ -42,7 +29,7 @@ def draw_weights(weight: Array, height: int, width: int, path: Path) -> None:
 
     fig = figure(12, 10.9 * wall.shape[0] / wall.shape[1] + 0.5)
     ax = fig.add_subplot()
-    image = ax.imshow(wall, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    image = ax.imshow(wall, cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")
     ax.set_axis_off()
     shown = "all" if units == len(strongest) else f"the {len(strongest)} strongest"
     ax.set_title(f"What the first layer looks for: the weights of {shown} of its {units} units, strongest first")
@@ -118,6 +105,55 @@ def draw_mistakes(images: Array, labels: Array, chances: Array, path: Path) -> N
         bars.tick_params(labelsize=8)
         if len(percents) <= 12:
             bars.set_yticks(range(len(percents)))
+    fig.savefig(path)
+
+
+def draw_confusion(labels: Array, guesses: Array, classes: int, path: Path) -> None:
+    """How many images of each class were taken for each other class; those taken rightly are left white."""
+    table = np.zeros((classes, classes), int)
+    np.add.at(table, (labels, guesses), 1)
+    wrong = np.where(np.eye(classes, dtype=bool), 0, table)
+    size = 3 + 0.4 * min(classes, 30)
+    fig = figure(size, size)
+    ax = fig.add_subplot()
+    ax.imshow(wrong, cmap=AMOUNT, vmin=0, vmax=max(1, wrong.max()))
+    if classes <= 20:
+        for (is_, says), count in np.ndenumerate(table):
+            dark = wrong[is_, says] > 0.6 * wrong.max()
+            ink = GREY if is_ == says else "white" if dark else INK
+            ax.text(says, is_, count or "", ha="center", va="center", fontsize=8, color=ink)
+        ax.set(xticks=range(classes), yticks=range(classes))
+    ax.set(title=f"{wrong.sum():,} mistakes on {len(labels):,} test images", xlabel="the network says", ylabel="it is")
+    fig.savefig(path)
+
+
+def draw_attack(images: Array, fooled: Array, says: list[Array], epsilon: float, path: Path) -> None:
+    """Images, and what they become when each pixel moves a little to where the loss grows."""
+    fig = figure(1.4 * len(images) + 1, 3.6)
+    axes = fig.subplots(2, len(images), squeeze=False)
+    for row, pictures, answers in zip(axes, (images / 255, fooled), says, strict=True):
+        for ax, picture, answer in zip(row, pictures, answers, strict=True):
+            ax.imshow(picture, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+            ax.set(title=f"says {answer}", xticks=[], yticks=[])
+            ax.spines[:].set(visible=True, color=GREY)
+    fig.suptitle(f"Test images, and below each pixel moved by {epsilon} to where the loss grows", x=0.01, ha="left")
+    fig.savefig(path)
+
+
+def draw_favourites(liked: list[tuple[Array, Array]], images: Array, path: Path) -> None:
+    """For each unit, an image made for it, and the test images that it answers to most."""
+    columns = 1 + max(len(places) for _, places in liked)
+    fig = figure(columns + 0.6, len(liked) + 0.7)
+    axes = fig.subplots(len(liked), columns, squeeze=False)
+    for row, (made, places) in zip(axes, liked, strict=True):
+        for ax, picture in zip(row, (255 * made.reshape(images[0].shape), *images[places]), strict=False):
+            ax.imshow(picture, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+            ax.spines[:].set(visible=True, color=ORANGE if ax is row[0] else GREY)
+        for ax in row:
+            ax.set(xticks=[], yticks=[])
+    fig.suptitle(
+        "What hidden units like: an image made by gradients, and the test images most like it", x=0.01, ha="left"
+    )
     fig.savefig(path)
 
 

@@ -446,7 +446,7 @@ class Builder:
             mean, log_variance = self.add(dense(n, n), [i], shape), self.add(dense(n, n), [i], shape)
             return self.add(Draws(self.rng()), [mean, log_variance], shape)
         inner = [nn.LayerNorm(n), dense(n, hidden, choices.among(ACTIVATIONS)), dense(hidden, n)]
-        return self.add(nn.Residual(nn.Sequential(*inner[choices.below(2) :])), [i], shape)
+        return self.add(nn.Residual(nn.Sequential(*inner[choices.below(2) if n > 1 else 1 :])), [i], shape)
 
     def cell(self, i: int, shape: Shape) -> int | None:
         """Weights that are used several times over."""
@@ -460,11 +460,11 @@ class Builder:
         return self.add(With("recurrent, 3 times", _recurrent, *parts), [i], (m,))
 
     def normalized(self, i: int, shape: Shape) -> int:
-        """Layer and batch normalization, dropout."""
+        """Layer and batch normalization, dropout. One element less its mean is 0, and all behind it is noise."""
         kind = self.choices.below(4)
-        if kind == 0:
+        if kind == 0 and shape[-1] > 1:
             return self.add(nn.LayerNorm(shape[-1], bias=not self.choices.rarely()), [i], shape)
-        if kind == 1 and len(shape) == 2:
+        if kind == 1 and len(shape) == 2 and shape != (1, 1):
             return self.add(nn.LayerNorm(shape), [i], shape)
         if kind == 2 and min(self.batches) > 1:
             return self.add(nn.BatchNorm1d(shape[0], affine=not self.choices.rarely()), [i], shape)

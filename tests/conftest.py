@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from browsing import driver, page  # noqa: F401  (fixtures)
 from hypothesis import HealthCheck, settings
 
 # Drawing an example must never fail a test by being slow: the machines are shared. In CI the same examples are drawn

@@ -22,8 +22,20 @@ from tinygrad_mm.weights import load, read_metadata
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-OPTIONS = ["epochs", "batch-size", "hidden", "activation", "learning-rate", "weight-decay", "seed", "data", "out"]
-RESULTS = ["first-layer.png", "graph.svg", "learning-curve.png", "mistakes.png", "weights.safetensors"]
+OPTIONS = [
+    "epochs",
+    "batch-size",
+    "model",
+    "hidden",
+    "activation",
+    "learning-rate",
+    "weight-decay",
+    "seed",
+    "data",
+    "out",
+]
+PICTURES = ["attack", "confusion", "favourites", "first-layer", "learning-curve", "mistakes"]
+RESULTS = sorted([*(f"{name}.png" for name in PICTURES), "graph.svg", "weights.safetensors"])
 
 
 def write_set(folder, training, test):
@@ -64,7 +76,7 @@ def digits(monkeypatch):
     """The example as a module, for what need not be a process of its own."""
     monkeypatch.syspath_prepend(EXAMPLES)
     yield importlib.import_module("digits")
-    for name in ("digits", "digits_pictures"):
+    for name in ("digits", "digits_pictures", "course.style"):
         sys.modules.pop(name, None)
 
 
@@ -158,7 +170,9 @@ def test_the_prediction_is_shown_from_pixels_to_class(done, real):
 
 
 def test_a_seed_repeats_a_run_bit_for_bit(digits, small, tmp_path, capsys, monkeypatch):
-    for picture in ("draw_weights", "draw_learning_curve", "draw_mistakes"):
+    for picture in (
+        f"draw_{name}" for name in ("weights", "learning_curve", "mistakes", "confusion", "attack", "favourites")
+    ):
         monkeypatch.setattr(digits, picture, lambda *_: None)
     weights = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
@@ -189,6 +203,43 @@ def test_other_images_and_networks(digits, tmp_path, capsys, options, shapes):
     weights = load(tmp_path / "deep" / "out" / "weights.safetensors")
     assert [weights[f"layers.{i}.weight"].shape for i in range(len(shapes))] == shapes
     assert sorted(path.name for path in (tmp_path / "deep" / "out").iterdir()) == RESULTS
+
+
+def test_a_convolutional_network(digits, small, tmp_path, capsys):
+    """Its shapes, that it learns, and that all pictures are drawn."""
+    digits.main(["--data", str(small), "--out", str(tmp_path), "--epochs", "2", "--model", "conv"])
+    said = capsys.readouterr().out
+    for words in ("16 filters of 3 x 3 at every place", "32 images of 7 x 7 after MaxPool2d", "1568 x 10 weights"):
+        assert words in said
+    assert float(re.search(r"test accuracy: (.+) %", said)[1]) > 50
+    assert sorted(path.name for path in tmp_path.iterdir()) == RESULTS
+
+
+def test_an_attack_moves_each_pixel_a_little_and_raises_the_loss(digits, small):
+    model = digits.build(784, [16], 10, "relu", np.random.default_rng(0))
+    images, labels = read_idx_folder(small)[1]
+    x, fooled = digits.as_vectors(images), digits.attacked(model, images, labels, 0.1)
+    assert np.abs(fooled - x).max() <= 0.1 + 1e-6
+    assert fooled.min() >= 0
+    assert fooled.max() <= 1
+    before, after = (digits.tg.cross_entropy(model(v), labels).item() for v in (x, fooled))
+    assert after > before
+
+
+def test_favourites_are_liked_more_than_what_they_began_as(digits, small):
+    model = digits.build(784, [16], 10, "relu", np.random.default_rng(0))
+    images = read_idx_folder(small)[1][0]
+    hidden = model.layers[0](digits.as_vectors(images)).data
+    chosen = np.argsort(-hidden.std(axis=0), kind="stable")[:4]
+    grey = model.layers[0](np.full((1, 784), 0.1, np.float32)).data[0]
+    for unit, (made, places) in zip(chosen, digits.favourites(model, images, units=4), strict=True):
+        assert model.layers[0](made[None]).data[0, unit] > grey[unit]
+        assert places[0] == hidden[:, unit].argmax()
+
+
+def test_the_confusion_matrix_counts_mistakes(digits, tmp_path):
+    digits.draw_confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 3, tmp_path / "confusion.png")
+    assert min(png_size(tmp_path / "confusion.png")) > 300
 
 
 def test_no_mistakes_make_a_picture_too(digits, tmp_path):

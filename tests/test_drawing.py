@@ -380,7 +380,7 @@ def test_modules_nested_deeply() -> None:
             return self.inner(x)
 
     model = Nest(60)
-    drawing = tg.draw(model(tensor(2)), model=model)
+    drawing = tg.draw(model(tensor(2)), model=model, show="everything")
     assert drawing.picture.clusters[-1].path == ".".join(["inner"] * 60)
     assert svg_of(drawing).tag == SVG + "svg"
 

@@ -211,7 +211,7 @@ def test_a_recurrent_network_of_two_thousand_nodes_folds_by_itself_and_says_so()
     (note,) = drawing.picture.notes
     assert "everything" in note
     whole = tg.draw(output, model=model, show="everything").picture
-    assert f"{len(whole.nodes):,} nodes" in note
+    assert f"{sum(n.computed for n in whole.nodes):,} operations" in note
     assert len(whole.nodes) > 2000
     assert whole.notes == ()
     words = " ".join("".join(t.itertext()) for t in svg_of(drawing).iter(SVG + "text"))

@@ -28,7 +28,8 @@ from hypothesis import strategies as st
 import tinygrad_mm as tg
 from tinygrad_mm import nn
 from tinygrad_mm.drawing import Drawing
-from tinygrad_mm.drawing.dot import docked, sequence
+from tinygrad_mm.drawing.order import docked, sequence
+from tinygrad_mm.drawing.renderer import render
 from tinygrad_mm.drawing.text import printable
 from tinygrad_mm.drawing.theme import INK, LOOKS
 
@@ -121,7 +122,8 @@ def test_layers_follow_each_other(layer: Any) -> None:
     """In a picture from left to right, the frame of the second layer begins where that of the first has ended."""
     model = nn.Sequential(layer(), layer())
     frames = {}
-    for group in svg_of(tg.draw(model(tensor(2, 1)), model=model)).iter(SVG + "g"):
+    one_row = render(tg.draw(model(tensor(2, 1)), model=model).source, "svg")
+    for group in ET.fromstring(one_row).iter(SVG + "g"):
         if group.get("class") == "cluster":
             title = next((a.get(XLINK + "title") for a in group.iter(SVG + "a")), None)
             if group.find(f".//{SVG}path") is not None and next(group.iter(SVG + "text"), None) is not None:

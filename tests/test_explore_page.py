@@ -24,8 +24,7 @@ import tinygrad_mm as tg
 from tinygrad_mm import nn
 from tinygrad_mm.drawing.reader import read
 from tinygrad_mm.drawing.text import printable
-from tinygrad_mm.explorer import payload as payloads
-from tinygrad_mm.explorer import record
+from tinygrad_mm.explorer import record, store
 from tinygrad_mm.explorer.scene import scene, shades
 from tinygrad_mm.names import names_in
 
@@ -77,7 +76,7 @@ def refuse(constant: str) -> None:
 
 
 def parsed(loss: tg.Tensor, folder: Path, model: Any = None) -> Parsed:
-    return Parsed(tg.explore(loss, model, folder / "page.html").read_text("utf-8"))
+    return Parsed(tg.explore(loss, model, path=folder / "page.html").html)
 
 
 def decoded(entry: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -119,7 +118,7 @@ def diamond(name: str | None = "a") -> tuple[tg.Tensor, tg.Tensor]:
 
 def test_the_page_refers_to_nothing_outside(tmp_path):
     model, _, _, loss = network()
-    path = tg.explore(loss, model, tmp_path / "page.html")
+    path = Path(tg.explore(loss, model, path=tmp_path / "page.html"))
     text = path.read_text("utf-8")
     page = Parsed(text)
     for _tag, attributes in page.tags:
@@ -147,10 +146,10 @@ def test_the_policy_allows_the_pages_own_script_and_nothing_else(tmp_path):
 
 def test_the_same_program_gives_the_same_bytes(tmp_path):
     code = """
-import sys, tempfile, numpy as np, tinygrad_mm as tg
+import sys, numpy as np, tinygrad_mm as tg
 model = tg.nn.Sequential(tg.nn.Dense(3, 4, activation="relu", rng=0), tg.nn.Dense(4, 2, rng=1))
 loss = tg.cross_entropy(model(np.ones((5, 3), np.float32)), np.array([0, 1, 1, 0, 1]))
-sys.stdout.write(tg.explore(loss, model, tempfile.mkdtemp() + "/p.html").read_text("utf-8"))
+sys.stdout.write(tg.explore(loss, model, path=None).html)
 """
     pages = [
         subprocess.run(
@@ -165,7 +164,7 @@ sys.stdout.write(tg.explore(loss, model, tempfile.mkdtemp() + "/p.html").read_te
 def test_it_returns_the_path_and_writes_whole_files_only(tmp_path, monkeypatch):
     loss = diamond()[1]
     target = tmp_path / "page.html"
-    assert tg.explore(loss, path=str(target)) == target
+    assert tg.explore(loss, path=str(target)).path == target
     before = target.read_bytes()
 
     def fail(*_: Any) -> None:
@@ -183,7 +182,7 @@ def test_it_returns_the_path_and_writes_whole_files_only(tmp_path, monkeypatch):
 
 def test_the_default_path_is_in_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tg.explore(diamond()[1]) == Path("backprop.html")
+    assert tg.explore(diamond()[1]).path == Path("backprop.html")
     assert (tmp_path / "backprop.html").stat().st_size > 10_000
 
 
@@ -333,13 +332,13 @@ def test_numbers_that_are_not_finite_are_kept(tmp_path):
 def test_large_arrays_are_sampled_and_say_so(tmp_path):
     w = tg.Tensor(np.random.default_rng(0).normal(size=(1000, 700)), requires_grad=True, dtype=np.float64)
     w.name = "w"
-    path = tg.explore(np.sum(w * w), path=tmp_path / "page.html")
+    path = Path(tg.explore(np.sum(w * w), path=tmp_path / "page.html"))
     data = Parsed(path.read_text("utf-8")).data
     entry = data["arrays"][value(data, "w")["array"]]
     rows, columns = entry["every"]
     assert rows * columns > 1
     shown = decoded(entry)
-    assert shown.size <= payloads.MOST_SHOWN
+    assert shown.size <= store.MOST_SHOWN
     np.testing.assert_array_equal(shown, w.value[::rows, ::columns])
     assert entry["shape"] == [1000, 700]
     assert entry["norm"] == pytest.approx(np.linalg.norm(w.value))
@@ -348,7 +347,7 @@ def test_large_arrays_are_sampled_and_say_so(tmp_path):
 
 
 def test_all_arrays_together_fit_on_a_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(payloads, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(store, "MOST_BYTES", 20_000)
     arrays = [tg.Tensor(np.full((40, 40), float(i)), requires_grad=True) for i in range(12)]
     data = parsed(np.sum(sum(arrays[1:], arrays[0])), tmp_path).data
     assert sum(decoded(entry).nbytes for entry in data["arrays"]) <= 20_000
@@ -356,7 +355,7 @@ def test_all_arrays_together_fit_on_a_page(tmp_path, monkeypatch):
 
 @given(st.lists(st.integers(1, 50), max_size=4), st.integers(1, 200))
 def test_samples_are_even_and_bounded(shape, most):
-    every = payloads._strides(tuple(shape), most)
+    every = store.strides(tuple(shape), most)
     assert math.prod(len(range(0, n, step)) for n, step in zip(shape, every, strict=True)) <= most
     if math.prod(shape) <= most:
         assert every == [1] * len(shape)
@@ -489,7 +488,7 @@ def test_calls_with_several_results_are_told_and_shown(tmp_path, several):
     x = tg.Tensor(np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32), requires_grad=True)
     loss = np.sum(several(x * 2) ** 2 * np.arange(1.0, 4.0).astype(np.float32))
     assert "BACKWARD" in str(tg.explain(loss))
-    assert tg.explore(loss, path=tmp_path / "several.html").exists()
+    assert tg.explore(loss, path=tmp_path / "several.html").path.exists()
 
 
 def test_nodes_have_the_labels_that_the_cards_use(tmp_path):

@@ -19,15 +19,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # What stands on which floor. A unit is a file or a folder of the package; units of one floor do not know each other.
 FLOORS = (
     {"files", "graph", "memory"},
-    {"arrays", "backprop", "cost", "errors", "boundary", "numeric", "rules", "pytree"},
-    {"dispatch", "array_methods", "at", "names"},
+    {"arrays", "cost", "errors", "boundary", "mistakes", "numeric", "rules", "pytree"},
+    {"array_methods", "at", "backprop", "dispatch", "names"},
     {"tensor"},
     {"gradient"},
     {"debug", "drawing", "functional", "transforms"},
     {"compiler"},
     {"data", "explorer", "nn", "onnx", "optim", "random", "testing", "weights"},
     {"distributed", "step"},
-    {"sklearn", "training"},
+    {"sklearn", "study", "training"},
     {"__init__", "__main__"},
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}

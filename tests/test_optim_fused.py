@@ -99,6 +99,7 @@ def test_every_optimizer(kind: Any, options: dict[str, Any], dtype: Any) -> None
     assert {type(run) for flats in fused._flats for flat in flats for run in flat.runs} == {runner._FusedRun}
 
 
+@pytest.mark.filterwarnings("ignore:.* nothing was changed")
 @settings(max_examples=50)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=3).map(tuple), min_size=1, max_size=6),

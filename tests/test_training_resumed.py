@@ -358,8 +358,8 @@ def test_the_step_is_computed_again_with_the_same_draws():
     model = Draw()
     with pytest.raises(AnomalyError, match="sqrt"):
         fit(model, (X[:, :1], X[:, :1]), nn.MSELoss(), optim.SGD(model.parameters()), 1, rng=0, progress=False)
-    assert len(drawn) == 2
-    assert drawn[0] == drawn[1]
+    assert len(drawn) > 1  # once more for the trace, which is refused
+    assert len(set(drawn)) == 1
 
 
 def test_a_gradient_that_is_not_finite_is_noticed_before_the_update():

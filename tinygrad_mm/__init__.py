@@ -17,7 +17,7 @@ from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, pri
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor, from_dlpack
 
 if TYPE_CHECKING:
-    from tinygrad_mm import data, nn, optim, random, testing, training, weights
+    from tinygrad_mm import data, nn, optim, random, study, testing, training, weights
     from tinygrad_mm.compiler import CompileWarning, compile
     from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
     from tinygrad_mm.drawing import Drawing, draw, draw_error, record_lines
@@ -94,17 +94,19 @@ if TYPE_CHECKING:
         topk,
         triplet_margin_loss,
     )
-    from tinygrad_mm.nn import Module
+    from tinygrad_mm.nn import Module, functional_call
     from tinygrad_mm.step import compile_step
-    from tinygrad_mm.training import EarlyStopping, History, evaluate, fit
+    from tinygrad_mm.training import EarlyStopping, History, evaluate, fit, predict
     from tinygrad_mm.transforms import (
         checkpoint,
+        flatten,
         grad,
         hessian,
         hvp,
         jacobian,
         jvp,
         local_jacobian,
+        unflatten,
         value_and_grad,
         vjp,
     )
@@ -160,8 +162,10 @@ __all__ = [
     "explore",
     "feature_dropout",
     "fit",
+    "flatten",
     "from_dlpack",
     "gaussian_nll_loss",
+    "functional_call",
     "gelu",
     "glu",
     "grad",
@@ -202,6 +206,7 @@ __all__ = [
     "pixel_shuffle",
     "poisson_nll_loss",
     "prelu",
+    "predict",
     "primitive",
     "random",
     "record_lines",
@@ -220,12 +225,14 @@ __all__ = [
     "softmin",
     "softplus",
     "softsign",
+    "study",
     "swiglu",
     "tanh",
     "testing",
     "topk",
     "training",
     "triplet_margin_loss",
+    "unflatten",
     "value_and_grad",
     "vjp",
     "weights",
@@ -235,17 +242,17 @@ __all__ = [
 # Loaded when first used, so that `import tinygrad_mm` stays quick: name -> the module it lives in. All others are
 # network functions, which live in `functional`.
 _LATER = {
-    **{name: name for name in ("data", "nn", "optim", "random", "testing", "training", "weights")},
+    **{name: name for name in ("data", "nn", "optim", "random", "study", "testing", "training", "weights")},
     **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
     **dict.fromkeys(("Drawing", "draw", "draw_error", "record_lines"), "drawing"),
     **dict.fromkeys(("draw_jacobian", "explain", "explore"), "explorer"),
     **dict.fromkeys(("CompileWarning", "compile"), "compiler"),
     "compile_step": "step",
-    **dict.fromkeys(("checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp"), "transforms"),
-    **dict.fromkeys(("local_jacobian", "value_and_grad", "vjp"), "transforms"),
-    **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit"), "training"),
+    **dict.fromkeys(("checkpoint", "flatten", "grad", "hessian", "hvp", "jacobian", "jvp"), "transforms"),
+    **dict.fromkeys(("local_jacobian", "unflatten", "value_and_grad", "vjp"), "transforms"),
+    **dict.fromkeys(("EarlyStopping", "History", "evaluate", "fit", "predict"), "training"),
     **dict.fromkeys(("load", "save"), "weights"),
-    "Module": "nn",
+    **dict.fromkeys(("Module", "functional_call"), "nn"),
 }
 
 

@@ -95,7 +95,7 @@ def _draw(found: Found, options: argparse.Namespace) -> None:
 def _explore(found: Found, options: argparse.Namespace) -> None:
     from tinygrad_mm.explorer.page import explore
 
-    explore(found.tensor, found.model, options.output)
+    explore(found.tensor, found.model, path=options.output)
     print(options.output)
 
 

@@ -1,6 +1,6 @@
 """The reverse pass: one loop, from the outputs back to the leaves.
 
-Floor 1. A call `y = fun(a, b)` hands the gradient g of y on: its rule says what a and b get of it, and where a value
+Floor 2. A call `y = fun(a, b)` hands the gradient g of y on: its rule says what a and b get of it, and where a value
 was used several times, what it gets is added up. Going through the calls from the last one made to the first, the
 gradient of each result is complete when its turn comes.
 
@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.arrays import as_array
 from tinygrad_mm.graph import RULES, Node, Vertex, name_of, select, state, topological
 
-__all__ = ["accumulate", "backpropagate", "unbroadcast"]
+__all__ = ["accumulate", "backpropagate", "seed", "unbroadcast"]
 
 
 def backpropagate(
@@ -73,6 +74,27 @@ def backpropagate(
         else:
             found[leaf] = g
     return found
+
+
+def seed(y: Vertex, gradient: Any = None, unused: bool = False) -> Any:
+    """The gradient that a backward pass starts from: 1 for a single number, or one that is given, a Tensor or not."""
+    if not y.requires_grad and not unused:
+        raise RuntimeError(
+            "backward: this tensor has no graph behind it. None of its inputs has requires_grad=True, or it was "
+            "computed under no_grad(), or a function without gradient (a comparison, argmax, detach) cut it off; or "
+            "it is itself a gradient, which has a graph only from gradients(..., create_graph=True)"
+        )
+    if gradient is None:
+        if y.value.size != 1:
+            raise RuntimeError(
+                f"backward: the output has shape {y.value.shape}; reduce it to one number (np.sum, np.mean), "
+                "or pass gradient= of that shape"
+            )
+        gradient = np.ones_like(y.value)
+    given: Any = gradient if isinstance(gradient, Vertex) else np.array(as_array(gradient))
+    if given.shape != y.value.shape:
+        raise ValueError(f"backward: gradient has shape {given.shape}, the output {y.value.shape}; they must be equal")
+    return given if given.dtype == y.value.dtype else given.astype(y.value.dtype)
 
 
 def accumulate(leaf: Vertex, g: Any) -> None:

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tinygrad_mm.backprop import backpropagate
+from tinygrad_mm.backprop import backpropagate, seed
+from tinygrad_mm.dispatch import plain
 from tinygrad_mm.graph import Vertex, entered, state
 from tinygrad_mm.rules.elementwise import stop_gradient
-from tinygrad_mm.tensor import apply, result, seed
+from tinygrad_mm.tensor import apply, result
 
 __all__ = ["gradients", "no_grad"]
 
@@ -98,7 +99,8 @@ def gradients(
     if state.tracing:  # the pass is part of what is traced
         create_graph = retain = True
     with entered(recording=create_graph, scope=state.scope):
-        seeds = [seed(one, weight, allow_unused, create_graph) for one, weight in zip(ys, weights, strict=True)]
+        seeds = [seed(one, weight, allow_unused) for one, weight in zip(ys, weights, strict=True)]
+        seeds = [g if isinstance(g, Vertex) else result(g) for g in seeds] if create_graph else plain(seeds)
         found = backpropagate(ys, seeds, targets, recorded=create_graph, release=not retain)
     results = []
     for i, x in enumerate(targets):

@@ -15,7 +15,7 @@ import numpy as np
 from tinygrad_mm.array_methods import ArrayMethods
 from tinygrad_mm.arrays import as_array, index_arrays, is_foreign_array
 from tinygrad_mm.at import At
-from tinygrad_mm.backprop import accumulate, backpropagate
+from tinygrad_mm.backprop import accumulate, backpropagate, seed
 from tinygrad_mm.dispatch import in_normal_form, normal_form, plain, rule_of
 from tinygrad_mm.errors import caller, explained, qualified, refuse_while_tracing
 from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Vertex, entered, name_of, select, state, tick
@@ -24,7 +24,7 @@ from tinygrad_mm.rules.elementwise import stop_gradient
 from tinygrad_mm.rules.folds import ufunc_method
 from tinygrad_mm.rules.indexing import getitem, without_tensors
 
-__all__ = ["Buffer", "Parameter", "Tensor", "apply", "from_dlpack", "result", "seed"]
+__all__ = ["Buffer", "Parameter", "Tensor", "apply", "from_dlpack", "result"]
 
 TensorLike: TypeAlias = "Tensor | np.ndarray[Any, Any] | float | int | bool | Sequence[Any]"
 
@@ -50,7 +50,7 @@ def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
         raise explained(error, fun, values, kwargs) from error
     y = result(value)
     needed = needed and state.recording
-    if needed or state.tracing:
+    if needed or state.tracing or state.complete:
         line = caller() if state.lines else None
         y.node = Node(fun, _as_assigned(args) if state.assigned else args, kwargs, state.scope, line)
         several = isinstance(y.value, tuple)
@@ -131,30 +131,6 @@ def _augmented(symbol: str) -> Callable[[Any, Any], Any]:
 
 
 _OPERANDS = (Vertex, np.ndarray, np.generic, float, int, list, tuple)
-
-
-def seed(y: Vertex, gradient: Any = None, unused: bool = False, recorded: bool = False) -> Any:
-    """The gradient that a backward pass starts from: 1 for a single number, or one that is given."""
-    if not y.requires_grad and not unused:
-        raise RuntimeError(
-            "backward: this tensor has no graph behind it. None of its inputs has requires_grad=True, or it was "
-            "computed under no_grad(), or a function without gradient (a comparison, argmax, detach) cut it off; or "
-            "it is itself a gradient, which has a graph only from gradients(..., create_graph=True)"
-        )
-    if gradient is None:
-        if y.value.size != 1:
-            raise RuntimeError(
-                f"backward: the output has shape {y.value.shape}; reduce it to one number (np.sum, np.mean), "
-                "or pass gradient= of that shape"
-            )
-        gradient = np.ones_like(y.value)
-    given: Any = gradient if isinstance(gradient, Vertex) else result(np.array(as_array(gradient)))
-    if given.value.shape != y.value.shape:
-        raise ValueError(
-            f"backward: gradient has shape {given.value.shape}, the output {y.value.shape}; they must be equal"
-        )
-    g = given if recorded else given.value
-    return g if g.dtype == y.value.dtype else g.astype(y.value.dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -250,9 +226,7 @@ class Tensor(ArrayMethods, Vertex):
         self._set_extra("name", name)
 
     def _set_extra(self, key: str, value: Any) -> None:
-        if self.extra is None:
-            self.extra = {}
-        self.extra[key] = value
+        self.extra = {**(self.extra or {}), key: value}
 
     def detach(self) -> Tensor:
         """The same array as a tensor outside the graph."""
@@ -277,7 +251,7 @@ class Tensor(ArrayMethods, Vertex):
         refuse_while_tracing("t.backward(), which writes to .grad,")
         keep_freed_memory()
         with entered(recording=False):
-            found = backpropagate([self], [seed(self, gradient)], release=not retain_graph)
+            found = backpropagate([self], [plain(seed(self, gradient))], release=not retain_graph)
         for leaf, g in found.items():
             accumulate(leaf, g)
 
@@ -370,8 +344,7 @@ class Tensor(ArrayMethods, Vertex):
 
     def _leaf_like(self, value: Any, memo: dict[int, Any]) -> Tensor:
         grad = None if self.grad is None else self.grad.copy()
-        copy = _rebuild(type(self), value, self.requires_grad, grad, self._extra_of_a_copy())
-        memo[id(self)] = copy
+        memo[id(self)] = copy = _rebuild(type(self), value, self.requires_grad, grad, self._extra_of_a_copy())
         return copy
 
     def _extra_of_a_copy(self) -> dict[str, Any] | None:

@@ -53,6 +53,7 @@ import numpy as np
 
 from tinygrad_mm.gradient import no_grad
 from tinygrad_mm.graph import RULES, Monitor, Vertex, entered, name_of
+from tinygrad_mm.mistakes import name_mistake
 from tinygrad_mm.numeric import numeric_derivative, step_for
 from tinygrad_mm.pytree import flatten, unflatten
 from tinygrad_mm.tensor import Tensor
@@ -62,6 +63,8 @@ __all__ = ["check_grads"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
+MOST_NAMED = 1024  # elements of a gradient that is taken apart, difference by difference, to name what is wrong with it
+
 
 def check_grads(
     f: Callable[..., Any],
@@ -70,6 +73,7 @@ def check_grads(
     rtol: float | None = None,
     atol: float | None = None,
     rng: np.random.Generator | int | None = None,
+    strict: bool = False,
 ) -> None:
     """Raise AssertionError unless the derivatives of `f` at `args`, up to `order`, are what finite differences say.
 
@@ -82,9 +86,11 @@ def check_grads(
     Arguments of another dtype are checked in theirs as well. Each rule that runs is checked for the shapes and dtypes
     it returns, once more in float32. `rtol` and `atol` bound the error of a derivative along a direction, relative to
     the sum of the absolute values of its terms; by default, the step's size and the rounding error of a difference.
-    `rng` is a generator or a seed; by default the same directions are drawn each time.
+    `rng` is a generator or a seed; by default the same directions are drawn each time. With `strict`, a rule has to sum
+    over the axes along which its argument was broadcast, which the engine does otherwise.
 
-    The message names the argument, an index at which the derivative is wrong, and its numeric and analytic values.
+    The message names the argument, an index at which the derivative is wrong, its numeric and analytic values, and the
+    mistake where it is a likely one: the transpose, also of a square matrix, the sign, a factor.
 
     >>> check_grads(lambda x, y: x * np.sin(y), [np.array([1.0, 2.0]), np.array(0.5)])
     """
@@ -106,7 +112,7 @@ def check_grads(
     terms = _weighted(f, weights)
     for n in range(1, order + 1):
         directions = [_direction(a.shape, draw) * _scale(a) for a in wide.arrays]
-        _Comparison(name_of(f), n, terms, wide, directions, precision, outputs, rtol, atol).run(given)
+        _Comparison(name_of(f), n, terms, wide, directions, precision, outputs, rtol, atol, strict).run(given)
         terms = _weighted(_gradient_of(terms, wide.argnums), [_direction(a.shape, draw) for a in wide.arrays])
 
 
@@ -162,7 +168,9 @@ class _Comparison:
         outputs: Sequence[Array],
         rtol: float | None,
         atol: float | None,
+        strict: bool,
     ) -> None:
+        self.strict = strict
         self.title = f"check_grads: the derivative of order {order} of {name} is wrong."
         self.note = (
             ""
@@ -191,7 +199,7 @@ class _Comparison:
 
     def gradients(self, point: _Point) -> list[Array]:
         """The gradient of the sum of all terms with respect to each array, by the rules, which are watched."""
-        with point.arguments(point.arrays) as args, no_grad(), entered(monitor=_RuleWatch()):
+        with point.arguments(point.arrays) as args, no_grad(), entered(monitor=_RuleWatch(self.strict)):
             return _values(_gradient_of(self.terms, point.argnums)(*args))
 
     def difference(self, i: int, v: Array) -> tuple[float, float]:
@@ -237,8 +245,18 @@ class _Comparison:
         raise AssertionError(
             f"{self.title}{self.note}\n  {self.place(i, place)}: numeric {here[0]:.6g}, analytic {here[1]:.6g}{ratio}\n"
             f"  along a random direction: numeric {numeric:.6g}, analytic {analytic:.6g}; "
-            f"they may differ by {allowed:.1e}"
+            f"they may differ by {allowed:.1e}{self.mistake(i, gradient)}"
         )
+
+    def mistake(self, i: int, gradient: Array) -> str:
+        """Which likely mistake the gradient of the i-th array is, as a line of the message."""
+        if not 1 < gradient.size <= MOST_NAMED:
+            return ""
+        units = np.eye(gradient.size).reshape(-1, *gradient.shape)
+        numeric = np.array([self.difference(i, unit)[0] for unit in units]).reshape(gradient.shape)
+        what = name_mistake(gradient, numeric)
+        verb = "has" if what == "the wrong sign" else "is"
+        return f"\n  the gradient of {self.point.leaves[i].path} {verb} {what}" if what else ""
 
     def compare_dtypes(self, given: _Point, wide: Sequence[Array]) -> None:
         """The gradients in the arguments' own dtypes with those in float64."""
@@ -263,6 +281,9 @@ class _Comparison:
 
 class _RuleWatch(Monitor):
     """A monitor that checks what rules return, before the backward pass makes it fit."""
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
 
     def visit(self, vertex: Vertex, gradient: Any) -> None:
         """Run the rules of a vertex whose gradient is complete, on arrays, to look at what they give."""
@@ -297,7 +318,13 @@ class _RuleWatch(Monitor):
         except ValueError:
             fits = False
         if not fits:
-            raise AssertionError(f"{rule} returned shape {c.shape} for an argument of shape {x.shape}")
+            turned = "; that is the shape of the transpose" if c.shape == x.shape[::-1] else ""
+            raise AssertionError(f"{rule} returned shape {c.shape} for an argument of shape {x.shape}{turned}")
+        if self.strict and c.shape != x.shape:
+            raise AssertionError(
+                f"{rule} returned shape {c.shape} for an argument of shape {x.shape}, which was broadcast: it leaves "
+                "the sum over the broadcast axes to the engine"
+            )
         if c.dtype not in (x.dtype, *(y.dtype for y in outputs)):
             raise AssertionError(
                 f"{rule} returned {c.dtype} for an argument of {x.dtype}; keep the dtype: "

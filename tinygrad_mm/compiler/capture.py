@@ -302,7 +302,12 @@ class Captured:
         for module in self.modules:
             for path, inner in module.named_modules():
                 paths.setdefault(id(inner.token), path)
-        return lambda scope: "" if scope is None else f"{paths.get(id(scope.token), '')} {scope.label}".strip()
+
+        def path_of(scope: Scope | None) -> str:
+            module = None if scope is None else scope.module
+            return "" if module is None else f"{paths.get(id(module.token), '')} {module.label}".strip()
+
+        return path_of
 
     # -- guarding
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.boundary import as_leaves
+from tinygrad_mm.boundary import as_leaves, boundary
 from tinygrad_mm.compiler.call import Call
 from tinygrad_mm.compiler.plan import Plan
 from tinygrad_mm.compiler.tracing import stand_in, without_hooks
@@ -24,7 +24,7 @@ from tinygrad_mm.compiler.verification import (
     report,
 )
 from tinygrad_mm.gradient import gradients
-from tinygrad_mm.graph import entered, name_of
+from tinygrad_mm.graph import entered, name_of, tick
 from tinygrad_mm.tensor import Buffer, Tensor
 
 __all__ = ["Proof"]
@@ -56,7 +56,9 @@ class Proof:
         self.noise = Noise(self._again)
         try:
             with self.before.as_before():
+                start = tick()
                 self.expected, self.made, self.there = self._eager()
+                self.reached = boundary(self.made, start)
                 self.states = self.before.now()[1]
         except Exception:
             plan.run(list(given))  # where it raises too, that is what is raised
@@ -116,7 +118,15 @@ class Proof:
             return Difference("the output", list(found), list(self.expected))
         self.progress.saw(self.expected)
         drawn = difference_of_generators(self.before.now()[1], self.states)
-        return first_difference(found, self.expected, self.noise) or drawn
+        return first_difference(found, self.expected, self.noise) or drawn or self._missing()
+
+    def _missing(self) -> Difference | None:
+        """A tensor that the eager engine finds a gradient for, and the program does not."""
+        known = {id(self.there[t] if isinstance(t, int) else t) for _, t in self.targets}
+        for leaf in self.reached:
+            if id(leaf) not in known and leaf.value.dtype.kind == "f":
+                return Difference(self._name(leaf), "missing", "there")
+        return None
 
     def gradients_differ(self, found: Sequence[Any], seeds: Sequence[Any]) -> tuple[Difference | None, dict[str, Any]]:
         """What is wrong with the gradients that the program has found, and eager's.
@@ -130,7 +140,12 @@ class Proof:
         return first_difference(self._named(found), expected, self.noise), expected
 
     def _named(self, found: Sequence[Any]) -> dict[str, Any]:
-        return {name: g for (name, _), g in zip(self.targets, found, strict=True)}
+        """Gradients by name; one that is missing is as good as 0."""
+        targets = [self.there[t] if isinstance(t, int) else t for _, t in self.targets]
+        return {
+            name: np.zeros_like(t.value) if g is None else g
+            for (name, _), t, g in zip(self.targets, targets, found, strict=True)
+        }
 
     def checked(self, found: list[Any], seeds: Sequence[Any]) -> list[Any]:
         """The gradients that the program has found, or, where they are wrong, eager's."""

@@ -104,6 +104,7 @@ def arguments_text(args: Sequence[Any], names: Names) -> list[str]:
 
 def scope_text(scope: Scope | None, names: Names) -> str:
     """The modules that a call was made in: `Sequential > Dense`, outermost first; `layers.0 (Dense)` with a model."""
+    scope = None if scope is None else scope.module
     if scope is not None and names.modules.get(scope.token):
         return f"{names.modules[scope.token]} ({scope.label})"
     labels = []

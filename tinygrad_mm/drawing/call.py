@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +58,7 @@ def operands_and_options(node: Node) -> tuple[tuple[tuple[int, str], ...], tuple
     """The arguments of a call: operands, as (position, name), and options, as text.
 
     Tensors and arrays are operands; so are numbers where the function computes with them (`x * 2`), not where they
-    say how (`axis=0`).
+    say how (`axis=0`). Options that are what they are by default are left out.
 
     >>> operands_and_options(Node(np.multiply, (np.ones(3), 2.0), {}))
     (((0, 'a'), (1, 'b')), ())
@@ -74,9 +76,12 @@ def operands_and_options(node: Node) -> tuple[tuple[tuple[int, str], ...], tuple
             operands.append((i, name))
         elif name == "key":
             options.append(index_text(a))
+        elif _is_usual(node, name, a):
+            continue
         else:
             options.append(f"{name}={value_text(a)}" if name else value_text(a))
-    options += [f"{name}={value_text(value)}" for name, value in node.kwargs.items()]
+    given = {name: value for name, value in node.kwargs.items() if not _is_usual(node, name, value)}
+    options += [f"{name}={value_text(value)}" for name, value in given.items()]
     prefix = "#" if "key" in names else ""  # the places that an index leaves for Tensors are written #0, #1, ...
     unnamed = [i for i, name in operands if not name]
     options = [shortened(option, LONGEST_OPTION) for option in options]
@@ -91,6 +96,32 @@ def lets_through(node: Node, i: int) -> bool:
     """
     rule = RULES[node.fun]
     return rule.each is not None or (i < len(rule.vjps) and rule.vjps[i] is not None)
+
+
+def _is_usual(node: Node, name: str, value: Any) -> bool:
+    """Whether an option is what it would be if nobody had written it.
+
+    >>> _is_usual(Node(np.einsum, (), {}), "optimize", False), _is_usual(Node(np.sum, (), {}), "axis", 0)
+    (True, False)
+    """
+    if name in ("padding", "dilation") and isinstance(value, tuple):  # windows take them written out for every axis
+        return not np.any(np.asarray(value) - (name == "dilation"))
+    if name == "stride" and isinstance(value, tuple):  # 1, or for pooling the size of the window
+        given = {**dict(zip(_parameter_names(node), node.args or (), strict=False)), **node.kwargs}
+        return value in ((1,) * len(value), given.get("size"))
+    usual = _defaults(node.fun).get(name, inspect.Parameter.empty)
+    plain = isinstance(value, (bool, int, float, str, tuple, type(None)))
+    return plain and type(value) is type(usual) and bool(value == usual)
+
+
+@functools.cache
+def _defaults(fun: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a function that need not be written."""
+    try:
+        parameters = inspect.signature(fun).parameters
+    except (TypeError, ValueError):  # some functions written in C do not say
+        return {}
+    return {name: p.default for name, p in parameters.items() if p.default is not p.empty}
 
 
 def _arity(node: Node) -> int:

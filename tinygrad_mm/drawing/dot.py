@@ -1,16 +1,15 @@
 """Writes a picture in DOT, the language of Graphviz, by way of the `graphviz` package.
 
 A layout program left to itself puts a weight, which depends on nothing, far to the front, beside the layer before it;
-`docked` and `sequence` say where it belongs.
+`order` says where it belongs.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from tinygrad_mm.drawing.backward import width
 from tinygrad_mm.drawing.labels import (
@@ -25,6 +24,7 @@ from tinygrad_mm.drawing.labels import (
     operand_label,
     tooltip,
 )
+from tinygrad_mm.drawing.order import columns, docked, innermost_around, sequence
 from tinygrad_mm.drawing.picture import KINDS, Kind, Picture, PictureEdge, PictureNode
 from tinygrad_mm.drawing.theme import (
     ALARM,
@@ -43,22 +43,45 @@ from tinygrad_mm.drawing.theme import (
 if TYPE_CHECKING:
     import graphviz
 
-__all__ = ["DIRECTIONS", "Direction", "digraph", "docked", "sequence"]
+__all__ = ["DIRECTIONS", "Direction", "Places", "Row", "digraph", "rows_of"]
 
 Direction: TypeAlias = Literal["LR", "RL", "TB", "BT"]
 DIRECTIONS: tuple[Direction, ...] = ("LR", "RL", "TB", "BT")
 
 MOST_RANKED = 400  # nodes
+LONGEST_BESIDE = 3  # letters of the name of an operand that fit between a node and the frame around it
 
 # How much a layout program tries to keep an edge short and straight: the way of the data is to be the spine.
-STRAIGHTNESS: dict[Kind, str] = {"operation": "8", "module": "8", "input": "3"}
+STRAIGHTNESS: dict[Kind, str] = {"operation": "8", "function": "8", "module": "8", "input": "3"}
 
 
-def digraph(picture: Picture, direction: Direction = "LR", images: Images = None) -> graphviz.Digraph:
+@dataclass(frozen=True)
+class Places:
+    """Where a layout has put nodes (by name), edges (by id), frames (by id) and the whole: attributes in DOT.
+
+    `length` is that of the longest row, in points.
+    """
+
+    nodes: Mapping[str, Mapping[str, str]]
+    edges: Mapping[str, Mapping[str, str]]
+    frames: Mapping[str, Mapping[str, str]]
+    graph: Mapping[str, str]
+    length: float
+
+
+def digraph(
+    picture: Picture,
+    direction: Direction = "LR",
+    images: Images = None,
+    *,
+    row: Row | None = None,
+    places: Places | None = None,
+) -> graphviz.Digraph:
     """The picture as a `graphviz.Digraph`, drawn from left to right ("LR") or in another of the four directions.
 
     Heat-maps are tables of coloured cells; with `images`, a dict, they are image files instead, which are put there
-    by name.
+    by name. Of a wrapped picture one `row` is drawn by itself, with points where lines from and to the rows beside it
+    leave and come in; or all of it, with everything in its place.
     """
     import graphviz
 
@@ -81,38 +104,143 @@ def digraph(picture: Picture, direction: Direction = "LR", images: Images = None
             "label": _legend(picture),
         },
         node_attr={"fontname": FONT, "fontsize": "11", "fontcolor": INK, "height": "0.3", "width": str(LEAST_WIDTH)},
-        edge_attr={"fontname": FONT, "fontsize": "8", "fontcolor": QUIET, "color": EDGE, "arrowsize": "0.6"},
+        edge_attr={"fontname": FONT, "fontsize": "9", "fontcolor": QUIET, "color": EDGE, "arrowsize": "0.6"},
     )
     # With contributions on their way back, a leaf beside its operation would leave no room between the two.
     large = len(picture.nodes) > MOST_RANKED
     beside = {} if large or any(edge.kind == "backward" for edge in picture.edges) else docked(picture)
-    _draw_nodes(graph, picture, beside, images)
+    canvas = _Canvas(graph, picture, row, places)
+    if row is None:
+        _draw_nodes(canvas, picture, {} if places else beside, images, {})
+    else:
+        _draw_nodes(canvas, _row(picture, row.number), beside, images, row.gates)
     nodes = {node.id: node for node in picture.nodes}
     largest = max((e.norm for e in picture.edges if e.norm is not None and math.isfinite(e.norm)), default=0.0)
     for number, edge in enumerate(picture.edges):
         tail, head = nodes[edge.tail], nodes[edge.head]
+        if not canvas.shows(edge.tail) and not canvas.shows(edge.head):
+            continue
         if edge.kind == "forward":
-            _draw_edge(graph, number, edge, tail, head, direction, across=edge.tail in beside)
+            _draw_edge(canvas, number, edge, tail, head, direction, across=edge.tail in beside)
         else:
-            _draw_special_edge(graph, number, edge, tail, head, largest)
-    for above, below in () if large else sequence(picture, beside):
-        if not nodes[above].backward and not nodes[below].backward:
+            _draw_special_edge(canvas, number, edge, tail, head, largest)
+    for above, below in () if large or places else sequence(picture, beside):
+        if not nodes[above].backward and not nodes[below].backward and canvas.shows(above) and canvas.shows(below):
             graph.edge(above, below, style="invis", weight="0")
     return graph
+
+
+Gates: TypeAlias = "Mapping[str, tuple[str | None, str]]"  # by name: the frame around it, and the rank
+
+
+class Row(NamedTuple):
+    """A row of a wrapped picture, and where lines leave it and come in."""
+
+    number: int
+    gates: Gates
+
+
+def _row(picture: Picture, row: int) -> Picture:
+    """The nodes of one row, and the frames around them."""
+    nodes = tuple(node for node in picture.nodes if node.row == row)
+    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
+    frames: set[str | None] = set()
+    for node in nodes:
+        cluster = node.cluster
+        while cluster is not None:
+            frames.add(cluster)
+            cluster = parent[cluster]
+    return replace(picture, nodes=nodes, clusters=tuple(c for c in picture.clusters if c.id in frames))
+
+
+def rows_of(picture: Picture) -> list[Row]:
+    """The rows of a wrapped picture. Its lines pass through the frames around their ends, but for those far inside."""
+    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
+    nodes = {node.id: node for node in picture.nodes}
+    place = columns(picture)
+    count = 1 + max((node.row for node in picture.nodes), default=0)
+    columns_in: list[list[int]] = [[] for _ in range(count)]
+    for node in picture.nodes:
+        columns_in[node.row].append(place[node.id])
+    ends = [{"source": min(inside, default=0), "sink": max(inside, default=0)} for inside in columns_in]
+    reaching: set[tuple[str | None, int, str]] = set()  # frames that reach an end of a row
+    for node in picture.nodes:
+        for end, column in ends[node.row].items():
+            cluster = node.cluster if place[node.id] == column else None
+            while cluster is not None:
+                reaching.add((cluster, node.row, end))
+                cluster = parent[cluster]
+    gates: list[dict[str, tuple[str | None, str]]] = [{} for _ in range(count)]
+    for number, edge in enumerate(picture.edges):
+        way_back = edge.kind == "backward"
+        tail, head = (nodes[edge.head], nodes[edge.tail]) if way_back else (nodes[edge.tail], nodes[edge.head])
+        if tail.row == head.row:
+            continue
+        name = _place_of_label(number) if way_back and edge.label else tail.id
+        for gate, end, node in ((f"{name}_out", "sink", tail), (f"{name}_in", "source", head)):
+            found = gates[node.row]
+            frame = innermost_around(found.get(gate, (node.cluster, end))[0], node.cluster, parent)
+            while frame is not None and (frame, node.row, end) not in reaching:
+                frame = parent[frame]
+            found[gate] = frame, end
+    return [Row(number, found) for number, found in enumerate(gates)]
+
+
+class _Canvas:
+    """A graph being written: all of a picture, one row of it, or all of it in given places."""
+
+    def __init__(self, graph: graphviz.Digraph, picture: Picture, row: Row | None, places: Places | None) -> None:
+        self.graph = graph
+        self.row = row
+        self.places = places
+        self.rows = {node.id: node.row for node in picture.nodes}
+        self.rows |= {_place_of_label(i): self.rows[edge.head] for i, edge in enumerate(picture.edges)}
+        self.left: set[str] = set()  # nodes with a line that leaves the row
+        if places is not None:
+            graph.graph_attr.update(places.graph)
+
+    def shows(self, node: str) -> bool:
+        """Whether a node is drawn."""
+        return self.row is None or self.rows[node] == self.row.number
+
+    def node(self, graph: graphviz.Digraph, name: str, label: str, **attributes: str) -> None:
+        """A node in one of the frames."""
+        if self.shows(name):
+            place = self.places.nodes.get(name, {}) if self.places else {}
+            graph.node(name, label, **attributes, **place)
+
+    def edge(self, tail: str, head: str, **attributes: str) -> None:
+        """An edge, or the end of it that lies in the row."""
+        if self.places is not None:
+            attributes |= self.places.edges.get(attributes["id"], {})
+        if self.shows(tail) and self.shows(head):
+            self.graph.edge(tail, head, **attributes)
+        elif self.shows(tail):
+            if tail not in self.left:  # one line for all that it leads to
+                self.left.add(tail)
+                kept = {name: attributes[name] for name in ("weight", "dir") if name in attributes}
+                self.graph.edge(tail, f"{tail}_out", **kept, id=f"{tail}_out", arrowhead="none")
+        elif self.shows(head):
+            self.graph.edge(f"{tail}_in", head, **attributes)
 
 
 def _legend(picture: Picture) -> str:
     kinds = {node.kind for node in picture.nodes}
     stopped = any(not node.gradient for node in picture.nodes if node.kind == "operation")
     stopped = stopped or any(not edge.gradient for edge in picture.edges)
-    return legend([k for k in KINDS if k in kinds], stopped, picture.notes)
+    repeats = any(edge.kind == "repeat" for edge in picture.edges)
+    return legend([k for k in KINDS if k in kinds], stopped, repeats, picture.notes)
 
 
-def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, str], images: Images) -> None:
-    """All nodes, each in the frame of its cluster, leaves together with the operation they are docked `beside`."""
+def _draw_nodes(canvas: _Canvas, picture: Picture, beside: Mapping[str, str], images: Images, gates: Gates) -> None:
+    """All nodes, each in the frame of its cluster, leaves together with the operation they are docked `beside`.
+
+    `gates` are points, each in a frame and at an end of the row, for the lines from and to other rows.
+    """
     import graphviz
 
-    frames: dict[str | None, graphviz.Digraph] = {None: graph}
+    frames: dict[str | None, graphviz.Digraph] = {None: canvas.graph}
+    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
     depth: dict[str | None, int] = {None: 0}
     inside: dict[str | None, list[str]] = {None: []}
     for cluster in picture.clusters:
@@ -131,6 +259,7 @@ def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, 
                 "fillcolor": fill,
                 "color": border if cluster.repeats == 1 else REPEAT,
                 "margin": "8",
+                **(canvas.places.frames.get(cluster.id, {}) if canvas.places else {}),
             },
         )
     leaves: dict[str, list[PictureNode]] = {}
@@ -138,16 +267,19 @@ def _draw_nodes(graph: graphviz.Digraph, picture: Picture, beside: Mapping[str, 
         if node.id in beside:
             leaves.setdefault(beside[node.id], []).append(node)
         elif node.id in leaves:
-            _draw_dock(frames[node.cluster], node, leaves[node.id], images)
+            _draw_dock(canvas, frames[node.cluster], node, leaves[node.id], images)
         else:
-            _draw_node(frames[node.cluster], node, images)
-    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
+            _draw_node(canvas, frames[node.cluster], node, images)
     cluster_of = {node.id: node.cluster for node in picture.nodes}
     for number, edge in enumerate(picture.edges):
-        if edge.kind == "backward" and edge.label:
-            frame = _innermost_around(cluster_of[edge.tail], cluster_of[edge.head], parent)
+        if edge.kind == "backward" and edge.label and edge.head in cluster_of:
+            frame = innermost_around(cluster_of.get(edge.tail), cluster_of[edge.head], parent)
             look = {"shape": "plain", "fontsize": "9", "fontcolor": BACKWARD, "width": "0", "height": "0"}
-            frames[frame].node(_place_of_label(number), edge_label(edge.label), id=f"e{number}_text", **look)
+            canvas.node(frames[frame], _place_of_label(number), edge_label(edge.label), id=f"e{number}_text", **look)
+    for name, (place, rank) in gates.items():
+        frames[place].node(name, "", shape="point", width="0.01", height="0.01", style="invis")
+        with canvas.graph.subgraph(graph_attr={"rank": rank}) as end:
+            end.node(name)
     # A subgraph is copied when it is put into another one: so the inner ones first.
     for outer in [*(cluster.id for cluster in reversed(picture.clusters)), None]:
         for inner in inside[outer]:
@@ -159,30 +291,21 @@ def _place_of_label(number: int) -> str:
     return f"e{number}_label"
 
 
-def _innermost_around(one: str | None, other: str | None, parent: Mapping[str, str | None]) -> str | None:
-    """The innermost cluster around two clusters."""
-    around: list[str | None] = []
-    while one is not None:
-        around.append(one)
-        one = parent[one]
-    while other is not None and other not in around:
-        other = parent[other]
-    return other
-
-
-def _draw_dock(graph: graphviz.Digraph, operation: PictureNode, leaves: list[PictureNode], images: Images) -> None:
+def _draw_dock(
+    canvas: _Canvas, graph: graphviz.Digraph, operation: PictureNode, leaves: list[PictureNode], images: Images
+) -> None:
     """An operation with its own leaves beside it; an invisible frame keeps them together."""
     import graphviz
 
     frame = graphviz.Digraph(f"cluster_{operation.id}", graph_attr={"style": "invis", "margin": "0", "label": ""})
     row = graphviz.Digraph(graph_attr={"rank": "same"})
     for node in (*leaves, operation):
-        _draw_node(row, node, images)
+        _draw_node(canvas, row, node, images)
     frame.subgraph(row)
     graph.subgraph(frame)
 
 
-def _draw_node(graph: graphviz.Digraph, node: PictureNode, images: Images) -> None:
+def _draw_node(canvas: _Canvas, graph: graphviz.Digraph, node: PictureNode, images: Images) -> None:
     import graphviz
 
     look = LOOKS[node.kind]
@@ -207,11 +330,11 @@ def _draw_node(graph: graphviz.Digraph, node: PictureNode, images: Images) -> No
         attributes["height"] = "0.2"
     if least_width(node) > LEAST_WIDTH:
         attributes["width"] = str(least_width(node))
-    graph.node(node.id, node_label(node, images), **attributes)
+    canvas.node(graph, node.id, node_label(node, images), **attributes)
 
 
 def _draw_edge(
-    graph: graphviz.Digraph,
+    canvas: _Canvas,
     number: int,
     edge: PictureEdge,
     tail: PictureNode,
@@ -244,16 +367,19 @@ def _draw_edge(
     if not head.commutative and len(head.operands) > 1 and head.operands[edge.operand]:
         name = head.operands[edge.operand]
         horizontal = (direction in ("LR", "RL")) != across
-        attributes |= {"taillabel" if back else "headlabel": operand_label(name)}
-        attributes |= _beside_head(len(name), horizontal)
+        if horizontal and len(name) > LONGEST_BESIDE and not back and "label" not in attributes:
+            attributes["label"] = operand_label(name)  # which has room of its own
+        else:
+            attributes |= {"taillabel" if back else "headlabel": operand_label(name)}
+            attributes |= _beside_head(len(name), horizontal)
     if back:
-        graph.edge(edge.head, edge.tail, dir="back", **attributes)
+        canvas.edge(edge.head, edge.tail, dir="back", **attributes)
     else:
-        graph.edge(edge.tail, edge.head, **attributes)
+        canvas.edge(edge.tail, edge.head, **attributes)
 
 
 def _draw_special_edge(
-    graph: graphviz.Digraph, number: int, edge: PictureEdge, tail: PictureNode, head: PictureNode, largest: float
+    canvas: _Canvas, number: int, edge: PictureEdge, tail: PictureNode, head: PictureNode, largest: float
 ) -> None:
     """A contribution on its way back, the way to a detached copy, or from one of several equal blocks to the next."""
     import graphviz
@@ -266,99 +392,23 @@ def _draw_special_edge(
         color = ALARM if edge.norm is not None and not math.isfinite(edge.norm) else BACKWARD
         attributes |= {"dir": "back", "color": color, "penwidth": pen}
         if attributes.pop("label", None) is None:
-            graph.edge(edge.head, edge.tail, **attributes)
+            canvas.edge(edge.head, edge.tail, **attributes)
         else:  # a label of its own place keeps the way back clear of the way there
             between = _place_of_label(number)
-            graph.edge(edge.head, between, **attributes)
-            graph.edge(between, edge.tail, **{**attributes, "id": f"e{number}_start", "dir": "none"})
+            canvas.edge(edge.head, between, **attributes)
+            canvas.edge(between, edge.tail, **{**attributes, "id": f"e{number}_start", "dir": "none"})
     elif edge.kind == "detached":
-        graph.edge(edge.tail, edge.head, **attributes, style="dotted", color=STOPPED, arrowhead="tee")
+        canvas.edge(edge.tail, edge.head, **attributes, style="dotted", color=STOPPED, arrowhead="tee")
     else:
-        attributes["label"] = "next"
-        graph.edge(
-            edge.tail, edge.head, **attributes, style="dashed", color=REPEAT, fontcolor=REPEAT, constraint="false"
-        )
+        look = {"style": "dashed", "color": REPEAT, "fontcolor": REPEAT, "constraint": "false"}
+        canvas.edge(edge.tail, edge.head, **attributes, **look)
 
 
 def _beside_head(letters: int, horizontal: bool) -> dict[str, str]:
     """Where the name of an operand stands: beside the line, clear of the node. Measures are in points."""
-    half_width, half_height = 1.9 * letters, 4.0
+    half_width, half_height = 2.2 * letters, 4.5
     along, aside = (half_width + 4.5, half_height + 3) if horizontal else (half_height + 5, half_width + 3)
     return {
         "labeldistance": f"{math.hypot(along, aside) / 10:.2f}",
         "labelangle": f"{-math.degrees(math.atan2(aside, along)):.0f}",
     }
-
-
-def docked(picture: Picture) -> dict[str, str]:
-    """Leaves that stand directly beside the one operation that uses them, as {leaf: operation}.
-
-    Weights, buffers, constants and chips of any kind can be docked, the inputs of the whole computation not. Each
-    operation has room for one, and one of its operands always stays on the way that data take.
-    """
-    nodes = {node.id: node for node in picture.nodes}
-    edges = [edge for edge in picture.edges if edge.kind != "backward"]
-    uses = Counter(edge.tail for edge in edges)
-    into: dict[str, list[PictureNode]] = {}
-    for edge in edges:
-        into.setdefault(edge.head, []).append(nodes[edge.tail])
-    found = {}
-    for head, tails in into.items():
-        if not nodes[head].computed:
-            continue
-        leaves = [leaf for leaf in tails if _can_dock(leaf) and uses[leaf.id] == 1]
-        if len(leaves) == len(tails):  # then rather a constant than a weight
-            leaves = [leaf for leaf in leaves if leaf.kind == "constant"] or leaves
-        if leaves and len(tails) > 1:
-            found[leaves[-1].id] = head
-    return found
-
-
-def _can_dock(node: PictureNode) -> bool:
-    return node.chip or node.kind in ("parameter", "buffer", "constant")
-
-
-def sequence(picture: Picture, beside: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Invisible edges, as (tail, head), which put one layer after the other instead of below it.
-
-    They lead from the array that enters a layer to the leaves inside, but for those docked `beside` an operation.
-    That array was there before the layer's first operation, so no such edge can close a circle.
-    """
-    place = {node.id: number for number, node in enumerate(picture.nodes)}
-    cluster_of = {node.id: node.cluster for node in picture.nodes}
-    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
-    operations = {node.id for node in picture.nodes if node.computed}
-
-    def around(cluster: str | None) -> Iterator[str]:
-        while cluster is not None:
-            yield cluster
-            cluster = parent[cluster]
-
-    def latest(one: str, other: str) -> str:
-        """Of two arrays the one computed last; what was computed comes before what was given."""
-        return max(one, other, key=lambda node: (node in operations, place[node]))
-
-    begins: dict[str, int] = {}  # where the first operation of a cluster stands
-    for node in picture.nodes:
-        for cluster in around(node.cluster) if node.id in operations else ():
-            begins.setdefault(cluster, place[node.id])
-    enters: dict[str, str] = {}  # the array that enters a cluster
-    for edge in picture.edges:
-        if edge.kind != "forward":
-            continue
-        for cluster in _entered(edge, cluster_of, around):
-            if place[edge.tail] < begins.get(cluster, 0):
-                enters[cluster] = latest(edge.tail, enters.get(cluster, edge.tail))
-    for node in picture.nodes:
-        if node.id not in operations and node.id not in beside and node.kind != "sum":
-            entering = next((enters[cluster] for cluster in around(node.cluster) if cluster in enters), None)
-            if entering is not None:
-                yield entering, node.id
-
-
-def _entered(
-    edge: PictureEdge, cluster_of: dict[str, str | None], around: Callable[[str | None], Iterator[str]]
-) -> Iterator[str]:
-    """The clusters that an edge leads into, the inner before the outer."""
-    outside = set(around(cluster_of[edge.tail]))
-    return itertools.takewhile(lambda cluster: cluster not in outside, around(cluster_of[edge.head]))

@@ -15,13 +15,14 @@ import numpy as np
 from tinygrad_mm.drawing.backward import contributions_to, joined, with_backward
 from tinygrad_mm.drawing.call import shown_name
 from tinygrad_mm.drawing.dot import DIRECTIONS, Direction, digraph
-from tinygrad_mm.drawing.folding import fitted, with_references
+from tinygrad_mm.drawing.folding import Fold, fitted, fitted_to_page, with_chosen_folded, with_references
+from tinygrad_mm.drawing.layout import drawn
 from tinygrad_mm.drawing.mermaid import mermaid
 from tinygrad_mm.drawing.outline import outline
 from tinygrad_mm.drawing.page import page
 from tinygrad_mm.drawing.picture import Picture
 from tinygrad_mm.drawing.reader import Failure, reading
-from tinygrad_mm.drawing.renderer import for_notebooks, render, write
+from tinygrad_mm.drawing.renderer import for_notebooks, write
 from tinygrad_mm.graph import Scope, Vertex, entered, topological
 from tinygrad_mm.names import names_in, variables_of
 from tinygrad_mm.rules.shown import BOOKKEEPING
@@ -76,6 +77,7 @@ def draw(
     model: Any = None,
     show: str | Iterable[str] = (),
     depth: int | None = None,
+    fold: Fold | None = None,
     direction: Direction = "LR",
     focus: Tensor | None = None,
 ) -> Drawing:
@@ -94,8 +96,12 @@ def draw(
       outputs, the first is the forward pass, and whatever the others need besides is the backward pass.
     - "everything": nothing is folded.
 
-    Modules are folded to `depth`: 0 draws the outermost as one node each, 1 what is in them. Past 200 nodes a picture
-    is folded by itself and says so: equal blocks in a row are drawn once, as `×N`. `focus` shows only what that tensor
+    A picture fits a page: it is wrapped into rows, functions of several operations (losses, convolutions) are one box
+    each, equal modules in a row are drawn once, as `×N`, and modules are folded, from the innermost on, as far as
+    needed; it says so. Modules are folded to `depth` where that is given: 0 draws the outermost as one node each, 1
+    what is in them. `fold` says instead which modules and functions are folded, and no others: paths, classes and names
+    of functions, with wildcards (`"layers.*"`), or a function that is called with each `PictureCluster`; `()` folds
+    nothing. Past 200 nodes every picture is folded. `focus` shows only what that tensor
     was computed from. `direction` is "LR" (left to right), "TB" (top to bottom), "RL" or "BT". No tensor is changed,
     and the drawing keeps none alive.
 
@@ -132,7 +138,15 @@ def draw(
         tensors, forward, names = joined(tensors, names)
     contributions = contributions_to(tensors) if "backward" in words else None
     found = reading(tensors, names, words, focus=focus, contributions=contributions, forward=forward)
-    picture = with_references(fitted(found.picture, depth, "everything" in words))
+    picture = found.picture
+    if fold is not None:
+        picture = fitted(with_chosen_folded(picture, fold))
+    elif depth is not None:
+        picture = fitted(picture, depth)
+    elif "everything" not in words:
+        details = words & {"values", "gradients", "backward", "joint"}
+        picture = fitted(picture) if details else fitted_to_page(picture, direction in ("LR", "RL"))
+    picture = with_references(picture)
     return Drawing(with_backward(picture) if contributions else picture, direction)
 
 
@@ -190,11 +204,10 @@ class Drawing:
             return outline(self.picture).encode()
         if form == ".mmd":
             return mermaid(self.picture, self.direction).encode()
-        return self.source.encode() if form == ".dot" else render(self.source, form[1:])
+        return self.source.encode() if form == ".dot" else drawn(self.picture, self.direction, form[1:])
 
     def _svg(self) -> bytes:
-        images: dict[str, bytes] = {}
-        return render(digraph(self.picture, self.direction, images).source, "svg", images)
+        return drawn(self.picture, self.direction, "svg")
 
     def _repr_svg_(self) -> str:
         return for_notebooks(self._svg()).decode()

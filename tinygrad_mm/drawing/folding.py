@@ -4,30 +4,61 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TypeAlias
 
+from tinygrad_mm.drawing.order import columns
 from tinygrad_mm.drawing.picture import LEAVES, Picture, PictureCluster, PictureEdge, PictureNode
 from tinygrad_mm.drawing.repeats import rolled
+from tinygrad_mm.drawing.rows import Plan, referring
 
-__all__ = ["LIMIT", "fitted", "folded", "grouped", "with_references"]
+__all__ = ["LIMIT", "Fold", "fitted", "fitted_to_page", "folded", "grouped", "with_chosen_folded", "with_references"]
 
 LIMIT = 200  # nodes of a picture that can still be read; a larger one is folded by itself
 ALIKE = 3  # so many equal blocks in a row are drawn as one
 ALL = "show='everything' draws all of it"
 
+Fold: TypeAlias = "str | Callable[[PictureCluster], bool] | Iterable[str | Callable[[PictureCluster], bool]]"
 
-def fitted(picture: Picture, depth: int | None, everything: bool = False) -> Picture:
+
+def fitted_to_page(picture: Picture, horizontal: bool) -> Picture:
+    """The picture with functions of several operations as one box each, and folded further until it fits a page.
+
+    Equal modules in a row are drawn once; where that is not enough, modules are folded, from the innermost on.
+    """
+    whole = sum(node.computed for node in picture.nodes)
+    plain = folded(picture, {cluster.id for cluster in picture.clusters if cluster.function})
+    if not picture.clusters or Plan(plain, horizontal).fits():
+        return fitted(plain)
+    level = levels(plain)
+    deepest = max(level.values(), default=0)
+    for depth in range(deepest + 1, 0, -1):
+        smaller = rolled(to_depth(plain, depth), ALIKE, modules=2)
+        if len(smaller.nodes) <= LIMIT and Plan(smaller, horizontal).fits():
+            did = ["equal blocks in a row are drawn once"] if any(c.repeats > 1 for c in smaller.clusters) else []
+            did += ["equal modules in a row are drawn once"] if any(n.repeats > 1 for n in smaller.nodes) else []
+            did += [f"modules are folded to depth={depth}"] if depth <= deepest else []
+            return _noted(smaller, f"to fit a page, as it has {whole:,} operations: {' and '.join(did)}")
+    return fitted(plain)
+
+
+def _noted(picture: Picture, what: str) -> Picture:
+    return replace(picture, notes=(*picture.notes, f"{what}; {ALL}"))
+
+
+def fitted(picture: Picture, depth: int | None = None) -> Picture:
     """The picture folded to `depth`, and one past LIMIT folded further, which its notes say.
 
     Equal blocks in a row are drawn once; where that is not enough, modules are folded, from the innermost on; where
     there are none, operations that follow each other are drawn in groups.
     """
     whole = len(picture.nodes)
-    if depth is not None:
-        picture = folded(picture, depth)
-    if everything or (depth is None and whole <= LIMIT):
+    if depth is None and whole <= LIMIT:
         return picture
+    if depth is not None:
+        picture = to_depth(picture, depth)
     smaller = rolled(picture, ALIKE)
     did = ["equal blocks in a row are drawn once"] if len(smaller.nodes) < len(picture.nodes) else []
     if depth is None:
@@ -35,43 +66,76 @@ def fitted(picture: Picture, depth: int | None, everything: bool = False) -> Pic
         for depth in range(deepest, -1, -1):
             if len(smaller.nodes) <= LIMIT:
                 break
-            smaller = rolled(folded(picture, depth), ALIKE)
+            smaller = rolled(to_depth(picture, depth), ALIKE)
             did = ["equal blocks in a row are drawn once", f"modules folded to depth={depth}"]
     if len(smaller.nodes) > LIMIT:
         smaller = grouped(smaller, LIMIT // 2)
         did.append("operations in groups")
     if len(smaller.nodes) == len(picture.nodes) or whole <= LIMIT:
         return smaller
-    return replace(smaller, notes=(*smaller.notes, f"folded, as it has {whole:,} nodes: {', '.join(did)}; {ALL}"))
+    return _noted(smaller, f"folded, as it has {whole:,} nodes: {', '.join(did)}")
 
 
 def levels(picture: Picture) -> dict[str, int]:
-    """How deep each cluster is: 0 for the outermost. The frames around whole passes do not count."""
+    """How deep each module is: 0 for the outermost. The frames around whole passes do not count, nor do functions."""
     found: dict[str | None, int] = {None: -1}
     for cluster in picture.clusters:
         frame = cluster.parent is None and cluster.label in ("forward pass", "backward pass") and not cluster.path
-        found[cluster.id] = found[cluster.parent] + (0 if frame else 1)
+        found[cluster.id] = found[cluster.parent] + (0 if frame or cluster.function else 1)
     return {cluster: level for cluster, level in found.items() if cluster is not None}
 
 
-def folded(picture: Picture, depth: int) -> Picture:
+def to_depth(picture: Picture, depth: int) -> Picture:
     """The picture with every module call at that depth as one node; depth 0 folds the outermost."""
     level = levels(picture)
+    return folded(picture, {cluster.id for cluster in picture.clusters if level[cluster.id] >= depth})
+
+
+def with_chosen_folded(picture: Picture, fold: Fold) -> Picture:
+    """The picture with those modules and functions folded that are named: by path, class or function, with wildcards.
+
+    A predicate is called with each cluster.
+
+    Raises ValueError for a pattern that nothing is called by, which says what there is.
+    """
+    wanted = [fold] if isinstance(fold, str) or callable(fold) else list(fold)
+    chosen: set[str] = set()
+    for one in wanted:
+        found = {cluster.id for cluster in picture.clusters if _matches(cluster, one)}
+        if isinstance(one, str) and not found:
+            known = dict.fromkeys(name for c in picture.clusters for name in (c.path, c.label) if name)
+            there = f"there are {', '.join(known)}" if known else "no module or function was called"
+            raise ValueError(f"draw: fold={one!r} is the path or class of no module, nor a function; {there}")
+        chosen |= found
+    return folded(picture, chosen)
+
+
+def _matches(cluster: PictureCluster, wanted: str | Callable[[PictureCluster], bool]) -> bool:
+    if callable(wanted):
+        return bool(wanted(cluster))
+    return any(fnmatchcase(name, wanted) for name in (cluster.path, cluster.label) if name)
+
+
+def folded(picture: Picture, chosen: set[str]) -> Picture:
+    """The picture with each of these frames (by id) as one node."""
     into: dict[str | None, str] = {}  # id of a cluster -> the folded one around it (or itself)
     for cluster in picture.clusters:
         if cluster.parent in into:
             into[cluster.id] = into[cluster.parent]
-        elif level[cluster.id] >= depth:
+        elif cluster.id in chosen:
             into[cluster.id] = cluster.id
+    if not into:
+        return picture
     groups, frames = _in_pieces(picture, into)
 
     def module(group: _Group) -> PictureNode:
         frame = frames[group.id]
         parameters = sum(math.prod(n.shape or ()) for n in group.members if n.kind == "parameter" and not n.chip)
-        notes = [f"call {frame.call} of {frame.calls}"] if frame.calls > 1 else []
+        notes = [f"call {frame.call} of {frame.calls}"] if frame.calls > 1 and not frame.function else []
         notes += [f"{group.operations} operation{'s' if group.operations > 1 else ''}"]
         notes += [f"{parameters:,} parameters"] if parameters else []
-        return group.node(frame.label, frame.path or None, frame.parent, tuple(notes))
+        node = group.node(frame.label, frame.path or None, frame.parent, tuple(notes))
+        return replace(node, kind="function") if frame.function else node
 
     left = tuple(cluster for cluster in picture.clusters if cluster.id not in into)
     return _merged(picture, groups, left, module)
@@ -239,54 +303,22 @@ def with_references(picture: Picture) -> Picture:
 
     Each ends at a chip instead, which has the id of the operation as its name; a note on the operation says so.
     """
-    columns = _columns(picture)
+    place = columns(picture)
     nodes = {node.id: node for node in picture.nodes}
     spans = [
-        columns[e.head] - columns[e.tail] if e.kind == "forward" and _same_side(nodes[e.tail], nodes[e.head]) else 0
+        place[e.head] - place[e.tail] if e.kind == "forward" and _same_side(nodes[e.tail], nodes[e.head]) else 0
         for e in picture.edges
     ]
     if sum(span for span in spans if span > 1) <= MOST_CROSSED:
         return picture
-    chips: dict[tuple[str, str], PictureNode] = {}  # by what it refers to and where it is used
-    edges = []
-    for edge, span in zip(picture.edges, spans, strict=True):
-        origin, user = nodes[edge.tail], nodes[edge.head]
-        if span > FAR and origin.computed:
-            chip = PictureNode(
-                *(f"{edge.tail}_{edge.head}", origin.kind, f"{origin.name or origin.title} {edge.tail}"),
-                gradient=origin.gradient,
-                cluster=user.cluster,
-                chip=True,
-                backward=origin.backward,
-            )
-            chip = chips.setdefault((edge.tail, edge.head), chip)
-            edge = replace(edge, tail=chip.id)
-        edges.append(edge)
-    before: dict[str, list[PictureNode]] = {}
-    for (_, head), chip in chips.items():
-        before.setdefault(head, []).append(chip)
-    referred = {tail for tail, _ in chips}
-    drawn = []
-    for node in picture.nodes:
-        note = (f"further on: {node.id}",) if node.id in referred else ()
-        drawn += [*before.get(node.id, ()), replace(node, notes=(*node.notes, *note))]
-    return replace(picture, nodes=tuple(drawn), edges=tuple(edges))
-
-
-def _columns(picture: Picture) -> dict[str, int]:
-    """About where each node will stand: after everything it was computed from."""
-    columns: dict[str, int] = {node.id: 0 for node in picture.nodes}
-    incoming: dict[str, list[str]] = {}
-    for edge in picture.edges:
-        if edge.kind in ("forward", "detached"):
-            incoming.setdefault(edge.head, []).append(edge.tail)
-    for node in picture.nodes:
-        columns[node.id] = 1 + max((columns[tail] for tail in incoming.get(node.id, ())), default=-1)
-    leaves = {node.id for node in picture.nodes if not node.computed and node.id not in incoming}
-    for edge in reversed(picture.edges):  # a leaf stands beside what uses it first
-        if edge.tail in leaves:
-            columns[edge.tail] = columns[edge.head] - 1
-    return columns
+    return referring(
+        picture,
+        {
+            i
+            for i, (e, span) in enumerate(zip(picture.edges, spans, strict=True))
+            if span > FAR and nodes[e.tail].computed
+        },
+    )
 
 
 def _same_side(tail: PictureNode, head: PictureNode) -> bool:

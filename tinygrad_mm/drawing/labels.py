@@ -15,7 +15,7 @@ from typing import TypeAlias
 from tinygrad_mm.drawing.arrays import ArrayView, colour, heat_map, side
 from tinygrad_mm.drawing.picture import Kind, PictureCluster, PictureNode
 from tinygrad_mm.drawing.text import printable, shape_text, shortened
-from tinygrad_mm.drawing.theme import ALARM, BACKWARD, INK, LOOKS, QUIET, STOPPED
+from tinygrad_mm.drawing.theme import ALARM, BACKWARD, INK, LOOKS, QUIET, REPEAT, STOPPED
 
 __all__ = [
     "LEAST_WIDTH",
@@ -30,6 +30,7 @@ __all__ = [
     "node_label",
     "operand_label",
     "short_lines",
+    "size_of",
     "tooltip",
     "view_rows",
 ]
@@ -77,7 +78,7 @@ def _cell_row(content: str) -> str:
 
 
 def _tiny(text: str, color: str) -> str:
-    return f'<font point-size="8" color="{color}">{markup(text, 80)}</font>'
+    return f'<font point-size="9" color="{color}">{markup(text, 80)}</font>'
 
 
 FRAME = 'border="1" color="#c5ced8" cellborder="0" cellspacing="0"'
@@ -130,6 +131,50 @@ def least_width(node: PictureNode) -> float:
         return LEAST_WIDTH
     ems = sum(1.2 if unicodedata.east_asian_width(letter) in "WF" else 0.7 for letter in title)
     return round(ems * 11 / 72 + 0.3, 2)
+
+
+# Widths of letters in ems, about as in Helvetica; all others are as wide as digits.
+NARROW, WIDE = frozenset(" ()[]{},.:;'|!ijltfr-"), frozenset("mwMWABCDEFGHKNOQRSUVXYZ×…")
+
+
+def _width(text: str, size: float) -> float:
+    """About how wide a text is, in the unit of the size of its letters."""
+    return size * sum(0.3 if c in NARROW else 0.75 if c in WIDE else 0.56 if c.isascii() else 0.9 for c in text)
+
+
+def size_of(node: PictureNode) -> tuple[float, float]:
+    """About how wide and high a node will be drawn, in points.
+
+    >>> width, height = size_of(PictureNode("n0", "operation", "matmul", (64, 128), "float32"))
+    >>> 75 < width < 95, 25 < height < 35
+    (True, True)
+    """
+    if node.chip or node.kind == "sum":
+        return _width(shortened(node.title, LONGEST), 9) + 9, 17.0
+    lines = [line for note in node.notes for line in _wrapped(note)] if node.kind == "error" else _lines(node)
+    width = max(1.05 * _width(_plain_title(node), 11), *(_width(line, 9) for line in lines), 14.0)
+    height = 13.0 + 11.0 * len(lines)
+    for what, view in node.views:
+        cell = side(view.cells) if view.cells else 0
+        texts = [f"{what}: {view.missing}" if view.missing else what]
+        colours = f"colours: 0 ± {view.scale:.3g}" if view.scale else ""
+        texts += [text for text in (colours, view.statistics, view.alarm) if text]
+        if view.numbers:
+            widest = max(_width(number, 9) for row in view.numbers for number in row)
+            width = max(width, len(view.numbers[0]) * (widest + 6) + 6)
+            height += 16.0 * len(view.numbers) + 4
+        elif cell:
+            width = max(width, cell * len(view.cells[0]) + 6.0)
+            height += cell * len(view.cells) + 8.0
+        width = max(width, *(_width(text, 9) for text in texts))
+        height += 14.0 * len(texts)
+    look = LOOKS[node.kind]
+    if look.shape == "cylinder" and node.views:
+        height += 45
+    if look.shape == "ellipse":
+        return 1.414 * (width + 8) + 8 * (look.lines - 1), 1.414 * (height + 2) + 8 * (look.lines - 1)
+    border = 8.0 * (look.lines - 1)
+    return width + 14 + border, height + (10 if look.shape == "cylinder" else 4) + border
 
 
 def tooltip(text: str) -> str:
@@ -207,21 +252,22 @@ def cluster_label(cluster: PictureCluster) -> str:
     return f'<{label}<font color="{QUIET}">{markup(cluster.label + call)}{times}</font>>'
 
 
-def legend(kinds: Iterable[Kind], stopped: bool, notes: Iterable[str] = ()) -> str:
-    """One row of small samples, one for each kind; `stopped` adds what a dashed line means. Below it the notes."""
+def legend(kinds: Iterable[Kind], stopped: bool, repeats: bool, notes: Iterable[str] = ()) -> str:
+    """A row of small samples, one for each kind; `stopped` and `repeats` add what dashed lines mean. Then the notes."""
     kinds, samples = list(kinds), []
     for kind in kinds:
         look = LOOKS[kind]
         style = "rounded" if look.shape == "ellipse" or "rounded" in look.style else "solid"
         sample = _box(f'<font point-size="9" color="{INK}">{kind}</font>', style, look.border, look.fill)
         samples.append(_box(sample, style, look.border, padding=1) if look.lines > 1 else sample)
-    if stopped:
-        samples.append(_box(_small("dashed: no gradient"), "rounded,dashed", STOPPED))
+    lines = ["dashed: no gradient"] * stopped + ["dashed: to the next block"] * repeats
+    colours = [STOPPED] * stopped + [REPEAT] * repeats
+    samples += [_box(_small(line), "rounded,dashed", colour) for line, colour in zip(lines, colours, strict=True)]
     cells = "".join(f"<td>{sample}</td>" for sample in samples)
     rows = [f'<tr><td align="left">{_row(cells)}</td></tr>'] if samples else []
-    room = max(40, sum(len(kind) + 3 for kind in (*kinds, *(["dashed: no gradient"] if stopped else []))))
-    lines = (line for note in notes for line in textwrap.wrap(printable(note), room))
-    rows += [f'<tr><td align="left">{_small(line, 2 * room)}</td></tr>' for line in lines]
+    room = max(40, sum(len(sample) + 3 for sample in (*kinds, *lines)))
+    texts = (line for note in notes for line in textwrap.wrap(printable(note), room))
+    rows += [f'<tr><td align="left">{_small(line, 2 * room)}</td></tr>' for line in texts]
     return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0">{"".join(rows)}</table>>'
 
 
@@ -232,6 +278,14 @@ def _row(cells: str) -> str:
 def _box(content: str, style: str, border: str, fill: str = "#ffffff", padding: int = 3) -> str:
     attributes = f'border="1" style="{style}" color="{border}" bgcolor="{fill}" cellpadding="{padding}"'
     return f'<table {attributes} cellborder="0" cellspacing="0"><tr><td>{content}</td></tr></table>'
+
+
+def _plain_title(node: PictureNode) -> str:
+    """What the title says, without markup."""
+    times = f" ×{node.repeats}" if node.repeats > 1 else ""
+    between = " " if node.kind == "module" else " = "
+    parts = [node.title] if node.name is None else [node.name, node.title]
+    return between.join(shortened(printable(part), LONGEST) for part in parts) + times
 
 
 def _title(node: PictureNode) -> str:

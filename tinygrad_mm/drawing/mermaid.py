@@ -16,6 +16,7 @@ SHAPES: dict[Kind, tuple[str, str]] = {
     "constant": (">", "]"),
     "detached": ("{{", "}}"),
     "operation": ("(", ")"),
+    "function": ("(", ")"),
     "module": ("[/", "\\]"),
     "sum": ("((", "))"),
     "output": ("(((", ")))"),

@@ -18,11 +18,12 @@ from tinygrad_mm.drawing.arrays import ArrayView
 __all__ = ["KINDS", "LEAVES", "EdgeKind", "Kind", "Picture", "PictureCluster", "PictureEdge", "PictureNode"]
 
 Kind: TypeAlias = Literal[
-    "input", "parameter", "buffer", "constant", "detached", "operation", "module", "sum", "output", "error"
+    "input", "parameter", "buffer", "constant", "detached", "operation", "function", "module", "sum", "output", "error"
 ]
 
 KINDS: tuple[Kind, ...] = (
-    *("input", "parameter", "buffer", "constant", "detached", "operation", "module", "sum", "output", "error"),
+    *("input", "parameter", "buffer", "constant", "detached"),
+    *("operation", "function", "module", "sum", "output", "error"),
 )
 LEAVES: frozenset[Kind] = frozenset({"input", "parameter", "buffer", "constant"})  # what depends on nothing else
 
@@ -33,16 +34,18 @@ EdgeKind: TypeAlias = Literal["forward", "detached", "repeat", "backward"]
 class PictureNode:
     """One box of the picture.
 
-    `title` is the name of the tensor, the function of an operation, the value of a number or the class of a folded
-    `module`; `name` the name that the user gave to an operation's result, and the path of a folded module. `shape` is
-    None for a number and for an operation with several `results`. A `detached` tensor is the copy outside the graph
-    that `detach()` gives. A `sum` stands where contributions to one gradient meet. An `error` is the call that failed.
+    `title` is the name of the tensor, the function of an operation, or of several folded ones (a `function`), the value
+    of a number or the class of a folded `module`; `name` the name that the user gave to an operation's result, and the
+    path of a folded module. `shape` is None for a number and for an operation with several `results`. A `detached`
+    tensor is the copy outside the graph that `detach()` gives. A `sum` stands where contributions to one gradient meet.
+    An `error` is the call that failed.
 
     `operands` names what goes into an operation, in order, one for each incoming edge; their order makes no difference
     to a `commutative` one. `options` are its other arguments, written out. `gradient` says whether a backward pass
     comes through. `cluster` is the innermost cluster around the node. `notes` are further lines, `views` the arrays
     to show, each with what it is ("value", "gradient"). `inside` counts the operations folded into the node, `repeats`
-    the equal ones it stands for. `backward` says that the node belongs to a recorded backward pass.
+    the equal ones it stands for. `backward` says that the node belongs to a recorded backward pass. `row` counts the
+    rows of a picture that is wrapped, from 0 on.
 
     A leaf that more than a few operations use, or several calls of modules, says how many in `uses`. Then only the
     first of them has its edge from the full node; the others each have a `chip`, a small node with the same title.
@@ -67,11 +70,12 @@ class PictureNode:
     inside: int = 0
     repeats: int = 1
     backward: bool = False
+    row: int = 0
 
     @property
     def computed(self) -> bool:
         """Whether it stands for operations."""
-        return self.kind in ("operation", "module", "error")
+        return self.kind in ("operation", "function", "module", "error")
 
     @property
     def alarm(self) -> bool:
@@ -104,7 +108,7 @@ class PictureEdge:
 
 @dataclass(frozen=True)
 class PictureCluster:
-    """One call of a module: the frame around everything computed in it.
+    """One call of a module, or of a `function` of several operations: the frame around everything computed in it.
 
     `path` is the attribute path of the module in the model ("" where it is not known), `label` its class, `call` and
     `calls` say which of how many calls of this module it is. `parent` is the cluster around it. `repeats` counts the
@@ -119,6 +123,7 @@ class PictureCluster:
     parent: str | None = None
     repeats: int = 1
     backward: bool = False
+    function: bool = False
 
 
 @dataclass(frozen=True)

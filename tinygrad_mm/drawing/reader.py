@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
+
 from tinygrad_mm.cost import Memory, bytes_text, count_text, multiply_adds_of, owner_of
 from tinygrad_mm.drawing.arrays import ArrayView, view_of
 from tinygrad_mm.drawing.backward import Contribution
@@ -104,6 +106,7 @@ class _Leaf:
     array: Any
     kind: Kind
     title: str | None
+    made: bool  # in the function or module that uses it: nobody calls it by a name
     scope: Scope | None  # of the first use
     backward: bool  # of the first use
     uses: int = 0
@@ -183,7 +186,7 @@ class _Reader:
         if leaf is None:
             title = self.title(a)
             kind: Kind = "constant" if title is None and scope and is_made_on_the_way(a, beside) else self.kind(a)
-            leaf = self.leaves[id(a)] = _Leaf(a, kind, title, scope, backward)
+            leaf = self.leaves[id(a)] = _Leaf(a, kind, title, title is None, scope, backward)
             self.memory.new(a.value if isinstance(a, Vertex) else a)
             if isinstance(a, Vertex) and a.requires_grad:
                 self.owners.setdefault(id(a.value), a)
@@ -217,13 +220,24 @@ class _Reader:
         titles |= {id(owner_of(leaf.array)): leaf.title for leaf in self.leaves.values() if leaf.title is not None}
         for leaf in self.leaves.values():
             origin = titles.get(id(owner_of(leaf.array)))
-            if leaf.title is None and origin is not None and leaf.kind == "input":
-                leaf.title = f"view of {origin}"
+            if leaf.title is None and origin is not None:
+                leaf.title = self.part_text(leaf.array, origin)
+                leaf.made = False
         untitled = [leaf for leaf in self.leaves.values() if leaf.title is None]
         total, met = Counter(leaf.kind for leaf in untitled), Counter[Kind]()
         for leaf in untitled:
             met[leaf.kind] += 1
             leaf.title = f"{leaf.kind} {met[leaf.kind]}" if total[leaf.kind] > 1 else leaf.kind
+
+    def part_text(self, a: Any, origin: str) -> str:
+        """What a view of an array is called: `x[2]` if it is one of the parts along the first axis."""
+        part, whole = a.value if isinstance(a, Vertex) else a, owner_of(a)
+        named = self.names.variables.get(id(whole)) == origin and isinstance(whole, np.ndarray) and whole.ndim > 0
+        if named and part.size and (part.shape, part.strides) == (whole.shape[1:], whole.strides[1:]):
+            start = part.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+            if start % whole.strides[0] == 0:
+                return f"{origin}[{start // whole.strides[0]}]"
+        return f"view of {origin}"
 
     # -- second round: nodes and edges
 
@@ -330,7 +344,7 @@ class _Reader:
             shape=value.shape,
             dtype=str(value.dtype),
             gradient=getattr(array, "requires_grad", False),
-            cluster=None if leaf.kind in ("input", "detached") else self.cluster(leaf.scope, leaf.backward),
+            cluster=self.home(leaf),
             uses=leaf.uses if leaf.chipped else 1,
             views=self.views(array),
             backward=leaf.backward,
@@ -338,6 +352,14 @@ class _Reader:
         if origin is not None:
             self.edges.append(PictureEdge(origin.node, node.id, 0, origin.label, gradient=False, kind="detached"))
         return node
+
+    def home(self, leaf: _Leaf) -> str | None:
+        """The frame around a leaf: what comes from outside stands outside, also of a function that is given it."""
+        if leaf.kind in ("input", "detached"):
+            return None
+        made_there = leaf.kind == "constant" and leaf.made
+        scope = leaf.scope if made_there or leaf.scope is None else leaf.scope.module
+        return self.cluster(scope, leaf.backward)
 
     def add(self, kind: Kind, title: str, **details: Any) -> PictureNode:
         node = PictureNode(f"n{len(self.nodes)}", kind, title, **details)
@@ -391,7 +413,9 @@ class _Reader:
             key = inner.token, backward
             self.calls[key] += 1
             path = self.names.modules.get(inner.token, "")
-            frame = self.add_frame(PictureCluster("", inner.label, path, self.calls[key], 1, parent, 1, backward))
+            function = inner.module is not inner
+            frame = PictureCluster("", inner.label, path, self.calls[key], 1, parent, 1, backward, function)
+            frame = self.add_frame(frame)
             self.clusters[id(inner), backward] = frame
             self.tokens[frame.id] = key
             parent = frame.id
@@ -412,6 +436,18 @@ class _Reader:
     def picture(self) -> Picture:
         """All that was drawn; only now it is known how often each module was called."""
         frames = sorted((*self.passes.values(), *self.clusters.values()), key=lambda frame: int(frame.id[1:]))
-        clusters = (replace(c, calls=self.calls[self.tokens[c.id]]) if c.id in self.tokens else c for c in frames)
+        clusters = [replace(c, calls=self.calls[self.tokens[c.id]]) if c.id in self.tokens else c for c in frames]
+        clusters = [replace(c, call=1, calls=1) if c.function else c for c in clusters]
         notes = [f"kept for the backward pass: {bytes_text(self.kept)}"] if "memory" in self.show else []
-        return Picture(tuple(self.nodes), tuple(self.edges), tuple(clusters), tuple(notes))
+        return _without_small_frames(Picture(tuple(self.nodes), tuple(self.edges), tuple(clusters), tuple(notes)))
+
+
+def _without_small_frames(picture: Picture) -> Picture:
+    """The picture without the frames of functions that made a single call: the call stands for the function."""
+    inside = Counter(node.cluster for node in picture.nodes if node.computed)
+    outer = {cluster.parent for cluster in picture.clusters}
+    gone = {c.id: c.parent for c in picture.clusters if c.function and c.id not in outer and inside[c.id] < 2}
+    if not gone:
+        return picture
+    nodes = tuple(replace(n, cluster=gone[n.cluster]) if n.cluster in gone else n for n in picture.nodes)
+    return replace(picture, nodes=nodes, clusters=tuple(c for c in picture.clusters if c.id not in gone))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinygrad_mm.files import keep_permissions
@@ -23,6 +24,7 @@ __all__ = [
     "LayoutProgram",
     "find_program",
     "for_notebooks",
+    "laid_out",
     "png",
     "render",
     "resolution",
@@ -67,8 +69,13 @@ def find_program() -> LayoutProgram:
     )
 
 
-def render(source: str, form: str, images: Mapping[str, bytes] | None = None) -> bytes:
+FIXED = ("-Kneato", "-n2")  # draw everything where its attributes say that it stands
+
+
+def render(source: str, form: str, images: Mapping[str, bytes] | None = None, fixed: bool = False) -> bytes:
     """The graph as "svg", "png" or "pdf"; an SVG carries the `images` that its labels name.
+
+    In a `fixed` one everything has its place already.
 
     Raises RuntimeError where there is no layout program, where it fails, and for PDF without `dot` and `pygraphviz`.
     """
@@ -77,16 +84,30 @@ def render(source: str, form: str, images: Mapping[str, bytes] | None = None) ->
     except RuntimeError:
         if form != "pdf":
             raise
-        return _pdf(source, images or {})
+        return _pdf(source, images or {}, fixed)
     if form == "pdf" and program.pure:
-        return _pdf(source, images or {})
+        return _pdf(source, images or {}, fixed)
+    how = FIXED if fixed else ()
     if form == "png":
-        return png(program, source)
-    picture = _run(program, source, f"-T{form}", images=images)
+        return png(program, source, *how)
+    picture = _run(program, source, *how, f"-T{form}", images=images)
     return with_images(with_fonts_of_one_width(picture), images or {}) if form == "svg" else picture
 
 
-def _pdf(source: str, images: Mapping[str, bytes]) -> bytes:
+def laid_out(sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Where a layout program puts everything in each of some graphs: its JSON.
+
+    Raises RuntimeError where there is no layout program, and where it fails.
+    """
+    text = _run(find_program(), "\n".join(sources), "-Tjson0").decode()
+    found, decoder, end = [], json.JSONDecoder(), 0
+    while (start := text.find("{", end)) >= 0:
+        document, end = decoder.raw_decode(text, start)
+        found.append(document)
+    return found
+
+
+def _pdf(source: str, images: Mapping[str, bytes], fixed: bool) -> bytes:
     """A PDF by pygraphviz, whose wheel has a Graphviz inside.
 
     Raises RuntimeError without it; its text names the installs.
@@ -104,9 +125,11 @@ def _pdf(source: str, images: Mapping[str, bytes]) -> bytes:
         for name, content in images.items():
             with open(os.path.join(folder, name), "wb") as file:
                 file.write(content)
-        graph: Any = pygraphviz.AGraph(string=source)  # type: ignore[no-untyped-call]
+        make: Any = pygraphviz.AGraph
+        graph = make(string=source)
         graph.graph_attr["imagepath"] = folder
-        made: bytes = graph.draw(format="pdf", prog="dot")
+        how = {"prog": "neato", "args": "-n2"} if fixed else {"prog": "dot"}
+        made: bytes = graph.draw(format="pdf", **how)
     return made
 
 
@@ -145,10 +168,10 @@ def with_images(svg: bytes, images: Mapping[str, bytes]) -> bytes:
     return svg
 
 
-def png(program: LayoutProgram, source: str) -> bytes:
+def png(program: LayoutProgram, source: str, *options: str) -> bytes:
     """A PNG as sharp as the bounds on its size allow."""
-    size = svg_size(_run(program, source, "-Tsvg"))
-    return _run(program, source, "-Tpng", f"-Gdpi={resolution(*size):.3f}")
+    size = svg_size(_run(program, source, *options, "-Tsvg"))
+    return _run(program, source, *options, "-Tpng", f"-Gdpi={resolution(*size):.3f}")
 
 
 def resolution(width: float, height: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
@@ -16,14 +17,16 @@ LONGEST_PERIOD = 200  # operations and modules in one turn of a loop
 Item: TypeAlias = "PictureNode | PictureCluster"  # what follows each other in a frame: an operation, or a module call
 
 
-def rolled(picture: Picture, least: int) -> Picture:
+def rolled(picture: Picture, least: int, modules: int | None = None) -> Picture:
     """The picture with every row of `least` or more equal blocks as one block that says how many it stands for.
+
+    Where `modules` is given, so many are enough of blocks with modules in them, and single operations are left alone.
 
     Blocks are equal if they do the same to operands of the same shapes: same operations, same places in the block that
     operands come from, or the same place in the block before. Numbers in names and options may differ: each turn of a
     loop takes another row, each layer its own weights. Values shown are those of the first block.
     """
-    rolling = _Rolling(picture, least)
+    rolling = _Rolling(picture, least, modules)
     for frame in [None, *(cluster.id for cluster in picture.clusters)]:
         if frame not in rolling.dropped:
             rolling.roll(frame)
@@ -40,9 +43,9 @@ class _Run:
 
 
 class _Rolling:
-    def __init__(self, picture: Picture, least: int) -> None:
+    def __init__(self, picture: Picture, least: int, modules: int | None) -> None:
         self.whole = picture
-        self.least = least
+        self.least, self.modules = least, modules
         self.nodes = {node.id: node for node in picture.nodes}
         self.clusters = {cluster.id: cluster for cluster in picture.clusters}
         self.incoming: dict[str, list[PictureEdge]] = {}
@@ -111,28 +114,40 @@ class _Rolling:
         """The longest row of equal blocks that begins at an item."""
         looks = [self.looks[item] for item in items]
         found: _Run | None = None
-        for period in range(1, min(LONGEST_PERIOD, (len(items) - start) // self.least) + 1):
+        fewest = min(self.least, self.modules or self.least)
+        for period in range(1, min(LONGEST_PERIOD, (len(items) - start) // fewest) + 1):
             same = start
             while same + period < len(items) and looks[same] == looks[same + period]:
                 same += 1
             count = (same - start) // period + 1
-            if count >= self.least and (found is None or count * period > found.count * found.period):
+            longer = found is None or count * period > found.count * found.period
+            if longer and count >= self.needed(items[start : start + period]):
                 found = _Run(start, period, count)
         return None if found is None else self._wired(items, found)
+
+    def needed(self, block: list[str]) -> float:
+        """How many blocks in a row are drawn as one."""
+        if self.modules is None:
+            return self.least
+        if any(item in self.clusters or self.nodes[item].kind == "module" for item in block):
+            return self.modules
+        return self.least if len(block) > 1 else math.inf
 
     def _wired(self, items: list[str], run: _Run) -> _Run | None:
         """As much of a row of blocks as takes its operands from the same places."""
         blocks = self._blocks(items, run)
         wiring = self._wiring(blocks)
+        least = self.needed(items[run.start : run.start + run.period])
         for first in (0, 1):  # often the first turn of a loop differs a little
-            if run.count - first < self.least:
+            if run.count - first < least:
                 break
             typical = wiring[first + 1]
-            starts = all(a == b or b[0] == "before" for a, b in zip(wiring[first], typical, strict=True))
+            alike = len(wiring[first]) == len(typical)
+            starts = alike and all(a == b or b[0] == "before" for a, b in zip(wiring[first], typical, strict=True))
             end = first + 1
             while end < run.count and wiring[end] == typical:
                 end += 1
-            if starts and end - first >= self.least:
+            if starts and end - first >= least:
                 return _Run(run.start + first * run.period, run.period, end - first)
         return None
 

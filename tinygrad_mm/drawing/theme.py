@@ -55,6 +55,7 @@ LOOKS: dict[Kind, Look] = {
     "constant": Look("note", "#eeeeee", "#8a8a8a"),  # grey
     "detached": Look("hexagon", "#f7f4bd", "#857b00"),  # yellow
     "operation": Look("box", "#ffffff", "#52606d", style="rounded,filled"),
+    "function": Look("box", "#efeaf8", "#6a4c93", style="rounded,filled", lines=2),
     "module": Look("tab", "#e5e8f7", REPEAT),  # indigo
     "sum": Look("circle", BACKWARD_FILL, BACKWARD),
     "output": Look("ellipse", "#cfece2", "#00795a", lines=2),  # bluish green

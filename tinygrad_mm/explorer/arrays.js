@@ -49,7 +49,7 @@ function make(tag, attributes = {}, ...children) {
     if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -105,7 +105,7 @@ function scaleOf(entry) {
 function arrayFigure(entry, options = {}) {
   const columns = entry.grid.length ? entry.grid[entry.grid.length - 1] : 1;
   const numbers = numbersOf(entry);
-  const asTable = numbers.length === 0 || (numbers.length <= MOST_IN_TABLE && columns <= MOST_COLUMNS);
+  const asTable = numbers.length === 0 || (!isImage(entry) && numbers.length <= MOST_IN_TABLE && columns <= MOST_COLUMNS);
   const content = asTable ? table(entry, options) : heatMap(entry, options);
   const figure = make("figure", { class: "array", "data-array": entry.index, "data-role": options.role });
   if (options.name) {
@@ -126,7 +126,8 @@ function table(entry, options) {
   const grid = entry.grid;
   const columns = grid.length ? grid[grid.length - 1] : 1;
   const rows = grid.length > 1 ? grid[grid.length - 2] : 1;
-  const scale = scaleOf(entry);
+  const scale = options.scale || scaleOf(entry);
+  const before = entry.was && entry.was.every.every((step) => step === 1) ? numbersOf(entry.was) : null;
   const boolean = entry.dtype === "bool";
   if (!numbers.length) return make("p", { class: "said" }, "no elements");
   const panels = make("div", { class: "panels" });
@@ -140,6 +141,7 @@ function table(entry, options) {
         const cell = make("td", { "data-at": position, "data-value": String(value) }, short(value, boolean));
         if (isTinted(entry)) cell.style.backgroundColor = tint(value * 0.999, scale * 2.2);
         if (!Number.isFinite(value)) cell.className = "odd";
+        if (before && Math.abs(before[position] - value) > 1e-6 * scale) cell.classList.add("changed");
         line.append(cell);
       }
       body.append(line);
@@ -174,32 +176,51 @@ function table(entry, options) {
   return panels;
 }
 
-/**
- * One coloured square per number; panels of leading indices stand side by side, and a long row is broken into several.
- */
-function heatMap(entry, options) {
-  const numbers = numbersOf(entry);
-  const grid = entry.grid;
+/** Whether an axis holds the pixels of images, all of them. */
+const isImage = (entry) => Boolean(entry.image) && entry.every[entry.image.axis] === 1;
+
+/** How the numbers of an array lie in panels side by side: images, or the leading indices; a long row is broken. */
+function panelsOf(entry) {
+  const { grid } = entry;
+  const total = sizeOf(grid);
+  if (isImage(entry)) {
+    const [rows, columns] = entry.image.size;
+    const count = total / (rows * columns);
+    const last = entry.image.axis === grid.length - 1;
+    const split = last ? (position) => [Math.floor(position / (rows * columns)), position % (rows * columns)] : (position) => [position % count, Math.floor(position / count)];
+    const join = last ? (panel, inside) => panel * rows * columns + inside : (panel, inside) => inside * count + panel;
+    return { rows, columns, count, split, join, stride: last ? 1 : count };
+  }
   const isRow = grid.length === 1;
   const columns = isRow ? Math.ceil(Math.sqrt(4 * grid[0])) : grid[grid.length - 1];
   const rows = isRow ? Math.ceil(grid[0] / columns) : grid[grid.length - 2];
-  const count = isRow ? 1 : Math.max(1, Math.round(numbers.length / (rows * columns)));
+  const count = isRow ? 1 : Math.max(1, Math.round(total / (rows * columns)));
+  const split = (position) => [Math.floor(position / (rows * columns)), position % (rows * columns)];
+  return { rows, columns, count, split, join: (panel, inside) => panel * rows * columns + inside, stride: 1 };
+}
+
+/**
+ * One coloured square per number.
+ */
+function heatMap(entry, options) {
+  const numbers = numbersOf(entry);
+  const { rows, columns, count, split, join, stride } = panelsOf(entry);
   const gap = count > 1 ? 1 : 0;
   const across = Math.max(1, Math.min(count, Math.ceil(Math.sqrt((count * rows * 2) / columns))));
   const down = Math.ceil(count / across);
+  const what = isImage(entry) ? `${count} images of ${rows} x ${columns} pixels` : `heat-map of shape ${shapeText(entry.shape)}`;
   const canvas = make("canvas", {
     class: "heat", tabindex: "0", role: "img", width: across * (columns + gap) - gap, height: down * (rows + gap) - gap,
-    "aria-label": `heat-map of shape ${shapeText(entry.shape)}: ${summary(entry)}; arrow keys move over its values`,
+    "aria-label": `${what}: ${summary(entry)}; arrow keys move over its values`,
   });
-  const size = Math.max(3, Math.min(14, Math.floor(Math.min(340 / canvas.width, 240 / canvas.height))));
+  const size = Math.max(isImage(entry) ? 2 : 3, Math.min(14, Math.floor(Math.min(340 / canvas.width, 240 / canvas.height))));
   canvas.style.width = `${canvas.width * size}px`;
   canvas.style.height = `${canvas.height * size}px`;
   const holder = make("div", { class: "heat-holder" }, canvas);
   const drawing = canvas.getContext("2d");
-  const scale = scaleOf(entry);
+  const scale = options.scale || scaleOf(entry);
   const placeOf = (position) => {
-    const panel = Math.floor(position / (rows * columns));
-    const inside = position % (rows * columns);
+    const [panel, inside] = split(position);
     return [
       (panel % across) * (columns + gap) + (inside % columns),
       Math.floor(panel / across) * (rows + gap) + Math.floor(inside / columns),
@@ -213,8 +234,8 @@ function heatMap(entry, options) {
     const panel = Math.floor(y / (rows + gap)) * across + Math.floor(x / (columns + gap));
     const row = y % (rows + gap);
     const column = x % (columns + gap);
-    const position = panel * rows * columns + row * columns + column;
-    return row < rows && column < columns && position < numbers.length ? position : null;
+    const position = join(panel, row * columns + column);
+    return row < rows && column < columns && panel < count && position < numbers.length ? position : null;
   };
   const show = (position) => {
     const box = canvas.getBoundingClientRect();
@@ -232,7 +253,7 @@ function heatMap(entry, options) {
   canvas.addEventListener("pointerleave", () => unpoint(options));
   canvas.addEventListener("blur", () => unpoint(options));
   canvas.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    const step = stride * { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
     if (!step) return;
     event.preventDefault();
     event.stopPropagation();
@@ -250,7 +271,7 @@ function point(entry, position, box, options) {
   const tip = document.getElementById("tip");
   const value = numbersOf(entry)[position];
   const said = entry.dtype === "bool" ? short(value, true) : full(value, entry.type);
-  tip.textContent = `${options.name || ""}${indexText(entry, position)} = ${said}`;
+  tip.textContent = `${options.name || ""}${indexText(entry, position)} = ${said}${wasText(entry, position)}`;
   tip.hidden = false;
   const size = tip.getBoundingClientRect();
   const width = document.documentElement.clientWidth;
@@ -258,6 +279,13 @@ function point(entry, position, box, options) {
   tip.style.top = `${box.top - size.height - 8 > 0 ? box.top - size.height - 8 : box.top + box.height + 8}px`;
   if (options.mark) options.mark(position);
   else document.getElementById("announce").textContent = tip.textContent;
+}
+
+/** What stood there before an edit. */
+function wasText(entry, position) {
+  if (!entry.was || entry.was.every.some((step) => step > 1)) return "";
+  const before = numbersOf(entry.was)[position];
+  return before === numbersOf(entry)[position] ? "" : ` (was ${short(before)})`;
 }
 
 function unpoint(options) {

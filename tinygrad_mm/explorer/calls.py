@@ -14,7 +14,7 @@ from tinygrad_mm.rules.elementwise import stop_gradient
 from tinygrad_mm.transforms.checkpointing import _checkpointed as checkpointed
 from tinygrad_mm.transforms.local import pull_through
 
-__all__ = ["Call", "Ref"]
+__all__ = ["Call", "Ref", "widened"]
 
 
 class Ref(NamedTuple):
@@ -38,28 +38,43 @@ class Call:
         return tuple(a.value for a in self.args if isinstance(a, Ref))
 
     @cached_property
-    def unrepeatable(self) -> str:
-        """Why the call cannot be made again on other arrays ("" where it can)."""
-        if self.fun is stop_gradient:
-            return "the gradient was stopped on purpose"
-        if any(isinstance(a, np.random.Generator) for a in (*self.args, *self.kwargs.values())):
-            return "a call that draws random numbers would draw others"
+    def draws(self) -> bool:
+        """Whether the call draws random numbers, and would draw others if it were made again."""
+        return any(isinstance(a, np.random.Generator) for a in (*self.args, *self.kwargs.values()))
+
+    @cached_property
+    def unplayable(self) -> str:
+        """Why the call cannot be made again on plain arrays ("" where it can)."""
         return "a checkpointed call cannot be made again on plain arrays" if self.fun is checkpointed else ""
 
-    def forward(self, arrays: Mapping[int, Any]) -> Any:
-        """Make the call again in float64, on these arrays."""
-        args = [arrays[a.value] if isinstance(a, Ref) else _wide(a) for a in self.args]
-        kwargs = {name: _wide(a) for name, a in self.kwargs.items()}
-        return RULES[self.fun].forward(*args, **kwargs)
+    @cached_property
+    def unrepeatable(self) -> str:
+        """Why a difference of the loss says nothing of the gradient through this call ("" where it does)."""
+        if self.fun is stop_gradient:
+            return "the gradient was stopped on purpose"
+        return "a call that draws random numbers would draw others" if self.draws else self.unplayable
 
-    def pull(self, arrays: Sequence[Any], y: Any, gradient: Any) -> list[tuple[int, Any]]:
+    def forward(self, arrays: Sequence[Any] | Mapping[int, Any], wide: bool) -> Any:
+        """Make the call again on these arrays, which with `wide` are in float64."""
+        told = widened if wide else _same
+        args = [arrays[a.value] if isinstance(a, Ref) else told(a) for a in self.args]
+        return RULES[self.fun].forward(*args, **{name: told(a) for name, a in self.kwargs.items()})
+
+    def pull(self, arrays: Sequence[Any], y: Any, gradient: Any, wide: bool = False) -> list[tuple[int, Any]]:
         """What the rule sends to each needed argument: (position, gradient of the argument's shape)."""
-        args = [arrays[a.value] if isinstance(a, Ref) else a for a in self.args]
-        return pull_through(self.fun, args, self.kwargs, y, gradient, self.needed)
+        told = widened if wide else _same
+        args = [arrays[a.value] if isinstance(a, Ref) else told(a) for a in self.args]
+        return pull_through(self.fun, args, {k: told(a) for k, a in self.kwargs.items()}, y, gradient, self.needed)
 
 
-def _wide(a: Any) -> Any:
-    """An option of a call for float64: a floating dtype becomes that one, everything else stays."""
+def _same(a: Any) -> Any:
+    return a
+
+
+def widened(a: Any) -> Any:
+    """An array or an option of a call for float64: a floating dtype becomes that one, everything else stays."""
+    if isinstance(a, tuple) and any(isinstance(one, np.ndarray) for one in a):
+        return tuple(map(widened, a))
     if isinstance(a, np.ndarray):
         return a.astype(np.float64) if a.dtype.kind == "f" else a
     if isinstance(a, np.dtype) or (isinstance(a, type) and issubclass(a, np.generic)):

@@ -3,16 +3,22 @@
 The recorded calls are made again, in float64, from the value in question up to the loss; everything else keeps what was
 recorded, and so do random draws. At a kink (`relu` at 0, a tie of `max`) there is no one slope: the slopes on both
 sides are given, and a gradient between them counts as right.
+
+A gradient in single precision may be a sum that cancels, and hold little else than rounding. Where one differs, the
+same rules are run in float64: if that gradient agrees, and the recorded one is no further from it than random rounding
+of every result moves it, the rules are right, and it is said that rounding hides the number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.explorer.calls import Ref
+from tinygrad_mm.explorer.calls import Ref, widened
+from tinygrad_mm.explorer.replay import Rounding
 from tinygrad_mm.explorer.tape import Tape
 from tinygrad_mm.numeric import step_for
 
@@ -33,14 +39,15 @@ class Check:
     """Some elements of a gradient beside finite differences.
 
     `status` is "agrees", "kink" (there is no derivative at some of the elements, and the gradient lies between the
-    slopes on both sides there), "differs", or "not checked" with the `reason`. `places` are the indices of the elements
+    slopes on both sides there), "rounding" (in float64 the gradient agrees; in the recorded precision it is off by as
+    much as rounding moves it), "differs", or "not checked" with the `reason`. `places` are the indices of the elements
     (`sampled`: not all of them), `engine` their gradients, `numeric` the central differences, `left` and `right` those
     to one side, `kinks` where these differ. `error` is the largest difference (at a kink: to the nearer slope),
     relative to the largest of the gradients (or to what rounding lets finite differences see, where that is more).
     """
 
     value: int
-    status: Literal["agrees", "kink", "differs", "not checked"]
+    status: Literal["agrees", "kink", "rounding", "differs", "not checked"]
     reason: str = ""
     places: tuple[tuple[int, ...], ...] = ()
     engine: tuple[float, ...] = ()
@@ -52,15 +59,15 @@ class Check:
     sampled: bool = False
 
 
-def check(tape: Tape, value: int) -> Check:
-    """Compare the gradient of a value with finite differences."""
+def check(tape: Tape, value: int, rounding: Rounding) -> Check:
+    """Compare the gradient of a value with finite differences; `rounding` is that of the same tape."""
     replay = _Replay(tape, value)
     refusal = replay.refusal()
     if refusal:
         return Check(value, "not checked", refusal)
     with np.errstate(all="ignore"):
         try:
-            return _compare(tape, value, replay)
+            return _compare(tape, value, replay, rounding)
         except Exception as error:  # a function of the user's, which knows no float64
             return Check(value, "not checked", f"the computation could not be repeated in float64: {error}")
 
@@ -104,7 +111,7 @@ class _Replay:
                 leads.update(tape.calls[i].sources)
         self.order = [i for i in calls if i in leads]
         self.beside = {
-            a.value: _wide(tape.values[a.value].array)
+            a.value: widened(tape.values[a.value].array)
             for i in self.order
             for a in tape.calls[i].args
             if isinstance(a, Ref) and a.value not in depends
@@ -123,12 +130,12 @@ class _Replay:
         """The loss with another array in the value's place."""
         arrays = {**self.beside, self.value: moved}
         for i in self.order:
-            arrays[i] = self.tape.calls[i].forward(arrays)
+            arrays[i] = self.tape.calls[i].forward(arrays, wide=True)
         return float(np.sum(arrays[self.tape.loss]))
 
 
-def _compare(tape: Tape, value: int, replay: _Replay) -> Check:
-    centre = _wide(tape.values[value].array)
+def _compare(tape: Tape, value: int, replay: _Replay, rounding: Rounding) -> Check:
+    centre = widened(tape.values[value].array)
     gradient = np.asarray(tape.gradient(value), np.float64)
     at_centre = replay.loss(centre)
     recorded = float(np.sum(np.asarray(tape.values[tape.loss].array, np.float64)))
@@ -146,16 +153,17 @@ def _compare(tape: Tape, value: int, replay: _Replay) -> Check:
     visible = 0.1 * tolerance * max(map(abs, engine), default=0.0)
     rows = [_slopes(replay, centre, place, at_centre, visible) for place in places]
     kinks = [row.kink for row in rows]
-    scale = max([abs(x) for x in engine] + [abs(row.central) for row in rows], default=0.0)
-    error = 0.0
-    for got, row in zip(engine, rows, strict=True):
-        low, high = sorted((row.left, row.right)) if row.kink else (row.central, row.central)
-        difference = max(low - got, got - high, 0.0) if np.isfinite(got) else float("inf")
-        if difference:  # what rounding leaves of a difference is to count as no more than the tolerance
-            error = max(error, difference / max(scale, row.noise / tolerance))
+    error = _error(engine, rows, tolerance)
+    status: Literal["agrees", "kink", "rounding", "differs"] = "kink" if any(kinks) else "agrees"
+    if not error <= tolerance:
+        status = "differs"
+        moved = rounding.hides(value)
+        if moved is not None:  # what is much less than this rounding cannot be told from it
+            precise = [float(rounding.wide[value][place]) for place in places]
+            status = "rounding" if _error(precise, rows, tolerance, 0.1 * moved) <= tolerance else "differs"
     return Check(
         value,
-        "differs" if not error <= tolerance else "kink" if any(kinks) else "agrees",
+        status,
         places=tuple(places),
         engine=tuple(engine),
         numeric=tuple(row.central for row in rows),
@@ -165,6 +173,21 @@ def _compare(tape: Tape, value: int, replay: _Replay) -> Check:
         error=error,
         sampled=len(places) < centre.size,
     )
+
+
+def _error(gradient: Sequence[float], rows: Sequence[_Slopes], tolerance: float, least: float = 0.0) -> float:
+    """The largest difference between a gradient and the slopes, relative to the largest of all of them.
+
+    Differences of up to `least` count as no more than the tolerance, and so do those that rounding leaves.
+    """
+    scale = max([abs(x) for x in gradient] + [abs(row.central) for row in rows], default=0.0)
+    error = 0.0
+    for got, row in zip(gradient, rows, strict=True):
+        low, high = sorted((row.left, row.right)) if row.kink else (row.central, row.central)
+        difference = max(low - got, got - high, 0.0) if np.isfinite(got) else float("inf")
+        if difference:
+            error = max(error, difference / max(scale, row.noise / tolerance, least / tolerance))
+    return error
 
 
 @dataclass(frozen=True)
@@ -211,12 +234,6 @@ def _places(shape: tuple[int, ...], seed: int) -> list[tuple[int, ...]]:
     size = int(np.prod(shape, dtype=np.int64))
     flat = range(size) if size <= ALL_UP_TO else sorted(np.random.default_rng(seed).choice(size, SAMPLE, replace=False))
     return [tuple(int(i) for i in np.unravel_index(i, shape)) for i in flat]
-
-
-def _wide(array: Any) -> Any:
-    if isinstance(array, tuple):
-        return tuple(map(_wide, array))
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def _size(array: Any) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.explorer.replay import added
 from tinygrad_mm.explorer.tape import Tape
 
 __all__ = ["Late", "WrongOrder", "WrongStep", "wrong_order"]
@@ -94,7 +95,7 @@ def wrong_order(tape: Tape) -> WrongOrder:
             path.pop()
             continue
         argument, target, c = one
-        received[target] = c if target not in received else _sum(received[target], c)
+        received[target] = c if target not in received else added(received[target], c)
         arrived[target].append(consumer)
         if target in done:
             late.append(Late(consumer, argument, target, c, len(steps) - 1))
@@ -109,13 +110,6 @@ def _missing(expected: list[int | None], arrived: list[int | None]) -> tuple[int
     for consumer in arrived:
         left.remove(consumer)
     return tuple(consumer for consumer in left if consumer is not None)
-
-
-def _sum(a: Any, b: Any) -> Any:
-    """The sum of two gradients; where a call had several results, of two lists with None for those not used."""
-    if type(a) is list:
-        return [x if y is None else y if x is None else x + y for x, y in zip(a, b, strict=True)]
-    return a + b
 
 
 def _error(wrong: Any, right: Any) -> float:

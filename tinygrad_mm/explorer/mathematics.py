@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.explorer.calls import Call, Ref
-from tinygrad_mm.explorer.formula import Formula, Term, constant, formula_of, write
+from tinygrad_mm.explorer.formula import Formula, formula_of
 from tinygrad_mm.explorer.tape import Argument, Contribution, Operand, Value
+from tinygrad_mm.explorer.terms import Term, constant, write
 from tinygrad_mm.graph import RULES, name_of, select
 from tinygrad_mm.rules.indexing import getitem
 from tinygrad_mm.rules.shape import join
 
-__all__ = ["Told", "array_text", "expression", "number_text", "operation_name", "tell"]
+__all__ = ["Told", "array_text", "at_place", "expression", "number_text", "operation_name", "tell"]
 
 SMALL = 6  # elements of an array whose numbers are written out in a formula
 LONGEST = 160  # characters of a formula with numbers
@@ -197,13 +198,20 @@ def _works_at_places(term: Term, before: Any) -> bool:
 
 def _at(term: Term, before: Any, place: tuple[int, ...]) -> str:
     """The formula at one place, with what it comes to."""
+    return f"{at_place(term, place, before.shape)} = {number_text(before[place])}"
+
+
+def at_place(term: Term, place: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """A formula with the numbers at one place; constants that have names are numbers, too."""
 
     def words(one: Term) -> str | None:
+        if one.kind == "constant" and one.text.isidentifier() and isinstance(one.value, (int, float)):
+            return _wrapped(number_text(one.value))
         if one.pointwise or one.kind == "several" or not isinstance(one.value, (np.ndarray, np.generic)):
             return None
-        return _wrapped(number_text(np.broadcast_to(one.value, before.shape)[place]))
+        return _wrapped(number_text(np.broadcast_to(one.value, shape)[place]))
 
-    return f"{write(_plain(term), words)} = {number_text(before[place])}"
+    return write(_plain(term), words)
 
 
 def _plain(term: Term) -> Term:

@@ -11,22 +11,35 @@ const RIGHT = [
   ...data.forward.map((value) => ({ kind: "forward", value })),
   ...data.steps.map((step) => ({ kind: "backward", value: step.value })),
   { kind: "end", value: null },
+  ...(data.learning ? data.learning.updates.map((one, number) => ({ kind: "update", value: one.value, number })) : []),
+  ...(data.learning && data.learning.steps.length > 1 ? [{ kind: "training", value: null }] : []),
 ];
 const ASTRAY = [
   { kind: "astrayStart", value: null },
   ...data.wrong.steps.map((step) => ({ kind: "astray", value: step.value })),
   { kind: "astrayEnd", value: null },
 ];
-const COLOURS = { start: "forward", forward: "forward", backward: "backward", end: "backward" };
-const WORDS = { start: "start", forward: "forward", backward: "backward", end: "end", astrayStart: "wrong order", astray: "wrong order", astrayEnd: "wrong order, end" };
+const COLOURS = {
+  start: "forward", forward: "forward", backward: "backward", end: "backward", update: "right", training: "right", quizStart: "near", quiz: "near",
+};
+const LOOKS = { forward: "forward", backward: "backward", right: "learning", near: "asking", wrong: "astray" };
+const WORDS = {
+  start: "start", forward: "forward", backward: "backward", end: "end", update: "update", training: "training", astrayStart: "wrong order",
+  astray: "wrong order", astrayEnd: "wrong order, end", quizStart: "quiz", quiz: "question",
+};
 
 let deck = RIGHT;
 let position = 0;
 let spot = null; // a leaf to show on the first card
-let before = 0; // where the right order was left for the wrong one
+let before = 0; // where the right order was left for another deck
 let playing = null;
 
 const cards = new Cards(data, go);
+const disorder = new Disorder(cards);
+const learning = new LearningCards(data, cards);
+const quiz = new Quiz(data, cards);
+const edits = new Edits(data);
+const QUIZ = [{ kind: "quizStart", value: null }, ...quiz.asked.map((value) => ({ kind: "quiz", value }))];
 const graph = new Graph(at("picture"), data.values, data.layers, jump, () => {
   at("fold").textContent = graph.hidden.size ? "Unfold all layers" : "Fold all layers";
   show();
@@ -34,9 +47,9 @@ const graph = new Graph(at("picture"), data.values, data.layers, jump, () => {
 
 // -- moving
 
-/** Go to the card of a kind for a value, leaving the wrong order if it is on. */
+/** Go to the card of a kind for a value, leaving the wrong order or the quiz. */
 function go(kind, value) {
-  if (deck !== RIGHT) stray(false);
+  if (deck !== RIGHT) change(RIGHT);
   if (kind === "right") kind = data.values[value].grads ? "backward" : "start";
   let found = RIGHT.findIndex((item) => item.kind === kind && (item.value === value || item.value === null));
   if (found < 0) found = RIGHT.findIndex((item) => item.value === value);
@@ -90,14 +103,25 @@ function run(i) {
   return deck.slice(first, last + 1);
 }
 
-/** Change to the wrong order, or back to where we were. */
-function stray(on) {
-  if (on) before = position;
-  deck = on ? ASTRAY : RIGHT;
-  position = on ? 0 : before;
-  at("wrong").setAttribute("aria-pressed", String(on));
-  at("wrong").textContent = on ? "Back to the right order" : "Replay in the wrong order";
+/** Change to the wrong order or to the quiz, or back to where we were. */
+function change(to) {
+  if (deck === RIGHT) before = position;
+  deck = to;
+  position = to === RIGHT ? before : 0;
+  at("wrong").setAttribute("aria-pressed", String(to === ASTRAY));
+  at("wrong").textContent = to === ASTRAY ? "Back to the right order" : "Replay in the wrong order";
+  at("quiz").setAttribute("aria-pressed", String(to === QUIZ));
+  at("quiz").textContent = to === QUIZ ? "End quiz" : "Quiz";
   prepare();
+}
+
+/** Show the numbers as they are after an edit, or as they were recorded. */
+function renew() {
+  cards.data = edits.data;
+  cards.values = edits.data.values;
+  for (const id of ["wrong", "quiz"]) at(id).disabled = edits.changes.size > 0;
+  summarize();
+  show();
 }
 
 function play(on) {
@@ -114,8 +138,10 @@ function play(on) {
 // -- showing
 
 function textOf(item) {
-  if (item.value === null) return { start: "What is given", end: "Every leaf has its gradient", astrayStart: "Depth first", astrayEnd: "Wrong against right" }[item.kind];
+  if (item.value === null) return { start: "What is given", end: "Every leaf has its gradient", astrayStart: "Depth first", astrayEnd: "Wrong against right", training: "The training steps", quizStart: "Which number comes here?" }[item.kind];
   const value = data.values[item.value];
+  if (item.kind === "update") return `${data.learning.optimizer} changes ${value.label}`;
+  if (item.kind === "quiz") return `${partial(value.label)} = ?`;
   if (item.kind === "forward") return `${value.label} = ${value.expression}`;
   return value.operation ? `${partial(value.label)}, back through ${value.operation}` : partial(value.label);
 }
@@ -133,10 +159,22 @@ function contentOf(item) {
     case "forward": return cards.forward(item.value);
     case "backward": return cards.backward(item.value);
     case "end": return cards.end();
-    case "astrayStart": return cards.astrayStart();
-    case "astray": return cards.astray(position - 1);
-    default: return cards.astrayEnd();
+    case "update": return learning.update(item.number);
+    case "training": return learning.training();
+    case "quizStart": return quiz.start();
+    case "quiz": return quiz.card(item.value);
+    case "astrayStart": return disorder.start();
+    case "astray": return disorder.step(position - 1);
+    default: return disorder.end();
   }
+}
+
+/** What stands above a card while numbers are changed: which, and the way back. */
+function editBanner(item) {
+  const undo = make("button", { type: "button", id: "undo" }, "Undo all changes");
+  undo.addEventListener("click", () => { edits.undo(); renew(); });
+  const recorded = item.kind === "update" || item.kind === "training" ? " The optimizer's steps below are those from the recorded numbers." : "";
+  return make("div", { class: "why edited", "data-part": "edited" }, make("p", {}, edits.text() + recorded), undo);
 }
 
 function show() {
@@ -145,11 +183,21 @@ function show() {
   document.documentElement.style.setProperty("--here", `var(--${look})`);
   at("tip").hidden = true;
   const card = at("card");
-  card.className = { forward: "forward", backward: "backward", wrong: "astray" }[look];
+  card.className = LOOKS[look];
   card.dataset.kind = item.kind;
   card.dataset.value = item.value ?? "";
   const inside = run(position);
   const content = contentOf(item).filter(Boolean);
+  if (item.kind === "start") {
+    const form = editForm(edits, renew);
+    content.splice(3 + data.notes.length, 0, form);
+    card.onclick = (event) => {
+      const leaf = event.target.closest("[data-leaf]");
+      const place = leaf && event.target.closest("td, canvas");
+      if (place && form.choose) form.choose(Number(leaf.dataset.leaf), Number(place.dataset.at));
+    };
+  } else card.onclick = null;
+  if (edits.changes.size) content.unshift(editBanner(item));
   if (inside.length > 1) {
     const layer = foldOf(item);
     const links = inside.map((one) => ({ ...one, text: textOf(one) }));
@@ -167,11 +215,15 @@ function show() {
     else button.removeAttribute("aria-current");
   }
   graph.show(graphAt(item));
-  for (const element of [at("picture"), ...card.querySelectorAll(".panels, .heat-holder, .scroll")]) hint(element);
+  hintAll();
   if (spot !== null) {
     const leaf = card.querySelector(`[data-leaf="${spot}"]`);
     if (leaf) leaf.scrollIntoView({ block: "nearest" });
   }
+}
+
+function hintAll() {
+  for (const element of [at("picture"), ...at("card").querySelectorAll(".panels, .heat-holder, .scroll")]) hint(element);
 }
 
 /** Let what is wider than its box fade at the side where there is more to see. */
@@ -193,6 +245,7 @@ function graphAt(item) {
   const bad = new Set();
   let flows = [];
   const back = item.kind !== "forward";
+  if (deck === QUIZ) for (const value of quiz.answers.keys()) if (data.values[value].step !== null) passed.add(value);
   if (item.kind === "start") for (const value of data.forward) later.add(value);
   if (item.kind === "forward") {
     for (const one of deck.slice(position + 1)) if (one.kind === "forward") later.add(one.value);
@@ -203,8 +256,8 @@ function graphAt(item) {
     const early = data.wrong.steps.filter((one) => one.missing.length).map((one) => one.value);
     for (const value of [...early, ...data.wrong.wrong]) if (passed.has(value)) bad.add(value);
   }
-  if (item.kind === "end") for (const one of data.steps) passed.add(one.value);
-  if (item.kind === "backward" || item.kind === "astray") {
+  if (["end", "update", "training"].includes(item.kind)) for (const one of data.steps) passed.add(one.value);
+  if (["backward", "astray", "quiz"].includes(item.kind)) {
     const now = data.steps[data.values[item.value].step];
     flows = now.sent.map((entry) => [data.entries[entry].target, item.value]);
     if (!flows.length) flows = now.ledger.filter((one) => one.consumer !== null).map((one) => [item.value, one.consumer]);
@@ -296,7 +349,8 @@ at("next").addEventListener("click", () => step(1));
 at("last").addEventListener("click", () => move(deck.length - 1));
 at("play").addEventListener("click", () => play(playing === null));
 at("slider").addEventListener("input", () => move(Number(at("slider").value)));
-at("wrong").addEventListener("click", () => stray(deck === RIGHT));
+at("wrong").addEventListener("click", () => change(deck === ASTRAY ? RIGHT : ASTRAY));
+at("quiz").addEventListener("click", () => change(deck === QUIZ ? RIGHT : QUIZ));
 at("wrong").hidden = false;
 at("fold").addEventListener("click", () => graph.foldAll());
 at("fold").hidden = !graph.svg || !Object.keys(data.layers).length;
@@ -304,7 +358,7 @@ at("larger").addEventListener("click", () => graph.resize(graph.scale * 1.25));
 at("smaller").addEventListener("click", () => graph.resize(graph.scale / 1.25));
 at("fit").addEventListener("click", () => graph.fit());
 for (const id of ["larger", "smaller", "fit"]) at(id).hidden = !graph.svg;
-window.addEventListener("resize", () => { graph.fit(); show(); });
+window.addEventListener("resize", () => { graph.fit(); hintAll(); }); // a keyboard on the screen resizes: what is typed stays
 
 at("theme").addEventListener("click", () => {
   const order = ["auto", "light", "dark"];
@@ -314,7 +368,7 @@ at("theme").addEventListener("click", () => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
   const pressed = event.target.closest("button, summary, [role=button]");
   const actions = {
     ArrowRight: () => step(1),
@@ -329,8 +383,13 @@ document.addEventListener("keydown", (event) => {
   actions[event.key]();
 });
 
-const operations = plural(data.forward.length, "operation");
-const given = plural(data.values.filter((value) => value.kind === "parameter").length, "parameter");
-const [loss] = numbersOf(data.arrays[data.values[data.loss].array]);
-at("summary").append(`${operations}, ${given}; L = ${short(loss)}. `, make("span", { class: "keys" }, "Arrow keys step, / searches."));
+/** The line below the heading. */
+function summarize() {
+  const operations = plural(data.forward.length, "operation");
+  const given = plural(data.values.filter((value) => value.kind === "parameter").length, "parameter");
+  const [loss] = numbersOf(edits.data.arrays[edits.data.values[data.loss].array]);
+  at("summary").replaceChildren(`${operations}, ${given}; L = ${short(loss)}. `, make("span", { class: "keys" }, "Arrow keys step, / searches."));
+}
+
+summarize();
 prepare();

@@ -1,14 +1,7 @@
-"""The data of the page, for JSON: texts, and arrays in one store of bounded size.
-
-Every array is stored once, however many steps show it, in base64, so that the page's numbers are the engine's, bit for
-bit. What is too large for a page is sampled at even distances; its least, largest and mean elements and its norm are
-those of the whole array.
-"""
+"""The data of the page, for JSON: texts, and the numbers of arrays in one store."""
 
 from __future__ import annotations
 
-import base64
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,20 +9,34 @@ import numpy as np
 
 from tinygrad_mm.explorer.calls import Call
 from tinygrad_mm.explorer.checks import TOLERANCES, Check
+from tinygrad_mm.explorer.learning import Learning
+from tinygrad_mm.explorer.program import program
+from tinygrad_mm.explorer.quiz import questions
+from tinygrad_mm.explorer.store import Store, number
 from tinygrad_mm.explorer.story import Story
 from tinygrad_mm.explorer.tape import Contribution, Value
 
 __all__ = ["payload"]
 
-MOST_SHOWN = 4096  # elements of one array
-MOST_BYTES = 4_000_000  # of all arrays together
+MOST_IN_STEPS = 1024  # elements of a weight at each of several training steps
 MOST_RATES = 80  # elements of an argument, and of a result, between which all rates are on the page
 MOST_PULLS = 4000  # runs of rules for these rates
 
 
-def payload(story: Story, nodes: Mapping[int, Sequence[str]], layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that the page's program reads. `nodes` are the graph's nodes for each value, `layers` its frames."""
-    arrays = _Arrays()
+def payload(
+    story: Story,
+    nodes: Mapping[int, Sequence[str]],
+    layers: Mapping[str, Any],
+    image: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Everything that the page's program reads.
+
+    `nodes` are the graph's nodes for each value, `layers` its frames; axes of height times width elements of `image`
+    are shown as images.
+
+    Raises ValueError where no array has such an axis.
+    """
+    arrays = Store(image)
     entries: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}  # id() of a contribution -> its place among the entries
     rates = _Rates(story)
@@ -80,11 +87,17 @@ def payload(story: Story, nodes: Mapping[int, Sequence[str]], layers: Mapping[st
         "notes": story.notes,
         "layers": layers,
         "wrong": _wrong(story, arrays),
+        "learning": _learning(story.learning, arrays),
+        "quiz": {
+            str(value): [{"name": name, "array": arrays.add(wrong)} for name, wrong in mistakes.items()]
+            for value, mistakes in questions(story).items()
+        },
+        "program": program(story),
         "arrays": arrays.stored(),
     }
 
 
-def _value(value: Value, arrays: _Arrays) -> dict[str, Any]:
+def _value(value: Value, arrays: Store) -> dict[str, Any]:
     return {
         "id": value.id,
         "label": value.label,
@@ -102,7 +115,7 @@ def _value(value: Value, arrays: _Arrays) -> dict[str, Any]:
     }
 
 
-def _entry(sent: Contribution, arrays: _Arrays, rates: Any) -> dict[str, Any]:
+def _entry(sent: Contribution, arrays: Store, rates: Any) -> dict[str, Any]:
     return {
         "consumer": sent.consumer,
         "argument": sent.argument,
@@ -126,19 +139,19 @@ def _check(check: Check, tolerance: float) -> dict[str, Any]:
     return {
         "status": check.status,
         "reason": check.reason,
-        "error": _number(check.error),
+        "error": number(check.error),
         "tolerance": tolerance,
         "places": check.places,
-        "engine": [_number(x) for x in check.engine],
-        "numeric": [_number(x) for x in check.numeric],
-        "left": [_number(x) for x in check.left],
-        "right": [_number(x) for x in check.right],
+        "engine": [number(x) for x in check.engine],
+        "numeric": [number(x) for x in check.numeric],
+        "left": [number(x) for x in check.left],
+        "right": [number(x) for x in check.right],
         "kinks": check.kinks,
         "sampled": check.sampled,
     }
 
 
-def _wrong(story: Story, arrays: _Arrays) -> dict[str, Any]:
+def _wrong(story: Story, arrays: Store) -> dict[str, Any]:
     wrong = story.wrong_order()
     return {
         "steps": [
@@ -150,7 +163,7 @@ def _wrong(story: Story, arrays: _Arrays) -> dict[str, Any]:
             for one in wrong.late
         ],
         "gradients": {str(value): arrays.add(gradient) for value, gradient in wrong.gradients.items()},
-        "errors": {str(value): _number(error) for value, error in wrong.errors.items()},
+        "errors": {str(value): number(error) for value, error in wrong.errors.items()},
         "wrong": wrong.wrong,
         "visits": f"{wrong.visits:,}"
         if wrong.visits < 10**12
@@ -158,9 +171,46 @@ def _wrong(story: Story, arrays: _Arrays) -> dict[str, Any]:
     }
 
 
-def _number(x: float) -> float | str:
-    """A number for JSON, which knows neither NaN nor infinity."""
-    return x if math.isfinite(x) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(x, "NaN")
+def _learning(learning: Learning | None, arrays: Store) -> dict[str, Any] | None:
+    if learning is None:
+        return None
+
+    def of_parameters(found: Mapping[int, Any]) -> dict[str, Any]:
+        return {str(value): arrays.add(array, MOST_IN_STEPS) for value, array in found.items()}
+
+    return {
+        "optimizer": learning.optimizer,
+        "problem": learning.problem,
+        "loss": None if learning.loss is None else number(learning.loss),
+        "updates": [
+            {
+                "value": one.value,
+                "formula": one.formula,
+                "where": one.where,
+                "source": one.source,
+                "numbers": [line for line in one.numbers if line],
+                "place": one.place,
+                "options": one.options,
+                "states": [
+                    {"name": name, "before": arrays.add(before), "after": arrays.add(after)}
+                    for name, before, after in one.states
+                ],
+                "before": arrays.add(one.before),
+                "after": arrays.add(one.after),
+                "ratio": number(learning.steps[0].ratios[one.value]),
+            }
+            for one in learning.updates
+        ],
+        "steps": [
+            {
+                "loss": number(step.loss),
+                "weights": of_parameters(step.weights),
+                "gradients": of_parameters(step.gradients),
+                "ratios": {str(value): number(ratio) for value, ratio in step.ratios.items()},
+            }
+            for step in learning.steps
+        ],
+    }
 
 
 class _Rates:
@@ -199,68 +249,3 @@ class _Rates:
 
     def _small(self, array: Any) -> bool:
         return not isinstance(array, tuple) and 0 < array.size <= MOST_RATES
-
-
-class _Arrays:
-    """A store of arrays, each once."""
-
-    def __init__(self) -> None:
-        self.arrays: list[Any] = []
-        self.numbers: dict[tuple[str, tuple[int, ...], bytes], int] = {}
-
-    def add(self, array: Any) -> Any:
-        """The array's number in the store; for several arrays a list of numbers, None where there is none."""
-        if array is None:
-            return None
-        if isinstance(array, (list, tuple)):
-            return [self.add(one) for one in array]
-        array = np.asarray(array)
-        key = (str(array.dtype), array.shape, array.tobytes())
-        if key not in self.numbers:
-            self.numbers[key] = len(self.arrays)
-            self.arrays.append(array)
-        return self.numbers[key]
-
-    def stored(self) -> list[dict[str, Any]]:
-        """All arrays, sampled so far that they fit on one page."""
-        most = MOST_SHOWN
-        while most > 16 and sum(min(a.size, most) * a.itemsize for a in self.arrays) > MOST_BYTES:
-            most //= 2
-        return [_stored(array, most) for array in self.arrays]
-
-
-def _stored(array: Any, most: int) -> dict[str, Any]:
-    every = _strides(array.shape, most)
-    shown = array[tuple(slice(None, None, step) for step in every)]
-    kind = {"float32": "f4", "float16": "f4", "bool": "u1"}.get(str(array.dtype), "f8")
-    numbers = array.astype(np.float64).reshape(-1)
-    finite = numbers[np.isfinite(numbers)]
-    return {
-        "shape": array.shape,
-        "dtype": str(array.dtype),
-        "grid": shown.shape,
-        "every": every,
-        "type": kind,
-        "data": base64.b64encode(np.ascontiguousarray(shown, dtype=f"<{kind}").tobytes()).decode(),
-        "size": array.size,
-        "least": float(finite.min()) if finite.size else 0.0,
-        "most": float(finite.max()) if finite.size else 0.0,
-        "mean": float(finite.mean()) if finite.size else 0.0,
-        "norm": _number(float(np.sqrt(np.sum(finite * finite)))),
-        "odd": int(numbers.size - finite.size),
-    }
-
-
-def _strides(shape: tuple[int, ...], most: int) -> list[int]:
-    """At which distances to take the elements along each axis so that there are at most so many.
-
-    >>> _strides((784, 128), 4096), _strides((3, 4), 4096)
-    ([16, 2], [1, 1])
-    """
-    every = [1] * len(shape)
-    grid = list(shape)
-    while math.prod(grid) > most:
-        axis = grid.index(max(grid))
-        every[axis] *= 2
-        grid[axis] = -(-shape[axis] // every[axis])
-    return every

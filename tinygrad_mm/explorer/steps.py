@@ -13,6 +13,7 @@ import numpy as np
 from tinygrad_mm.backprop import backpropagate, unbroadcast
 from tinygrad_mm.drawing.text import index_text, value_text
 from tinygrad_mm.explorer.calls import Call, Ref
+from tinygrad_mm.explorer.learning import learn
 from tinygrad_mm.explorer.mathematics import expression, operation_name, tell
 from tinygrad_mm.explorer.story import Story
 from tinygrad_mm.explorer.tape import Argument, Contribution, Kind, Step, Value
@@ -24,16 +25,24 @@ from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 __all__ = ["record"]
 
 
-def record(loss: Tensor, model: Any = None, variables: Mapping[str, Any] | None = None) -> Story:
+def record(
+    loss: Tensor,
+    model: Any = None,
+    variables: Mapping[str, Any] | None = None,
+    optimizer: Any = None,
+    steps: int = 1,
+) -> Story:
     """The computation behind `loss` and its backward pass, step by step, as plain data.
 
     It runs a backward pass of its own: no `.grad` is written, no hook called, and the graph stays as it is. With
     `model`, parameters and modules are called by their paths; `variables` are further names of tensors and modules (by
-    default the variables of the caller). What is recorded stays true when parameters change later; it keeps no tensor
-    alive.
+    default the variables of the caller). With `optimizer`, the updates after the pass are recorded, and `steps`
+    training steps on the same graph; neither parameters nor optimizer change. What is recorded stays true when
+    parameters change later; it keeps no tensor alive.
 
     Raises TypeError for anything but a Tensor, RuntimeError where there is no graph, where it was released (with the
-    hint to use `retain_graph=True`) or where a parameter has changed since, ValueError for a loss of several numbers.
+    hint to use `retain_graph=True`) or where a parameter has changed since, ValueError for a loss of several numbers,
+    and as `learn` does for an optimizer that does not go with the loss.
 
     >>> a = Tensor(3.0, requires_grad=True)
     >>> story = record(a * a + a, variables={"a": a})
@@ -69,6 +78,8 @@ def record(loss: Tensor, model: Any = None, variables: Mapping[str, Any] | None 
             f"{hooked} of the tensors have hooks; they were not called, so these gradients are without them"
         )
     _tell(story)
+    if optimizer is not None:
+        story.learning = learn(story, optimizer, reader.ids, steps)
     return story
 
 
@@ -182,7 +193,7 @@ class _Reader:
 
     def modules(self, scope: Scope | None) -> tuple[str, ...]:
         found = []
-        while scope is not None:
+        while scope is not None and (scope := scope.module) is not None:
             path = self.names.modules.get(scope.token)
             found.append(f"{path} ({scope.label})" if path else scope.label)
             scope = scope.parent

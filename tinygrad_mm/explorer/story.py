@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from tinygrad_mm.explorer.checks import WORK, Check, call_work, check, check_work
 from tinygrad_mm.explorer.disorder import WrongOrder, wrong_order
+from tinygrad_mm.explorer.learning import Learning
+from tinygrad_mm.explorer.replay import Rounding
 from tinygrad_mm.explorer.tape import Tape
 
 __all__ = ["Story"]
@@ -14,9 +16,14 @@ __all__ = ["Story"]
 
 @dataclass
 class Story(Tape):
-    """A computation from its leaves to the loss and back, with what can be asked of it; `record` makes it."""
+    """A computation from its leaves to the loss and back, with what can be asked of it; `record` makes it.
 
+    `learning` is what an optimizer makes of the gradients, where one was given.
+    """
+
+    learning: Learning | None = field(default=None, repr=False)
     _checks: dict[int, Check] = field(default_factory=dict, repr=False)
+    _rounding: Rounding | None = field(default=None, repr=False)
     _wrong_order: WrongOrder | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -25,7 +32,8 @@ class Story(Tape):
     def check(self, value: int) -> Check:
         """The gradient of a value beside finite differences of the loss; computed at the first call."""
         if value not in self._checks:
-            self._checks[value] = check(self, value)
+            self._rounding = self._rounding or Rounding(self)
+            self._checks[value] = check(self, value, self._rounding)
         return self._checks[value]
 
     def checks(self, values: Iterable[int] | None = None, work: int = WORK) -> dict[int, Check]:

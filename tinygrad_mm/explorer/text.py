@@ -176,7 +176,7 @@ class _Writer:
             name = value.arguments[position].text
             yield f"{INDENT}→ {name}  nothing: {reason}"
         check = self.checks.get(step.value)
-        if check is not None and (not step.sent or check.status in ("differs", "kink")):
+        if check is not None and (not step.sent or check.status in ("differs", "kink", "rounding")):
             yield from self.check(check)
 
     def ledger(self, step: Step, indent: str) -> Iterator[str]:
@@ -227,6 +227,7 @@ class _Writer:
         text = {
             "agrees": "finite differences agree",
             "kink": "at a kink: the gradient lies between the slopes on both sides",
+            "rounding": f"agrees in float64; in {self.story.values[check.value].dtype} rounding hides this gradient",
             "differs": "DIFFERS from finite differences",
             "not checked": f"not checked: {check.reason}",
         }[check.status]

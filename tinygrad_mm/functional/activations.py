@@ -9,6 +9,7 @@ import numpy as np
 
 from tinygrad_mm.functional.error_function import erf
 from tinygrad_mm.graph import defstopped, defvjp, primitive
+from tinygrad_mm.rules.axes import kept
 
 __all__ = [
     "elu",
@@ -173,7 +174,10 @@ def _gelu_slope(y: Any, x: Any, approximate: str) -> Any:
 
 @primitive
 def logsumexp(x: Any, axis: Any = -1, keepdims: bool = False) -> Any:
-    """log(sum(exp(x))) along an axis, without overflow.
+    """log(sum(exp(x))) along an axis, several or all (None), without overflow.
+
+    Its gradient is `softmax(x)`, which is NaN where all elements are -inf, and the value too: none of them has a share.
+    `np.logaddexp.reduce` shares the gradient of such elements as limits do (impossible paths of a Markov chain).
 
     Shape: (..., n) -> (...)
 
@@ -189,7 +193,7 @@ def logsumexp(x: Any, axis: Any = -1, keepdims: bool = False) -> Any:
 
 defvjp(
     logsumexp,
-    lambda g, y, x, axis=-1, keepdims=False: _kept(g, axis, keepdims) * softmax(x, axis),
+    lambda g, y, x, axis=-1, keepdims=False: kept(g, x, axis) * softmax(x, axis),
     signature="(..., n) -> (...)",
 )
 
@@ -197,10 +201,6 @@ defvjp(
 def _top(x: Any, axis: Any) -> Any:
     """The largest element along an axis, as an axis of length 1; of nothing, any number."""
     return np.max(x, axis=axis, keepdims=True) if x.size else np.sum(x, axis=axis, keepdims=True)
-
-
-def _kept(v: Any, axis: Any, keepdims: bool) -> Any:
-    return v if keepdims else np.expand_dims(v, axis)
 
 
 @primitive

@@ -9,10 +9,12 @@ import numpy as np
 
 from tinygrad_mm.functional.activations import softmax
 from tinygrad_mm.functional.random import dropout as dropped
+from tinygrad_mm.graph import named_call
 
 __all__ = ["scaled_dot_product_attention"]
 
 
+@named_call
 def scaled_dot_product_attention(
     query: Any,
     key: Any,

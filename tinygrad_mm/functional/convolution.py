@@ -22,10 +22,12 @@ from tinygrad_mm.functional.sliding import (
     two,
     windows,
 )
+from tinygrad_mm.graph import named_call
 
 __all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
 
 
+@named_call
 def conv2d(
     x: Any,
     weight: Any,

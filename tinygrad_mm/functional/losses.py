@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygrad_mm.arrays import as_array
 from tinygrad_mm.functional.activations import log_softmax, one_hot, pick, softmax, softplus
-from tinygrad_mm.graph import Vertex, defvjp, primitive
+from tinygrad_mm.graph import Vertex, defvjp, named_call, primitive
 from tinygrad_mm.rules.indexing import at_places, checked
 
 __all__ = [
@@ -58,6 +58,7 @@ defvjp(
 )
 
 
+@named_call
 def cross_entropy(
     logits: Any,
     labels: Any,
@@ -121,6 +122,7 @@ def _expected_loss(logits: Any, probabilities: Any, weight: Any, label_smoothing
     return -np.sum(probabilities * log_softmax(logits), axis=-1)
 
 
+@named_call
 def nll_loss(
     log_probabilities: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean"
 ) -> Any:
@@ -183,6 +185,7 @@ def _over_examples(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@named_call
 def mse_loss(predictions: Any, targets: Any, reduction: str = "mean") -> Any:
     """(prediction - target)^2, averaged over all elements.
 
@@ -197,6 +200,7 @@ def mse_loss(predictions: Any, targets: Any, reduction: str = "mean") -> Any:
     return _reduced(np.square(predictions - targets), reduction)
 
 
+@named_call
 def l1_loss(predictions: Any, targets: Any, reduction: str = "mean") -> Any:
     """|prediction - target|, averaged over all elements; the derivative at 0 is 0.
 
@@ -211,6 +215,7 @@ def l1_loss(predictions: Any, targets: Any, reduction: str = "mean") -> Any:
     return _reduced(np.absolute(predictions - targets), reduction)
 
 
+@named_call
 def huber_loss(predictions: Any, targets: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """d^2 / 2 where d = |prediction - target| is up to delta, delta * (d - delta / 2) beyond (Huber 1964), averaged.
 
@@ -249,6 +254,7 @@ def smooth_l1_loss(predictions: Any, targets: Any, reduction: str = "mean", beta
     return huber_loss(predictions, targets, reduction, beta) / beta
 
 
+@named_call
 def binary_cross_entropy_with_logits(
     logits: Any, targets: Any, weight: Any = None, reduction: str = "mean", positive_weight: Any = None
 ) -> Any:
@@ -273,6 +279,7 @@ def binary_cross_entropy_with_logits(
     return _reduced(lost if weight is None else lost * weight, reduction)
 
 
+@named_call
 def kl_div(log_predictions: Any, targets: Any, reduction: str = "mean", log_target: bool = False) -> Any:
     """Kullback-Leibler divergence: target * (log(target) - log_prediction), averaged over all elements.
 

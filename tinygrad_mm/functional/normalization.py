@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.graph import defvjp, primitive
+from tinygrad_mm.graph import defvjp, named_call, primitive
 
 __all__ = ["batch_norm", "group_norm", "layer_norm", "rms_norm", "standardize"]
 
@@ -46,6 +46,7 @@ defvjp(
 )
 
 
+@named_call
 def layer_norm(
     x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None, bias: Any = None, epsilon: float = 1e-5
 ) -> Any:
@@ -122,6 +123,7 @@ def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, epsilo
     return y if bias is None else y + bias.reshape(over)
 
 
+@named_call
 def batch_norm(
     x: Any,
     running_mean: Any = None,

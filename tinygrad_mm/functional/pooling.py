@@ -21,7 +21,7 @@ from tinygrad_mm.functional.sliding import (
     two,
     windows,
 )
-from tinygrad_mm.graph import defvjp, primitive
+from tinygrad_mm.graph import defvjp, named_call, primitive
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -61,6 +61,7 @@ def max_pool2d(
     return _max_pool(x, size, stride, pairs, dilation)
 
 
+@named_call
 def avg_pool2d(
     x: Any,
     kernel_size: int | Sizes,

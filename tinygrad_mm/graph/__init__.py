@@ -24,6 +24,7 @@ from tinygrad_mm.graph.table import (
     defstopped,
     defvjp,
     defvjp_each,
+    named_call,
     primitive,
     select,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "defvjp_each",
     "entered",
     "name_of",
+    "named_call",
     "primitive",
     "released",
     "select",

@@ -82,9 +82,10 @@ class Vertex:
 
 
 class Scope:
-    """Where a call was made: one entry of a module's `__call__`, inside another one.
+    """Where a call was made: one entry of a module's `__call__`, or one call of a `named_call`, inside another one.
 
     `token` identifies the module without holding it (a graph must not keep a model alive); `label` is its class name.
+    For a function `token` is the function itself.
     """
 
     __slots__ = ("label", "parent", "token")
@@ -96,6 +97,14 @@ class Scope:
 
     def __repr__(self) -> str:
         return f"{self.parent!r}.{self.label}" if self.parent else self.label
+
+    @property
+    def module(self) -> Scope | None:
+        """The innermost call of a module."""
+        scope: Scope | None = self
+        while scope is not None and callable(scope.token):
+            scope = scope.parent
+        return scope
 
 
 class Monitor:
@@ -116,6 +125,7 @@ class State(threading.local):
 
     def __init__(self) -> None:
         self.recording: bool = True  # results that need a gradient remember how they were made (`no_grad`: they don't)
+        self.complete: bool = False  # inside a `named_call`: calls on data that needs no gradient are recorded too
         self.tracing: bool = False  # every call is recorded, and no value may leave the graph
         self.transforming: bool = False  # a transform (`grad(f)`, ...) is calling its function
         self.scope: Scope | None = None  # the innermost module being called

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from tinygrad_mm.graph.records import Vertex, name_of
+from tinygrad_mm.graph.records import Scope, Vertex, name_of, state
 
 __all__ = [
     "RULES",
@@ -17,6 +17,7 @@ __all__ = [
     "defstopped",
     "defvjp",
     "defvjp_each",
+    "named_call",
     "primitive",
     "select",
 ]
@@ -184,6 +185,35 @@ def primitive(fun: Function) -> Function:
         return fun(*args, **kwargs)
 
     call.forward = fun  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
+
+
+def named_call(fun: Function) -> Function:
+    """Let the calls that a function makes be known as parts of one call of it: pictures draw them as one box.
+
+    Where an argument requires a gradient, all of them are recorded, also what is done to data that needs none: the
+    graph then begins with what the function was given.
+
+    >>> import numpy as np
+    >>> @named_call
+    ... def hypotenuse(a, b):
+    ...     return np.sqrt(a * a + b * b)
+    >>> hypotenuse(3.0, 4.0)
+    np.float64(5.0)
+    """
+
+    @functools.wraps(fun)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        outer, complete = state.scope, state.complete
+        state.scope = Scope(call, name_of(fun), outer)
+        state.complete = state.recording and any(
+            isinstance(a, Vertex) and a.requires_grad for a in (*args, *kwargs.values())
+        )
+        try:
+            return fun(*args, **kwargs)
+        finally:
+            state.scope, state.complete = outer, complete
+
     return call  # type: ignore[return-value]
 
 

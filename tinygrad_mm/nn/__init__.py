@@ -94,6 +94,7 @@ from tinygrad_mm.nn.shaping import (
     ZeroPad1d,
     ZeroPad2d,
 )
+from tinygrad_mm.nn.stateless import functional_call
 from tinygrad_mm.nn.torch_state import from_torch_state, to_torch_state
 from tinygrad_mm.nn.transformer import (
     Transformer,
@@ -209,6 +210,7 @@ __all__ = [
     "ZeroPad1d",
     "ZeroPad2d",
     "from_torch_state",
+    "functional_call",
     "init",
     "summary",
     "to_torch_state",

@@ -156,7 +156,8 @@ def _measured(model: Module, inputs: tuple[Any, ...], options: dict[str, Any]) -
 
 
 def _token(scope: Any) -> Any:
-    return None if scope is None else scope.token
+    module = None if scope is None else scope.module
+    return None if module is None else module.token
 
 
 def _tensors(value: Any) -> Iterator[Any]:

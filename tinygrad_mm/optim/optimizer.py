@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,11 @@ from tinygrad_mm.optim.saving import load_optimizer, save_optimizer
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Optimizer"]
+
+NOTHING_TO_DO = (
+    "{}.step(): nothing was changed, since none of its {} parameters has a gradient, or all are frozen; call "
+    "loss.backward() before step() and zero_grad() after it; where layers were replaced, pass model.parameters() anew"
+)
 
 
 @dataclass
@@ -69,7 +76,7 @@ class Optimizer:
 
             require_numba("fused=True")
         self.fused = fused
-        given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        given = _listed(type(self).__name__, parameters)
         groups: list[Any] = given if given and all(isinstance(g, dict) for g in given) else [{"parameters": given}]
         self.defaults: dict[str, Any] = {"learning_rate": learning_rate, **options}
         self.groups: list[dict[str, Any]] = []
@@ -103,8 +110,7 @@ class Optimizer:
         for key in group:
             if key != "parameters" and key not in self.defaults:
                 raise TypeError(f"{name} has no option {key!r}; its options are {', '.join(self.defaults)}")
-        given = group["parameters"]
-        members = (given,) if isinstance(given, Tensor) else tuple(given)
+        members = tuple(_listed(name, group["parameters"]))
         seen = {id(p) for p in self.parameters}
         for p in members:
             _check_parameter(p, seen)
@@ -164,7 +170,7 @@ class Optimizer:
                 p.grad = None
 
     def step(self) -> None:
-        """Update every parameter that has a gradient and is not frozen, in place.
+        """Update every parameter that has a gradient and is not frozen, in place; warn where there is none.
 
         Raises ValueError, and changes nothing, where a `.grad` was set to something of another shape (TypeError: to no
         array) or where an option was set, or led by its schedule, to a value that makes no sense.
@@ -180,6 +186,8 @@ class Optimizer:
             for flat, gradients, known in plans:
                 flat.step(gradients, known.update)
         self.steps += 1
+        if not any(flat.runs for flat, _, _ in plans):
+            warnings.warn(NOTHING_TO_DO.format(type(self).__name__, len(self.parameters)), stacklevel=2)
 
     def state_of(self, parameter: Tensor) -> dict[str, Any]:
         """The states kept for a parameter: arrays of its shape by name, and its number of steps.
@@ -287,9 +295,26 @@ class Optimizer:
         return f"{type(self).__name__}({len(self.parameters)} parameters, {options}{', fused=True' * self.fused})"
 
 
+def _listed(name: str, given: Any) -> list[Any]:
+    """What an optimizer was given as a list; TypeError for a module, a method, a dict by name and the like."""
+    if isinstance(given, Tensor):
+        return [given]
+    if isinstance(given, Mapping):
+        raise TypeError(f"{name} takes a list of parameters; this is a dict: pass list(d.values()), or [d] for a group")
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{name} takes parameters; this is {_kind(given)}: pass model.parameters()")
+    return list(given)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"the method {value.__name__}, not called" if inspect.ismethod(value) else f"a {type(value).__name__}"
+
+
 def _check_parameter(p: Any, seen: set[int]) -> None:
     if not isinstance(p, Tensor) or p.node is not None:
-        what = "a tensor that was computed" if isinstance(p, Tensor) else f"a {type(p).__name__}"
+        what = "a tensor that was computed" if isinstance(p, Tensor) else _kind(p)
         raise TypeError(f"an optimizer takes leaf Tensors, such as model.parameters(); this is {what}")
     if p.value.dtype.kind != "f":
         raise TypeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
@@ -51,10 +52,9 @@ def count(a, axis):
     return math.prod(a.shape[i] for i in all_axes(a, axis))
 
 
-def kept(v, a, axis):
+def kept(v: Any, a: Any, axis: Any) -> Any:
     """A result of reducing a, with the reduced axes back in place, of length 1."""
-    axes = all_axes(a, axis if a.ndim else None)  # NumPy allows 0-d arrays an axis in some reductions
-    return v.reshape(tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
+    return v if v.ndim == a.ndim else np.expand_dims(v, all_axes(a, axis))
 
 
 def inverse(axes, ndim):

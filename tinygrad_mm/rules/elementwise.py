@@ -1,7 +1,8 @@
 """Functions of single elements, with broadcasting.
 
-Conventions: `maximum`, `minimum`, `fmax`, `fmin` share the gradient between equal arguments; `absolute` has gradient 0
-at 0; `clip` passes the gradient at its bounds; `power` has gradient 0 with respect to the exponent at base 0.
+Conventions: `maximum`, `minimum`, `fmax`, `fmin` share the gradient between equal arguments; `absolute` and `hypot`
+have gradient 0 at 0, so that second derivatives of their squares are 0 there (write `x * x` and `a * a + b * b`); `clip`
+passes the gradient at its bounds; `power` has gradient 0 with respect to the exponent at base 0.
 """
 
 from __future__ import annotations

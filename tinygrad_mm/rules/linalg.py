@@ -254,7 +254,10 @@ def _cond(x, p=None):
         above, below = (s[..., -1], s[..., 0]) if p == -2 else (s[..., 0], s[..., -1])
         nothing = (above == 0) & (below == 0)  # zeros are as far from regular as can be
         return np.where(nothing, math.inf, above / np.where(nothing, 1, below))
-    return np.linalg.norm(x, p, axis=(-2, -1)) * np.linalg.norm(np.linalg.inv(x), p, axis=(-2, -1))
+    singular = np.linalg.slogdet(x)[0] == 0  # a pivot of 0, where `inv` raises
+    inverse = np.linalg.inv(np.where(singular[..., None, None], np.eye(x.shape[-1], dtype=x.dtype), x))
+    found = np.linalg.norm(x, p, axis=(-2, -1)) * np.linalg.norm(inverse, p, axis=(-2, -1))
+    return np.where((singular | np.isnan(found)) & ~np.any(np.isnan(x), axis=(-2, -1)), math.inf, found)
 
 
 # fmt: off

@@ -1,7 +1,8 @@
 """Norms of vectors and matrices.
 
 Conventions: a norm has gradient 0 at 0, and an element that is 0 gets gradient 0; where several elements, rows, columns
-or singular values are the largest (or smallest), they share the gradient equally.
+or singular values are the largest (or smallest), they share the gradient equally. So the second derivative of
+`norm(x) ** 2` at 0 is 0, not 2 I: the chain rule multiplies by the gradient of the norm. Write `np.sum(x * x)` there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Functions that combine the elements along some axes.
 
 Conventions: `max` and `min` share the gradient between equal elements; `std` and `norm` have gradient 0 where they are
-0; `prod` and `cumprod` are exact at zeros.
+0, so that second derivatives of their squares are 0 there (write `var` and `np.sum(x * x)`); `prod` and `cumprod` are
+exact at zeros.
 """
 
 from __future__ import annotations

@@ -8,10 +8,55 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.data.structures import mapped
 from tinygrad_mm.optim.optimizer import Optimizer
+from tinygrad_mm.pytree import flatten, unflatten
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["check_loss", "check_parts", "not_a_loss"]
+__all__ = ["arranged", "check_loss", "check_parts", "computation", "detached", "not_a_loss"]
+
+
+def arranged(batch: tuple[Any, ...], named: dict[str, Any]) -> tuple[list[Any], Any]:
+    """The arrays of a batch, and how it is made of them: None for a batch that is a row of arrays.
+
+    Tuples and dicts are taken apart.
+
+    >>> arranged(("x", "y"), {})
+    (['x', 'y'], None)
+    >>> arranged((("x", "z"), "y"), {"mask": "m"})
+    (['x', 'z', 'y', 'm'], (((0, 1), 2), {'mask': 3}))
+    """
+    arrays: list[Any] = []
+
+    def number(array: Any) -> int:
+        arrays.append(array)
+        return len(arrays) - 1
+
+    form = mapped(number, (batch, named))
+    return arrays, None if form == (tuple(range(len(arrays))), {}) else form
+
+
+def computation(model: Any, loss: Callable[[Any, Any], Any], form: Any, outputs: bool) -> Callable[..., Any]:
+    """The loss as a function of the arrays of a batch, which is arranged as `form` says; with `outputs`, the prediction
+    beside it, which takes no part in the gradient.
+    """
+
+    def plain(*arrays: Any) -> Any:
+        return loss(model(*arrays[:-1]), arrays[-1])
+
+    def arranged_as(*arrays: Any) -> Any:
+        (*inputs, target), named = (arrays, {}) if form is None else mapped(arrays.__getitem__, form)
+        prediction = model(*inputs, **named)
+        value = loss(prediction, target)
+        return (value, detached(prediction)) if outputs else value
+
+    return plain if form is None and not outputs else arranged_as
+
+
+def detached(prediction: Any) -> Any:
+    """What a model returned, each Tensor outside the graph."""
+    parts = [leaf.value for leaf in flatten(prediction)]
+    return unflatten(prediction, iter([part.detach() if isinstance(part, Tensor) else part for part in parts]))
 
 
 def check_parts(what: str, model: Any, loss: Callable[[Any, Any], Any], optimizer: Any) -> None:

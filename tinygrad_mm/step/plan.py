@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter, is_
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.compiler.program import Program, Value
 from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.threads.shares import Shares, of_calls, of_loops, shared
-from tinygrad_mm.compiler.tracing import Trace
+from tinygrad_mm.compiler.tracing import Output, Trace, filled
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.flat import Flat
@@ -27,7 +27,11 @@ from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.step.update import Update
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["Plan"]
+__all__ = ["BeforeUpdate", "Plan"]
+
+# What is called between the gradients and the update: with the loss, arrays that hold all gradients, and a function
+# that puts each gradient in its parameter's `.grad`, where it may be changed. It returns whether to update.
+BeforeUpdate: TypeAlias = "Callable[[float, Sequence[Any], Callable[[], None]], bool]"
 
 _value = attrgetter("value")
 _requires_grad = attrgetter("requires_grad")
@@ -43,26 +47,31 @@ class _Scaled(NamedTuple):
 class Plan:
     """The program for batches of one kind: traced, joined with the update, rewritten, placed, and written out.
 
-    `alone`: without threads that share the batch. `without` names passes that are left out.
+    `function` computes the loss of a batch, which is arranged as `form` says; with `outputs`, a tuple of that and the
+    prediction. `alone`: without threads that share the batch. `without` names passes that are left out. `apart`: the
+    gradients are not scaled, and the update is a function of its own, so that something can be done in between.
     """
 
     def __init__(
         self,
-        model: Any,
-        loss: Callable[..., Any],
+        function: Callable[..., Any],
         optimizer: Optimizer,
-        batch: tuple[Any, ...],
+        batch: Sequence[Any],
         backend: Backend = NUMPY,
         alone: bool = False,
         without: Collection[str] = (),
+        form: Any = None,
+        outputs: bool = False,
+        apart: bool = False,
     ) -> None:
         self.optimizer, self.backend = optimizer, backend
+        self.form, self.outputs, self.apart = form, outputs, apart
         self.kinds = [(a.shape, a.dtype) for a in batch]
         laid_out = optimizer._laid_out()
         self.groups = len(optimizer.groups)
-        trace, weight = self._traced(model, loss, batch, alone)
+        trace, weight = self._traced(function, batch, alone)
         program = trace.program
-        scaled = self._joined(trace, laid_out, weight, "scale_seed" not in without)
+        scaled = self._joined(trace, laid_out, weight, "scale_seed" not in without and not apart)
         optimize(program, backend.passes, without)
         self.updates = self._placed(trace, laid_out, weight, scaled)
         run(program, FOR_PLACED_CALLS, without)
@@ -72,12 +81,8 @@ class Plan:
         for value in [*program.inputs, *program.leaves]:
             value.example = None
 
-    def _traced(self, model: Any, loss: Callable[..., Any], batch: tuple[Any, ...], alone: bool) -> tuple[Trace, float]:
+    def _traced(self, function: Callable[..., Any], batch: Sequence[Any], alone: bool) -> tuple[Trace, float]:
         """The trace of a batch, or of the share of it that each of `self.threads` takes, and what its loss counts."""
-
-        def function(*tensors: Any) -> Any:
-            return loss(model(*tensors[:-1]), tensors[-1])
-
         if any((p.extra or {}).get("hooks") for p in self.optimizer.parameters):
             raise TypeError(
                 "compile_step: a parameter has a gradient hook, which a compiled step would not call; remove it, or "
@@ -96,8 +101,9 @@ class Plan:
             self.threads, trace, weight = cut
         self.buffers = trace.buffers
         trace.let_go()
-        outputs = trace.program.outputs
-        if len(outputs) != 1 or outputs[0].size != 1 or not trace.differentiable[0]:
+        outputs, self.tree = trace.program.outputs, trace.tree
+        loss = trace.tree[0] if self.outputs else trace.tree
+        if not isinstance(loss, Output) or outputs[0].size != 1 or not trace.differentiable[0]:
             raise TypeError(
                 "compile_step: the loss must be one number that depends on parameters, such as a mean: a Tensor, not "
                 "what has left the graph by float(), .item(), .data or .detach()"
@@ -170,14 +176,15 @@ class Plan:
         added: list[Any] = []
         if in_calls:
             added = [insertion for update in self.updates for insertion in update.insertions()]
-        elif threads == 1:
+        elif threads == 1 and not self.apart:
             added = [update.as_loop() for update in self.updates]
         title = "one training step" + (f", for each of {threads} threads that share a batch" if threads > 1 else "")
-        apart = {"apart": threads > 1} if in_calls else {}
+        apart = {"apart": threads > 1 or self.apart} if in_calls else {}
         self.emitted: Any = self.backend.emit(program, title, self.captured.path_of(), added, joint=True, **apart)
         self.shares: Shares | None = None
-        self.function: Any
-        if threads == 1:
+        self.function: Any  # the whole step, or, apart, as far as the gradients
+        self.update: Any = None
+        if threads == 1 and not self.apart:
             (self.function,) = self.emitted.make(self.arrays, self.places)
             return
         if in_calls:
@@ -185,29 +192,35 @@ class Plan:
         else:
             updates = [update.as_function() for update in self.updates]
             functions = of_loops(self.emitted, self.arrays, self.places, self.stores, updates)
-        self.function = self.shares = Shares(functions, weight)
+        if threads > 1:
+            self.function = self.shares = Shares(functions, weight)
+        if self.apart:
+            self.function, self.update = functions[0] if self.shares is None else (self.shares.step, self.shares.update)
 
     def gradients(self, before: Mapping[int, Any]) -> dict[int, Any]:
         """The gradients of the last step by the id of the parameter, given the parameters' values before it."""
         return {key: g for update in self.updates for key, g in update.gradients(before).items()}
 
-    def accepts(self, batch: tuple[Any, ...]) -> bool:
+    def accepts(self, batch: Sequence[Any]) -> bool:
         """The same as `check`, where that has failed: other numbers may be the same ones, other dtypes equal ones."""
         if len(batch) != len(self.kinds):
             return False
         if not all(type(a) is np.ndarray and (a.shape, a.dtype) == kind for a, kind in zip(batch, self.kinds)):  # noqa: B905
             return False
-        if not (
-            all(map(is_, map(_value, self.leaves), self.arrays))
-            and all(map(is_, map(_requires_grad, self.leaves), self.flags))
-            and self.captured.still_holds()
-            and len(self.optimizer.groups) == self.groups
-            and all([update.fits() for update in self.updates])  # noqa: C419 (each brings itself up to date)
-        ):
+        if not (self._still_fits() and self.captured.still_holds()):
             return False
         self.kinds = [(a.shape, a.dtype) for a in batch]
         self.check = self._guards()
         return True
+
+    def _still_fits(self) -> bool:
+        """Whether parameters and optimizer are as they were."""
+        return (
+            all(map(is_, map(_value, self.leaves), self.arrays))
+            and all(map(is_, map(_requires_grad, self.leaves), self.flags))
+            and len(self.optimizer.groups) == self.groups
+            and all([update.fits() for update in self.updates])  # noqa: C419 (each brings itself up to date)
+        )
 
     def _guards(self) -> Callable[..., bool]:
         """A function that says whether the program is right for a batch, and for all that it uses, as it is now."""
@@ -244,20 +257,57 @@ class Plan:
         for update in self.updates:
             update.prepare()
 
-    def run(self, batch: tuple[Any, ...]) -> float:
-        """Make the step."""
+    def run(self, batch: Sequence[Any], before_update: BeforeUpdate | None = None) -> Any:
+        """Make the step; returns the loss, or a tuple of the loss and the prediction."""
         self.prepare()
         if self.buffers:
             batch = (*batch, *(buffer.value for buffer in self.buffers))
         try:
-            (loss,), effects = self.function(*batch)
+            found, effects = self.function(*batch)
         except ValueError as error:
             raise clear_error(error) from error
         if effects:
             for buffer, value in zip(self.effects, effects, strict=True):
                 buffer.value = value
                 buffer.version = tick()
-        for update in self.updates:
-            update.done()
-        self.optimizer.steps += 1
-        return loss.item()
+        loss = found[0].item()
+        if before_update is None or self._looked_at(loss, before_update):
+            if self.update is not None:
+                self.update()
+            for update in self.updates:
+                update.done()
+            self.optimizer.steps += 1
+        return (loss, filled(self.tree[1], found)) if self.outputs else loss
+
+    def _looked_at(self, loss: float, before_update: BeforeUpdate) -> bool:
+        """Let somebody look at the gradients, and change them; returns whether the update is still to be made.
+
+        Where more has been changed than the gradients' elements, the optimizer makes it from what it finds.
+        """
+        shown: dict[int, Any] = {}
+
+        def show() -> None:
+            for stores in self.stores:
+                for other in stores[1:]:  # what they add up to is looked at, and updated with
+                    np.add(stores[0], other, stores[0])
+                    other.fill(0)
+            for update in self.updates:
+                for i in update.active:
+                    shown[id(update.flat.parameters[i])] = update.flat.view(update.stores[0], i)
+            for p in self.optimizer.parameters:
+                p.grad = shown.get(id(p))
+
+        try:
+            if not before_update(loss, [store for stores in self.stores for store in stores], show):
+                return False
+            if not shown:
+                return True
+            if all(p.grad is shown.get(id(p)) for p in self.optimizer.parameters) and self._still_fits():
+                self.prepare()  # the learning rate may be another one
+                return True
+            self.optimizer.step()
+            return False
+        finally:
+            if shown:
+                for p in self.optimizer.parameters:
+                    p.grad = None

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.passes import FOR_PLACED_CALLS
+from tinygrad_mm.compiler.tracing import numbered
 from tinygrad_mm.compiler.verification import (
     Difference,
     Noise,
@@ -23,7 +24,7 @@ from tinygrad_mm.graph import entered, tick
 from tinygrad_mm.optim.flat import Flat, Update
 from tinygrad_mm.optim.formula import new_values
 from tinygrad_mm.optim.optimizer import Optimizer
-from tinygrad_mm.step.plan import Plan
+from tinygrad_mm.step.plan import BeforeUpdate, Plan
 from tinygrad_mm.tensor import Buffer, Tensor
 
 __all__ = ["EagerStep", "Proof"]
@@ -43,22 +44,25 @@ class EagerStep:
             named(plan.captured, [], np.random.Generator),
         )
 
-    def run(self, recorded: bool = False) -> tuple[Any, dict[int, Any]]:
-        """The loss, and the gradients by the ids of parameters, of those that the loss depends on."""
+    def run(self, recorded: bool = False) -> tuple[list[Any], dict[int, Any]]:
+        """The loss and what else is put out, and the gradients by the ids of parameters that the loss depends on."""
+        outputs: list[Any] = []
         with entered(recording=True), np.errstate(all="ignore"):
-            loss = self.function(*map(Tensor, self.batch))
-            found = gradients(loss, self.trained, create_graph=recorded, allow_unused=True)
+            numbered(self.function(*map(Tensor, self.batch)), outputs)
+            found = gradients(outputs[0], self.trained, create_graph=recorded, allow_unused=True)
         own = {id(p): np.array(g.value) for p, g in zip(self.trained, found, strict=True) if g is not None}
-        return np.array(loss.value), own  # copies: either may lie in the memory of a parameter
+        # copies: either may lie in the memory of a parameter
+        return [np.array(one.value if isinstance(one, Tensor) else one) for one in outputs], own
 
-    def commit(self, gradients: Mapping[int, Any]) -> None:
+    def commit(self, gradients: Mapping[int, Any], loss: float, before_update: BeforeUpdate | None) -> None:
         """Let the optimizer make its step; what stands in `.grad` is left alone."""
         parameters = self.optimizer.parameters
         kept = [p.grad for p in parameters]
         try:
             for p in parameters:
                 p.grad = gradients.get(id(p))
-            self.optimizer.step()
+            if before_update is None or before_update(loss, list(gradients.values()), lambda: None):
+                self.optimizer.step()
         finally:
             for p, grad in zip(parameters, kept, strict=True):
                 p.grad = grad
@@ -196,7 +200,7 @@ class Proof:
         self.noise = Noise(self._again)
         self.difference: Difference | None = None
 
-    def run(self) -> float:
+    def run(self) -> Any:
         """Let the program make the step, and compare.
 
         Where the eager engine raises, the program's error, if it raises one too, is what is raised.
@@ -207,26 +211,27 @@ class Proof:
             self.plan.run(self.batch)
             self.undo()
             raise
-        loss = self.plan.run(self.batch)
-        self.difference = self._differs(self.plan, loss)
+        found = self.plan.run(self.batch)
+        self.difference = self._differs(self.plan, found)
         self.progress.saw(self.expected)
-        return loss
+        return found
 
     def _look(self) -> None:
         """Let the eager engine compute."""
         with self.before.as_before(), entered(monitor=None, lines=False):
-            self.loss, self.gradients = self.eager.run()
-            self.expected = self._arrays(self.loss, self.gradients)
-            self.after = self.before.again()
+            outputs, self.gradients = self.eager.run()
+            self.loss, self.expected = outputs[0], self._arrays(outputs, self.gradients)
             self.states = self.before.now()[1]
 
     def _name(self, key: int) -> str:
         return f"the gradient of {self.names.get(key) or 'a parameter'}"
 
-    def _arrays(self, loss: Any, gradients: Mapping[int, Any]) -> dict[str, Any]:
+    def _arrays(self, outputs: Sequence[Any], gradients: Mapping[int, Any]) -> dict[str, Any]:
         """What is compared, by name."""
+        loss, *others = outputs
+        parts = {f"part {i} of the prediction" if i else "the prediction": a for i, a in enumerate(others)}
         named_gradients = {self._name(key): g for key, g in gradients.items()}
-        return {"the loss": loss, **named_gradients, **self.before.now()[0]}
+        return {"the loss": loss, **parts, **named_gradients, **self.before.now()[0]}
 
     def _again(self) -> dict[str, Any]:
         """The same once more, for `Noise`: its own numbers are put off, the parameters stay what they are."""
@@ -238,7 +243,7 @@ class Proof:
         finally:
             after.put_back()
 
-    def _differs(self, plan: Plan, loss: float) -> Difference | None:
+    def _differs(self, plan: Plan, found: Any) -> Difference | None:
         """What is wrong with the step that a program has just made."""
         before = self.state.values()
         ours = plan.gradients(before)
@@ -247,8 +252,11 @@ class Proof:
             if (key in active) != (key in self.gradients):
                 where = ("present", "missing") if key in active else ("missing", "present")
                 return Difference(self._name(key), *where)
-        loss_there = np.asarray(loss, self.loss.dtype).reshape(self.loss.shape)
-        found = self._arrays(loss_there, ours)
+        outputs: list[Any] = []
+        if plan.outputs:
+            found, prediction = found
+            numbered(prediction, outputs)
+        found = self._arrays([np.asarray(found, self.loss.dtype).reshape(self.loss.shape), *outputs], ours)
         expected = {name: a for name, a in self.expected.items() if name in found}
         drawn = difference_of_generators(self.before.now()[1], self.states)
         return (
@@ -268,13 +276,6 @@ class Proof:
                     largest = float(np.max(np.abs(before[key]), initial=0))
                     floors[self._name(key)] = 4 * float(np.finfo(flat.dtype).eps) * largest / rate
         return floors
-
-    def commit(self) -> float:
-        """Undo what the program has done, and make eager's step instead; returns its loss."""
-        self.undo()
-        self.after.put_back()
-        self.eager.commit(self.gradients)
-        return float(self.loss.reshape(()))
 
     def undo(self) -> None:
         """Everything as it was before."""

@@ -13,20 +13,31 @@ from tinygrad_mm.arrays import as_array
 from tinygrad_mm.compiler.backends import NUMPY, backend_of
 from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
+from tinygrad_mm.compiler.tracing import filled
 from tinygrad_mm.compiler.verification import Progress, difference_error, report, retraced
 from tinygrad_mm.optim.optimizer import Optimizer
-from tinygrad_mm.step.parts import check_parts
-from tinygrad_mm.step.plan import Plan
+from tinygrad_mm.step.parts import arranged, check_parts, computation
+from tinygrad_mm.step.plan import BeforeUpdate, Plan
 from tinygrad_mm.step.proof import EagerStep, Proof
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["Step", "compile_step"]
+__all__ = ["MOST", "Step", "compile_step"]
+
+MOST = 16  # programs that are kept
 
 
 def compile_step(
-    model: Any, loss: Callable[[Any, Any], Any], optimizer: Optimizer, backend: str = "numpy", verify: bool = True
+    model: Any,
+    loss: Callable[[Any, Any], Any],
+    optimizer: Optimizer,
+    backend: str = "numpy",
+    verify: bool = True,
+    outputs: bool = False,
 ) -> Step:
     """One function for a training step: `step(input, ..., target)` updates the model and returns the loss, a float.
+
+    With `outputs`, it returns a tuple of the loss and the prediction, `model(input, ...)` with arrays in place of
+    Tensors. Inputs by name are given by name; each input and the target may be a tuple or dict of arrays.
 
     It does what `loss(model(input), target).backward(); optimizer.step(); optimizer.zero_grad()` does, in one emitted
     function on flat buffers. Parameters, buffers and the optimizer's state stay where they are: they can be looked at,
@@ -57,12 +68,20 @@ def compile_step(
     ...     loss = step(x, 3 * x + 1)
     >>> print(f"{model.weight.item():.2f} {model.bias.item():.2f} {loss:.4f}")
     3.00 1.00 0.0000
+    >>> loss, prediction = compile_step(model, nn.MSELoss(), optim.SGD(model.parameters()), outputs=True)(x, 3 * x + 1)
+    >>> prediction.shape
+    (64, 1)
     """
-    return Step(model, loss, optimizer, backend, verify)
+    return Step(model, loss, optimizer, backend, verify, outputs)
 
 
 class Step:
-    """What `compile_step` returns."""
+    """What `compile_step` returns.
+
+    `before_update` is called between the gradients and the update of each step (see `BeforeUpdate`): a step that has
+    one is written in two parts. `traces` counts the programs made, and `refused` is what the last trace raised, if it
+    did.
+    """
 
     def __init__(
         self,
@@ -71,28 +90,48 @@ class Step:
         optimizer: Optimizer,
         backend: str = "numpy",
         verify: bool = True,
+        outputs: bool = False,
+        before_update: BeforeUpdate | None = None,
     ) -> None:
         check_parts("compile_step", model, loss, optimizer)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.backend = backend_of(backend)
-        self.verifies = verify
+        self.verifies, self.outputs, self.before_update = verify, outputs, before_update
         self.plans: list[Plan] = []
+        self.traces = 0
+        self.refused: Exception | None = None
         self._unproved: dict[Plan, Progress] = {}  # programs that are new, or wrong
         self._in_a_row = 0  # programs that served one batch each, because what the model reads had changed
 
-    def __call__(self, *batch: Any) -> float:
-        """Train on one batch; returns the loss before the update."""
+    def __call__(self, *batch: Any, **named: Any) -> Any:
+        """Train on one batch; returns the loss before the update, or a tuple of that and the prediction."""
         plans = self.plans
-        if plans and plans[0].check(*batch):  # the usual case: the same kind of batch as last time
-            return self._run(plans[0], batch) if self._unproved else plans[0].run(batch)
-        batch = _as_arrays(batch)
-        return self._run(self._plan(batch), batch)
+        # the usual case: the same kind of batch as last time
+        if plans and not named and plans[0].form is None and plans[0].check(*batch):
+            return self._run(plans[0], batch) if self._unproved else plans[0].run(batch, self.before_update)
+        arrays, form = self._as_arrays(batch, named)
+        return self._run(self._plan(arrays, form), arrays)
 
-    def _plan(self, batch: tuple[Any, ...]) -> Plan:
+    def _as_arrays(self, batch: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        """The arrays of a batch, in the order of `arranged`, and the form.
+
+        Arrays are as they are, Tensors their arrays, and anything else as a Tensor would take it.
+        """
+        parts, form = arranged(batch, named)
+        self.refused = None
+        try:
+            arrays = (a if type(a) is np.ndarray else a.value if isinstance(a, Tensor) else as_array(a) for a in parts)
+            return tuple(arrays), form
+        except Exception as error:
+            self.refused = error
+            raise
+
+    def _plan(self, batch: Sequence[Any], form: Any) -> Plan:
         """The program for a batch, which becomes the first one."""
         plans = self.plans
+        self.optimizer._laid_out()  # parameters that were given other arrays are back in the flat buffers
         for i, plan in enumerate(plans):
-            if plan.check(*batch) or plan.accepts(batch):
+            if plan.form == form and (plan.check(*batch) or plan.accepts(batch)):
                 plans.insert(0, plans.pop(i))
                 return plan
         before = plans[0] if plans else None
@@ -100,63 +139,79 @@ class Step:
         if (
             before in self._unproved
             and self._unproved[before].runs == 1
+            and before.form == form
             and before.kinds == [(a.shape, a.dtype) for a in batch]
         ):
             changed = before.captured.what_changed() or "a parameter's array or an option of the optimizer"
-        plan = self._traced(batch)
+        self.refused = None
+        try:
+            plan = self._traced(batch, form)
+        except Exception as error:
+            self.refused = error
+            raise
+        self.traces += 1
         self._in_a_row = self._in_a_row + 1 if changed else 0
         retraced("compile_step", self._in_a_row, changed)
-        self.plans = [plan, *plans[:15]]
+        self.plans = [plan, *plans[: MOST - 1]]
         self._unproved = {plan: Progress(self.verifies), **{p: q for p, q in self._unproved.items() if p in self.plans}}
         return plan
 
-    def _traced(self, batch: tuple[Any, ...], without: Collection[str] = ()) -> Plan:
-        return Plan(self.model, self.loss, self.optimizer, batch, self.backend, without=without)
+    def _traced(self, batch: Sequence[Any], form: Any, without: Collection[str] = (), alone: bool = False) -> Plan:
+        function, apart = self._function(form), self.before_update is not None
+        return Plan(function, self.optimizer, batch, self.backend, alone, without, form, self.outputs, apart)
 
-    def _function(self, *tensors: Any) -> Any:
-        return self.loss(self.model(*tensors[:-1]), tensors[-1])
+    def _function(self, form: Any) -> Callable[..., Any]:
+        return computation(self.model, self.loss, form, self.outputs)
 
-    def _run(self, plan: Plan, batch: tuple[Any, ...]) -> float:
+    def _run(self, plan: Plan, batch: Sequence[Any]) -> Any:
         """A step by a program that may be a new one."""
         progress = self._unproved.get(plan)
         if progress is None:
-            return plan.run(batch)
+            return plan.run(batch, self.before_update)
         if progress.eager:
-            eager = EagerStep(self._function, self.optimizer, batch, plan)
-            loss, gradients = eager.run()
-            eager.commit(gradients)
-            return float(loss.reshape(()))
+            return self._eagerly(plan, batch)
         due = progress.due() and plan.captured.unchanged()  # else each call computes something else
         progress.runs += 1
         if progress.over():
             del self._unproved[plan]
         if not due:
-            return plan.run(batch)
+            return plan.run(batch, self.before_update)
         proof = self._proof(plan, batch, progress)
-        loss = proof.run()
-        if proof.difference is not None:
-            loss = proof.commit()
-            progress.eager = True
-            self._unproved[plan] = progress
-            signature = ", ".join(f"{dtype}{shape}" for shape, dtype in plan.kinds)
-            report("compile_step", proof.difference, proof.culprit(), signature)
-        return loss
+        found = proof.run()
+        if self.before_update is not None or proof.difference is not None:
+            proof.undo()
+        if proof.difference is None:
+            return found if self.before_update is None else plan.run(batch, self.before_update)
+        progress.eager = True
+        self._unproved[plan] = progress
+        found = self._eagerly(plan, batch)
+        signature = ", ".join(f"{dtype}{shape}" for shape, dtype in plan.kinds)
+        report("compile_step", proof.difference, proof.culprit(), signature)
+        return found
 
-    def _proof(self, plan: Plan, batch: tuple[Any, ...], progress: Progress) -> Proof:
+    def _eagerly(self, plan: Plan, batch: Sequence[Any]) -> Any:
+        """A step by the eager engine."""
+        eager = EagerStep(self._function(plan.form), self.optimizer, batch, plan)
+        outputs, gradients = eager.run()
+        loss = float(outputs[0].reshape(()))
+        eager.commit(gradients, loss, self.before_update)
+        return (loss, filled(plan.tree[1], outputs)) if self.outputs else loss
+
+    def _proof(self, plan: Plan, batch: Sequence[Any], progress: Progress) -> Proof:
         def without(names: Sequence[str]) -> Plan:
-            return self._traced(batch, names)
+            return self._traced(batch, plan.form, names)
 
-        return Proof(plan, self._function, self.optimizer, batch, progress, without)
+        return Proof(plan, self._function(plan.form), self.optimizer, batch, progress, without)
 
-    def verify(self, *batch: Any) -> None:
+    def verify(self, *batch: Any, **named: Any) -> None:
         """Compare a step on a batch with the eager one, and leave everything as it was.
 
         Raises AssertionError where they differ by more than rounding: what differs, by how much, and which pass did it.
         Batches of this kind are trained on eagerly from then on.
         """
-        batch = _as_arrays(batch)
-        plan, progress = self._plan(batch), Progress(verify=True)
-        proof = self._proof(plan, batch, progress)
+        arrays, form = self._as_arrays(batch, named)
+        plan, progress = self._plan(arrays, form), Progress(verify=True)
+        proof = self._proof(plan, arrays, progress)
         try:
             proof.run()
         finally:
@@ -208,24 +263,19 @@ class Step:
             if not (plan.check(*batch) or plan.accepts(batch)):
                 raise RuntimeError("save: the model or optimizer has changed since the last step; make a step first")
             with np.errstate(all="ignore"):
-                plan = Plan(self.model, self.loss, self.optimizer, batch, self.backend, alone=True)
+                plan = self._traced(batch, plan.form, alone=True)
             plan.prepare()
         usage = "`functions[0](input, target)` makes one training step: ((loss,), (new values of buffers))."
         return save_program(plan.emitted, path, plan.arrays, plan.places, "One training step.", usage)
 
-    def report(self, *batch: Any) -> Report:
+    def report(self, *batch: Any, **named: Any) -> Report:
         """Calls, buffers, multiply-adds, and the measured time of each line, for a batch; nothing is updated.
 
         Where threads share a batch, it is the report of one of them; where they share the update, its time is that of
         one of them, and products are made by BLAS's own threads meanwhile.
         """
-        batch = _as_arrays(batch)
-        self_plan = next((plan for plan in self.plans if plan.accepts(batch)), None)
+        arrays, form = self._as_arrays(batch, named)
+        self_plan = next((plan for plan in self.plans if plan.form == form and plan.accepts(arrays)), None)
         if self_plan is None:
             raise RuntimeError("compile_step: report is for a batch of a kind that was trained on; make a step first")
-        return self_plan.report(batch)
-
-
-def _as_arrays(batch: Sequence[Any]) -> tuple[Any, ...]:
-    """Arrays as they are, the arrays of Tensors, and anything else as a Tensor would take it."""
-    return tuple(a if type(a) is np.ndarray else a.value if isinstance(a, Tensor) else as_array(a) for a in batch)
+        return self_plan.report(arrays)

@@ -3,9 +3,22 @@
 Floor 9. Start with `loop.py`; everything else serves it.
 """
 
+from tinygrad_mm.training.callbacks import CSVLogger, TensorBoard
 from tinygrad_mm.training.history import History
-from tinygrad_mm.training.loop import evaluate, fit
+from tinygrad_mm.training.loop import evaluate, fit, predict
+from tinygrad_mm.training.range_test import RangeTest, learning_rate_range_test
 from tinygrad_mm.training.run import Run
 from tinygrad_mm.training.stopping import EarlyStopping
 
-__all__ = ["EarlyStopping", "History", "Run", "evaluate", "fit"]
+__all__ = [
+    "CSVLogger",
+    "EarlyStopping",
+    "History",
+    "RangeTest",
+    "Run",
+    "TensorBoard",
+    "evaluate",
+    "fit",
+    "learning_rate_range_test",
+    "predict",
+]

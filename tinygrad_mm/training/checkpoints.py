@@ -7,6 +7,7 @@ reads safetensors finds the weights; the rest is JSON in the metadata, with refe
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.training.metrics import is_better_when_higher
 from tinygrad_mm.training.run import Run
 from tinygrad_mm.weights import WeightsError, load_with_metadata, remove_unfinished, save
 
-__all__ = ["Saver", "checkpoint_path", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Saver", "best_path", "checkpoint_path", "read_checkpoint", "write_checkpoint"]
 
 KEY = "tinygrad_mm.checkpoint"
 ARRAY = "array at"  # {"array at": path} stands for an array; a name that reads so itself gets an apostrophe more
@@ -31,6 +33,15 @@ def checkpoint_path(given: Any) -> Path:
     """
     path = Path(given)
     return path / "checkpoint.safetensors" if path.is_dir() or not path.suffix else path
+
+
+def best_path(path: Path) -> Path:
+    """The file beside a checkpoint for the best epoch.
+
+    >>> best_path(Path("runs/first.safetensors")).name
+    'first-best.safetensors'
+    """
+    return path.with_name(f"{path.stem}-best{path.suffix}")
 
 
 def write_checkpoint(path: Path, tree: dict[str, Any]) -> None:
@@ -93,14 +104,24 @@ def _unescaped(name: str) -> str:
 class Saver:
     """Writes checkpoints when they are due, and reads the last one."""
 
-    def __init__(self, run: Run, given: Any, every_steps: int | None, every_minutes: float | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        given: Any,
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
+        best: bool | str = False,
+    ) -> None:
         self.run, self.every_steps, self.every_minutes = run, every_steps, every_minutes
         self.path = None if given is None else checkpoint_path(given)
+        self.best = best  # whether to keep the best epoch's, too; by which number
         self.written: tuple[int, int] | None = None  # epoch and step of the last checkpoint
         self.time = time.monotonic()
         if self.path is None:
             if every_steps is not None or every_minutes is not None:
                 raise ValueError("fit: every_steps and every_minutes say when to write checkpoint=...; name the file")
+            if best:
+                raise ValueError("fit: save_best keeps a second file beside checkpoint=...; name the first")
             return
         known = {id(p) for p in run.model.parameters()}
         if not all(id(p) in known for p in run.optimizer.parameters):
@@ -111,11 +132,20 @@ class Saver:
         _prepare(self.path)
 
     def save_if_due(self, epoch_ended: bool = False) -> None:
-        """Save where enough steps or minutes have passed."""
+        """Save where enough steps or minutes have passed, and beside it what is best so far."""
+        if epoch_ended and self.best and self.path is not None and self._is_best():
+            write_checkpoint(best_path(self.path), self.run.state_dict())
         due = self.every_steps is not None and not epoch_ended and self.run.step % self.every_steps == 0
         due = due or (self.every_minutes is not None and time.monotonic() - self.time >= 60 * self.every_minutes)
         if due or (epoch_ended and self.every_steps is None and self.every_minutes is None):
             self.save()
+
+    def _is_best(self) -> bool:
+        """Whether the epoch that has ended is better than all before."""
+        name = self.run.monitored_name(None if self.best is True else str(self.best))
+        newest, sign = self.run.monitored(name), -1 if is_better_when_higher(name) else 1
+        *before, now = (sign * value for value in [*self.run.history[name][:-1], newest])
+        return now < min((value for value in before if not math.isnan(value)), default=math.inf)
 
     def save(self) -> None:
         """Save, unless that was just done."""

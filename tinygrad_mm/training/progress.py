@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,24 +22,31 @@ class Progress:
     def __init__(self, run: Run, shown: bool) -> None:
         self.run = run
         self.bar: Any = None
+        self.drawn = time.monotonic()
         if shown:
             from tqdm import auto
 
             tqdm: Any = auto.tqdm
-            steps = len(run.loader) * run.epochs if hasattr(run.loader, "__len__") else None
+            steps = operator.length_hint(run.loader, 0) * run.epochs or None
             hidden: Any = False if "ipykernel" in sys.modules else None  # None: hidden unless this is a terminal
             self.bar = tqdm(total=steps, initial=run.step, unit=" steps", disable=hidden, dynamic_ncols=True)
 
     def step(self) -> None:
-        """One step more."""
-        if self.bar is not None and not self.bar.disable:
-            self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.run.epochs}", refresh=False)
-            self.bar.set_postfix_str(_text(self.run.averages()), refresh=False)
-            self.bar.update()
+        """One step more: the bar is drawn ten times a second."""
+        if self.bar is not None and not self.bar.disable and time.monotonic() - self.drawn > 0.1:
+            self._draw(self.run.epoch + 1, self.run.averages())
+
+    def _draw(self, epoch: int, numbers: dict[str, float]) -> None:
+        self.bar.set_description(f"epoch {epoch}/{self.run.epochs}", refresh=False)
+        self.bar.set_postfix_str(_text(numbers), refresh=False)
+        self.bar.update(self.run.step - self.bar.n)
+        self.drawn = time.monotonic()
 
     def epoch(self) -> None:
         """A line about the epoch that has ended."""
         if self.bar is not None:
+            if not self.bar.disable:
+                self._draw(self.run.epoch, {name: values[-1] for name, values in self.run.history.items()})
             newest = {name: values[-1] for name, values in self.run.history.items()}
             self.bar.write(f"epoch {self.run.epoch}/{self.run.epochs}: {_text(newest)}")
 

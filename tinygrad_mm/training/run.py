@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ import numpy as np
 from tinygrad_mm.debug import AnomalyError, detect_anomaly
 from tinygrad_mm.gradient import no_grad
 from tinygrad_mm.nn import Module
-from tinygrad_mm.optim import ExponentialMovingAverage, Optimizer, ReduceOnPlateau
-from tinygrad_mm.step.parts import check_parts, not_a_loss
+from tinygrad_mm.optim import ExponentialMovingAverage, Optimizer, ReduceOnPlateau, clip_grad_norm
+from tinygrad_mm.step.parts import check_parts
 from tinygrad_mm.training.batches import arrays_in, examples_in, joined, parted
 from tinygrad_mm.training.history import History
+from tinygrad_mm.training.metrics import Metrics, named_metrics
+from tinygrad_mm.training.stepping import Stepper
+from tinygrad_mm.training.weighing import weighted
 
-__all__ = ["Metrics", "Run", "evaluated"]
-
-Metrics = Mapping[str, Callable[[Any, Any], Any]]
+__all__ = ["Run", "evaluated", "evaluating"]
 
 
 class Run:
@@ -29,10 +31,12 @@ class Run:
     `on_end(run)`. What has `state_dict` and `load_state_dict` is part of checkpoints. Two parts of `optim` serve as
     they are: a `ReduceOnPlateau`, which is given the validation loss, and an `ExponentialMovingAverage`.
 
+    A step is a batch; where gradients are accumulated, `on_gradients` is called before each update only.
+
     >>> from tinygrad_mm import optim
-    >>> class Clip:
+    >>> class ClipValues:
     ...     def on_gradients(self, run):
-    ...         optim.clip_grad_norm(run.model, 1.0)
+    ...         optim.clip_grad_value(run.model, 1.0)
     >>> def good_enough(run):
     ...     if run.history["loss"][-1] < 0.01:
     ...         run.stop("good enough")
@@ -49,20 +53,33 @@ class Run:
         metrics: Metrics | None = None,
         callbacks: Iterable[Any] = (),
         rng: Any = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        class_weight: Mapping[int, float] | None = None,
+        samples_weighted: bool = False,
+        **stepping: Any,
     ) -> None:
         check_parts("fit", model, loss, optimizer)
         self.model, self.loss, self.optimizer, self.loader, self.epochs = model, loss, optimizer, loader, epochs
-        self.validation, self.metrics, self.callbacks = validation, dict(metrics or {}), list(callbacks)
+        self.validation, self.metrics, self.callbacks = validation, named_metrics(metrics, loss), list(callbacks)
         self.rng = rng if isinstance(rng, np.random.Generator) else None
+        self.clip_norm, self.accumulate, self.samples_weighted = clip_norm, accumulate, samples_weighted
+        self.trained_on = loss  # what the gradients are those of
+        if class_weight is not None or samples_weighted:
+            self.trained_on = weighted(loss, class_weight, samples_weighted)
+        self.stepper = Stepper(
+            model, self.trained_on, optimizer, self._before_update, outputs=bool(self.metrics), **stepping
+        )
+        self.gradients: dict[int, Any] = {}  # what they add up to since the last update, by the parameter's number
+        self.waiting = [0, 0]  # batches and examples since then
+        self.now = 0  # examples in the last batch
+        self.updated = False  # whether the last batch was followed by an update
         self.epoch = self.step = 0
         self.history = History()
         self.examples = 0  # seen in this epoch
         self.totals: dict[str, float] = {}  # over them, of the loss and the metrics
         self.generators = self._generators()
         self.final = False  # whether the reason for stopping still holds when the run is resumed
-        taken = {"loss", "learning_rate"} & set(self.metrics)
-        if taken:
-            raise ValueError(f"fit: the history has its own {', '.join(taken)}; give the metric another name")
 
     def stop(self, reason: str) -> None:
         """Stop after this step, for good: resuming does not go on either."""
@@ -75,10 +92,14 @@ class Run:
 
     def monitored(self, name: str | None = None) -> float:
         """The newest number of a name in the history: by default of "validation_loss", or "loss" without validation."""
-        name = name or ("loss" if self.validation is None else "validation_loss")
+        name = self.monitored_name(name)
         if not self.history.get(name):
             raise ValueError(f"fit: there is no {name!r} to monitor; the history has {', '.join(self.history)}")
         return self.history[name][-1]
+
+    def monitored_name(self, name: str | None = None) -> str:
+        """The name of the number to go by."""
+        return name or ("loss" if self.validation is None else "validation_loss")
 
     def averages(self) -> dict[str, float]:
         """The loss and the metrics so far in this epoch, on average over its examples."""
@@ -93,34 +114,99 @@ class Run:
         """
         inputs, named, target = parted(batch)
         drawn = [(rng, rng.bit_generator.state) for rng in self.generators.values()]
-
-        prediction = self.model(*inputs, **named)
-        loss = self.loss(prediction, target)
-        if (fault := not_a_loss("fit", loss)) is not None:
-            raise fault
-        value = loss.item()
-        if math.isfinite(value):
-            loss.backward()
-        broken = self._not_finite(value)
-        if broken:
+        examples = examples_in(target)
+        self.waiting[0] += 1
+        self.waiting[1] += examples
+        self.now = examples
+        try:
+            value, prediction = self.stepper(inputs, named, target)
+        except _NotFiniteError as broken:
             for rng, state in drawn:  # so that dropout drops the same once more
                 rng.bit_generator.state = state
             self.optimizer.zero_grad()
             where = f"step {self.step + 1} (in epoch {self.epoch + 1}): {broken}, so the weights were not updated"
-            _explain_not_finite(where, self.model, lambda: self.loss(self.model(*inputs, **named), target))
-        self._tell("on_gradients")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
+            _explain_not_finite(where, self.model, lambda: self.trained_on(self.model(*inputs, **named), target))
         self.step += 1
-        self._count(examples_in(target), {"loss": value, **self._measured(arrays_in(prediction), target)})
+        truth = target[0] if self.samples_weighted else target
+        self._count(examples, {"loss": value, **self._measured(prediction, truth)})
+        if self.updated:
+            self._average()
+        self._tell("on_step")
+
+    def _before_update(self, loss: float, found: Sequence[Any], show: Callable[[], None]) -> bool:
+        """What is done with the gradients of a batch; returns whether an update follows.
+
+        `found` are arrays with all of them; `show` puts them in `.grad`.
+        """
+        self.updated = False
+        if not math.isfinite(loss):
+            raise _NotFiniteError(f"the loss is {loss}")
+        with np.errstate(all="ignore"):
+            finite = all(map(_finite, found))
+        if not finite:
+            show()
+            raise _NotFiniteError(f"the gradient of {self._not_finite()} is not finite")
+        if self.accumulate > 1:
+            show()
+            self._accumulate()
+            if self.waiting[0] < self.accumulate:
+                return False
+            self._put_averages()
+        self.waiting = [0, 0]
+        if self.clip_norm is not None or any(hasattr(callback, "on_gradients") for callback in self.callbacks):
+            if self.accumulate == 1:
+                show()
+            self._change_gradients()
+        self.updated = True
+        return True
+
+    def _accumulate(self) -> None:
+        """Add the gradients of a batch to those since the last update, each example with the same weight."""
+        for i, p in enumerate(self.optimizer.parameters):
+            if p.grad is not None:
+                share = p.grad * p.grad.dtype.type(self.now)
+                self.gradients[i] = self.gradients[i] + share if i in self.gradients else share
+
+    def _put_averages(self) -> None:
+        """Have the averages since the last update as the gradients."""
+        for i, p in enumerate(self.optimizer.parameters):
+            total = self.gradients.get(i)
+            if total is not None:
+                out = p.grad if p.grad is not None and p.grad.flags.writeable else None
+                p.grad = np.divide(total, total.dtype.type(self.waiting[1]), out=out)
+        self.gradients = {}
+
+    def _change_gradients(self) -> None:
+        if self.clip_norm is not None:
+            clip_grad_norm(self.optimizer, self.clip_norm)
+        self._tell("on_gradients")
+
+    def _average(self) -> None:
         for callback in self.callbacks:
             if isinstance(callback, ExponentialMovingAverage):
                 callback.update()
-        self._tell("on_step")
+
+    def _update_with_the_rest(self) -> None:
+        """The last update of an epoch, where fewer batches than `accumulate` were left."""
+        if self.waiting[0]:
+            self._put_averages()
+            self.waiting = [0, 0]
+            self._change_gradients()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self._average()
 
     def end_epoch(self) -> None:
-        """Take down the epoch's averages, validate, and call the callbacks."""
+        """Take down the epoch's averages, validate, and call the callbacks.
+
+        Raises ValueError where there was no batch.
+        """
+        if not self.examples:
+            raise ValueError(
+                "fit: the data gave no batch in this epoch. An iterator can be gone through once: for several epochs, "
+                "give the function that makes it"
+            )
+        self._update_with_the_rest()
         self.history.add(**self.averages(), learning_rate=self.optimizer.learning_rate)
         if self.validation is not None:
             found = evaluated(self.model, self.validation, self.loss, self.metrics)
@@ -152,17 +238,11 @@ class Run:
         for name, value in numbers.items():
             self.totals[name] = self.totals.get(name, 0.0) + value * examples
 
-    def _not_finite(self, loss: float) -> str:
-        """What is not finite, in words; nothing where all is well."""
-        if not math.isfinite(loss):
-            return f"the loss is {loss}"
-        with np.errstate(all="ignore"):
-            for p in self.optimizer.parameters:
-                # The sum of squares is quick to compute; only where it overflows, each element must be looked at.
-                if p.grad is not None and not np.isfinite(np.vdot(p.grad, p.grad)) and not np.isfinite(p.grad).all():
-                    names = {id(q): path for path, q in self.model.named_parameters()}
-                    return f"the gradient of {names.get(id(p), 'a parameter')} is not finite"
-        return ""
+    def _not_finite(self) -> str:
+        """The name of the first parameter whose gradient is not finite."""
+        names = {id(p): path for path, p in self.model.named_parameters()}
+        broken = (p for p in self.optimizer.parameters if p.grad is not None and not np.isfinite(p.grad).all())
+        return next((names.get(id(p), "a parameter") for p in broken), "a parameter")
 
     def _generators(self) -> dict[str, np.random.Generator]:
         """All generators that a step may draw from, by name."""
@@ -184,6 +264,8 @@ class Run:
             "step": self.step,
             "examples": self.examples,
             "totals": dict(self.totals),
+            "gradients": {str(i): total.copy() for i, total in self.gradients.items()},
+            "waiting": list(self.waiting),
             "history": {name: list(values) for name, values in self.history.items()},
             "stopped": self.history.stopped if self.final else None,
         }
@@ -221,35 +303,57 @@ class Run:
             rng.bit_generator.state = state["generators"][name]
         self.epoch, self.step, self.examples = int(state["epoch"]), int(state["step"]), int(state["examples"])
         self.totals = dict(state["totals"])
+        self.gradients = {int(i): total.copy() for i, total in state["gradients"].items()}
+        self.waiting = [int(n) for n in state["waiting"]]
         stopped = state["stopped"]
         self.history = History({name: list(values) for name, values in state["history"].items()})
         self.history.stopped, self.final = stopped, stopped is not None
 
 
-def evaluated(model: Module, loader: Any, loss: Callable[[Any, Any], Any], metrics: Metrics) -> dict[str, float]:
+def evaluated(
+    model: Module, loader: Any, loss: Callable[[Any, Any], Any], metrics: Mapping[str, Callable[[Any, Any], Any]]
+) -> dict[str, float]:
     """The loss, on average over the examples, and each metric of all of them, with the model in evaluation mode."""
-    modes = [(module, module.training) for _, module in model.named_modules()]
     total, examples, predictions, targets = 0.0, 0, [], []
-    model.eval()
-    try:
-        with no_grad():
-            for batch in loader:
-                inputs, named, target = parted(batch)
-                prediction = model(*inputs, **named)
-                n = examples_in(target)
-                total += float(loss(prediction, target)) * n
-                examples += n
-                if metrics:
-                    predictions.append(arrays_in(prediction))
-                    targets.append(target)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model):
+        for batch in loader:
+            inputs, named, target = parted(batch)
+            prediction = model(*inputs, **named)
+            n = examples_in(target)
+            total += float(loss(prediction, target)) * n
+            examples += n
+            if metrics:
+                predictions.append(arrays_in(prediction))
+                targets.append(target)
+    if not examples:
+        raise ValueError("evaluate: the data gave no batch; an iterator can be gone through once")
     found = {"loss": total / examples}
     if metrics:
         prediction, target = joined(predictions), joined(targets)
         found.update({name: float(metric(prediction, target)) for name, metric in metrics.items()})
     return found
+
+
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Evaluation mode without a graph, for the length of a `with` block."""
+    modes = [(module, module.training) for _, module in model.named_modules()]
+    model.eval()
+    try:
+        with no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class _NotFiniteError(Exception):
+    """The loss or a gradient is not finite."""
+
+
+def _finite(gradient: Any) -> bool:
+    """Whether all elements are finite. Their sum of squares is quick; only where it overflows, each is looked at."""
+    return bool(math.isfinite(np.vdot(gradient, gradient)) or np.isfinite(gradient).all())
 
 
 def _state_of(part: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tinygrad_mm.training.metrics import is_better_when_higher
 from tinygrad_mm.training.run import Run
 
 __all__ = ["EarlyStopping", "interruptible"]
@@ -17,13 +18,14 @@ __all__ = ["EarlyStopping", "interruptible"]
 class EarlyStopping:
     """Stop when a number of the history has not become better for more than `patience` epochs in a row.
 
-    `monitor` is the number's name, by default "validation_loss", or "loss" without validation. Better is lower, unless
-    `higher_is_better`, by more than `threshold`. With `restore_best`, training ends with the weights and buffers of
-    the best epoch, however it ends. A number that is NaN is not better.
+    `monitor` is the number's name, by default "validation_loss", or "loss" without validation. Better is lower, by
+    more than `threshold`, unless `higher_is_better` (None: so for metrics that have names, such as "accuracy"). With
+    `restore_best`, training ends with the weights and buffers of the best epoch, however it ends. A number that is NaN
+    is not better.
 
     Raises ValueError for a patience or threshold below 0.
 
-    >>> EarlyStopping(patience=3, monitor="validation_accuracy", higher_is_better=True)
+    >>> EarlyStopping(patience=3, monitor="validation_accuracy")
     EarlyStopping(patience=3, monitor='validation_accuracy')
     """
 
@@ -31,13 +33,15 @@ class EarlyStopping:
         self,
         patience: int = 5,
         monitor: str | None = None,
-        higher_is_better: bool = False,
+        higher_is_better: bool | None = None,
         threshold: float = 0.0,
         restore_best: bool = True,
     ) -> None:
         if patience < 0 or threshold < 0:
             raise ValueError(f"EarlyStopping: patience={patience} and threshold={threshold} must not be negative")
         self.patience, self.monitor, self.threshold = patience, monitor, threshold
+        if higher_is_better is None:
+            higher_is_better = monitor is not None and is_better_when_higher(monitor)
         self.higher_is_better, self.restore_best = higher_is_better, restore_best
         self.best, self.waited = -math.inf, 0  # the best number so far, with its sign changed where lower is better
         self.weights: dict[str, Any] = {}

@@ -24,5 +24,18 @@ transforms do not confuse their variables.
 from tinygrad_mm.transforms.checkpointing import checkpoint
 from tinygrad_mm.transforms.derivatives import grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 from tinygrad_mm.transforms.local import local_jacobian
+from tinygrad_mm.transforms.vectors import flatten, unflatten
 
-__all__ = ["checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "local_jacobian", "value_and_grad", "vjp"]
+__all__ = [
+    "checkpoint",
+    "flatten",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "local_jacobian",
+    "unflatten",
+    "value_and_grad",
+    "vjp",
+]

@@ -164,6 +164,9 @@ def hessian(f: Function, argnums: Argnums = 0, has_aux: bool = False, create_gra
     Cost: one forward pass, one recorded reverse pass, and for each number in the arguments one reverse pass over the
     two. `hvp` multiplies the Hessian with a vector for the price of one of these.
 
+    `norm`, `hypot`, `std` and `abs` have gradient 0 where they are 0, and so their squares have second derivatives of 0
+    there by the chain rule: write `np.sum(x * x)` for `norm(x) ** 2`, and `a * a + b * b`, `np.var(x)`, `x * x`.
+
     Raises as `grad` does.
 
     >>> hessian(lambda x: x[0] ** 2 * x[1])(np.array([1.0, 2.0]))

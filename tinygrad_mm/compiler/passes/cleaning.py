@@ -73,6 +73,7 @@ def remove_identities(program: Program) -> None:
     makers = program.makers()
     for op in program.ops:
         op.args = [now(a, replaced) for a in op.args]
+        _as_reshape(op)
         same = _turned(op) or _same_as(op, makers)
         if same is not None:
             replaced[id(op.result)] = same
@@ -80,6 +81,12 @@ def remove_identities(program: Program) -> None:
             ops.append(op)
     program.ops = ops
     program.substitute(replaced)
+
+
+def _as_reshape(op: Op) -> None:
+    """Write what adds or drops axes of length 1 as `reshape(x, shape)`, so that other passes know one of them only."""
+    if op.fun in (np.expand_dims, np.squeeze):
+        op.fun, op.args, op.kwargs = np.reshape, [op.args[0], op.result.shape], {}
 
 
 def _turned(op: Op) -> Value | None:
@@ -108,7 +115,7 @@ def _same_as(op: Op, makers: dict[int, Op]) -> Value | None:
         inner = makers.get(id(first))
         if inner is not None and inner.fun is np.transpose and isinstance(inner.args[0], Value):
             return inner.args[0] if inner.args[0].shape == result.shape else None
-    if op.fun in (astype, np.reshape, np.ravel, np.broadcast_to, np.squeeze, np.expand_dims) and alike:
+    if op.fun in (astype, np.reshape, np.ravel, np.broadcast_to) and alike:
         if op.fun in (np.reshape, np.ravel) and op.kwargs.get("order", "C") != "C":
             return None
         return first

@@ -36,7 +36,8 @@ class _MixedError(Exception):
 def over_parts(whole: Trace, part: Trace, parts: int) -> str | None:
     """How the loss of a batch follows from those of its equal parts, in order: "mean", "sum", or None for neither.
 
-    `whole` and `part` are traces of one function whose only output is the loss.
+    `whole` and `part` are traces of one function, which returns the loss; what else it returns (predictions) has the
+    examples along the first axis.
     """
     if whole.buffers or whole.captured.places or whole.program.effects or len(whole.forward) != len(part.forward):
         return None
@@ -63,8 +64,8 @@ class _Comparison:
                 raise _MixedError
         for op, other in zip(whole.forward, part.forward, strict=True):
             self._op(op, other)
-        found = self.where.get(id(whole.program.outputs[0]))
-        self.result: str | None = found if isinstance(found, str) else None
+        found, *others = (self.where.get(id(value)) for value in whole.program.outputs)
+        self.result: str | None = found if isinstance(found, str) and all(w == 0 for w in others) else None
 
     def _note(self, a: Value, b: Value, where: Any) -> None:
         self.twins[id(a)], self.where[id(a)] = b, where

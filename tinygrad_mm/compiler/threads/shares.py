@@ -113,23 +113,36 @@ def _nothing() -> None:
 class Shares:
     """The functions of all threads as one: called with a batch, they make a training step.
 
-    The loss is the sum of those of the parts, times `weight`.
+    The loss is the sum of those of the parts, times `weight`; other outputs are those of the parts in a row.
     """
 
     def __init__(self, threads: Sequence[Functions], weight: float) -> None:
         self.threads, self.parts, self.weight = threads, len(threads), weight
+        self.updates = [thread.update for thread in threads if thread.update is not _nothing]
 
     def __call__(self, *batch: Any) -> Any:
-        """Make a step; returns ((the loss,), ()), as one program for all does."""
+        """Make a step; returns ((the loss, ...), ()), as one program for all does."""
+        found, _ = pool.in_phases([self._steps(batch), self.updates], self.parts)
+        return self._joined(found)
+
+    def step(self, *batch: Any) -> Any:
+        """The same without the update."""
+        return self._joined(*pool.in_phases([self._steps(batch)], self.parts))
+
+    def update(self) -> None:
+        """The update, of what the gradients of all threads add up to."""
+        pool.in_phases([self.updates], self.parts)
+
+    def _steps(self, batch: Sequence[Any]) -> list[Callable[[], Any]]:
         n = len(batch[0]) // self.parts
-        steps = [
+        return [
             functools.partial(thread.step, *(a[k * n : (k + 1) * n] for a in batch))
             for k, thread in enumerate(self.threads)
         ]
-        updates = [thread.update for thread in self.threads if thread.update is not _nothing]
-        found, _ = pool.in_phases([steps, updates], self.parts)
-        losses = [loss for (loss,), _ in found]
-        return (sum(losses[1:], losses[0]) * losses[0].dtype.type(self.weight),), ()
+
+    def _joined(self, found: Sequence[Any]) -> Any:
+        (first, *losses), *others = zip(*(outputs for outputs, _ in found), strict=True)
+        return (sum(losses, first) * first.dtype.type(self.weight), *map(np.concatenate, others)), ()
 
 
 def _memories(places: Sequence[Any], stores: Stores) -> Iterator[Callable[[Any], Any]]:
@@ -138,7 +151,7 @@ def _memories(places: Sequence[Any], stores: Stores) -> Iterator[Callable[[Any],
     Arrays that own the memory of a place have a twin in each other thread; all other arrays are for all threads.
     """
     yield lambda a: a
-    for k in range(1, len(stores[0])):
+    for k in range(1, len(stores[0]) if stores else 1):
         twins = {id(_owner(each[0])): (each[0], each[k]) for each in stores}  # what lies there for the first, and here
         owners = {id(owner): owner for owner in map(_owner, places)}
         for key, owner in owners.items():

@@ -1,0 +1,165 @@
+"""Make notebooks and pages of the course from its scripts: `python examples/course/build.py`.
+
+It needs the extra `course`. Every chapter is executed. A page is one file, which opens from disk
+and loads nothing from anywhere; solutions are folded. `build.py 4 5` makes two chapters only,
+`--out DIR` writes elsewhere, `--short` runs them in their short mode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+# A chapter's cells as nbconvert writes them, but solutions folded, and what only makes a picture.
+TEMPLATE = """
+{%- extends 'basic/index.html.j2' -%}
+{% block any_cell %}
+{%- if 'solution' in cell.metadata.get('tags', []) -%}
+<details class="solution"><summary>Solution</summary>{{ super() }}</details>
+{%- else -%}{{ super() }}{%- endif -%}
+{% endblock any_cell %}
+{% block input_group %}
+{%- if 'picture' in cell.metadata.get('tags', []) -%}
+<details class="maker"><summary>how this picture is made</summary>{{ super() }}</details>
+{%- else -%}{{ super() }}{%- endif -%}
+{% endblock input_group %}
+{% block in_prompt %}{% endblock in_prompt %}
+{% block output_area_prompt %}{% endblock output_area_prompt %}
+{% block empty_in_prompt %}{% endblock empty_in_prompt %}
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<nav>{links}</nav>
+<main>
+{body}
+</main>
+<nav>{links}</nav>
+</body>
+</html>
+"""
+
+
+def chapters() -> list[Path]:
+    """The scripts of the course, in order."""
+    return sorted(HERE.glob("[0-9][0-9]_*.py"))
+
+
+def title_of(chapter: Path) -> str:
+    """A chapter's title, which is its first heading: `# # 1. What does a nudge do?`."""
+    found = re.search(r"^# # (.+)$", chapter.read_text("utf-8"), re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{chapter.name} has no heading")
+    return found[1]
+
+
+def executed(chapter: Path) -> Any:
+    """The chapter as a notebook, run from its first cell to its last.
+
+    Raises nbclient's CellExecutionError where a cell fails.
+    """
+    import jupytext
+    from nbclient import NotebookClient
+
+    notebook = jupytext.read(chapter)
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    client = NotebookClient(
+        notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}
+    )
+    client.execute()
+    return notebook
+
+
+def page(notebook: Any, title: str, links: str) -> str:
+    """The notebook as a page."""
+    from nbconvert import HTMLExporter
+    from pygments.formatters import HtmlFormatter
+
+    exporter = HTMLExporter(raw_template=TEMPLATE, exclude_anchor_links=True)
+    body, _ = exporter.from_notebook_node(notebook)
+    light = HtmlFormatter(style="default").get_style_defs(".highlight")
+    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
+    style = (HERE / "page.css").read_text("utf-8")
+    style = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{style}"
+    return PAGE.format(title=html.escape(title), style=style, links=links, body=body)
+
+
+def links_around(chapter: Path, every: list[Path]) -> str:
+    """Links to the chapter before, the index and the chapter after."""
+    place = every.index(chapter)
+    before, after = every[place - 1 : place] if place else [], every[place + 1 : place + 2]
+    parts = [f'<a href="{c.stem}.html">← {html.escape(title_of(c))}</a>' for c in before]
+    parts.append('<a href="index.html">all chapters</a>')
+    parts += [f'<a href="{c.stem}.html">{html.escape(title_of(c))} →</a>' for c in after]
+    return " ".join(parts)
+
+
+def index(every: list[Path]) -> str:
+    """The page that lists all chapters."""
+    rows = "\n".join(
+        f'<li><a href="{c.stem}.html">{html.escape(title_of(c).split(". ", 1)[1])}</a></li>'
+        for c in every
+    )
+    body = (
+        f"<h1>Backpropagation, studied</h1>\n<ol>\n{rows}\n</ol>\n"
+        "<p>One question a chapter: by hand, checked by the machine, found in the library.</p>"
+    )
+    style = (HERE / "page.css").read_text("utf-8")
+    return PAGE.format(title="Backpropagation, studied", style=style, links="", body=body)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Make notebooks and pages of the course.")
+    parser.add_argument(
+        "chapters", nargs="*", type=int, metavar="N", help="the chapters to make; all by default"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("course-out"),
+        metavar="DIR",
+        help="the folder for the results",
+    )
+    parser.add_argument("--short", action="store_true", help="less data and fewer steps")
+    options = parser.parse_args(arguments)
+    try:
+        import jupytext
+    except ImportError as error:
+        raise SystemExit(f"build.py: {error}; pip install 'tinygrad_mm[course]'") from error
+    if options.short:
+        os.environ["COURSE_SHORT"] = "1"  # which the kernels inherit
+    every = chapters()
+    chosen = [c for c in every if not options.chapters or int(c.stem[:2]) in options.chapters]
+    options.out.mkdir(parents=True, exist_ok=True)
+    for chapter in chosen:
+        notebook = executed(chapter)
+        jupytext.write(notebook, options.out / f"{chapter.stem}.ipynb")
+        text = page(notebook, title_of(chapter), links_around(chapter, every))
+        (options.out / f"{chapter.stem}.html").write_text(text, "utf-8")
+        print(f"{options.out / chapter.stem}.html", flush=True)
+    (options.out / "index.html").write_text(index(every), "utf-8")
+    print(options.out / "index.html")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

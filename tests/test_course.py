@@ -1,0 +1,95 @@
+"""The course: every chapter runs as a script, its numbers are reached, its exercises are solved; pages are made."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinygrad_mm.study import EXERCISES
+
+COURSE = Path(__file__).parents[1] / "examples" / "course"
+CHAPTERS = sorted(COURSE.glob("[0-9][0-9]_*.py"))
+PARTS = ["By hand", "Checked", "In the library", "Exercises", "Solutions"]
+
+
+@pytest.fixture(scope="module")
+def build():
+    sys.path.insert(0, str(COURSE))
+    yield importlib.import_module("build")
+    sys.path.remove(str(COURSE))
+    sys.modules.pop("build", None)
+
+
+def test_there_are_fifteen_chapters():
+    assert [int(chapter.name[:2]) for chapter in CHAPTERS] == list(range(1, 16))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_runs_and_its_solutions_are_right(chapter, tmp_path):
+    """In short mode; the numbers that it must reach are asserted in the chapter itself."""
+    environment = {**os.environ, "COURSE_OUT": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", chapter, "--short"],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    names = [name for name in EXERCISES if name.split(".")[0] == str(int(chapter.name[:2]))]
+    assert len(names) >= 2
+    for name in names:
+        assert len(re.findall(rf"^{name}: not answered yet\. ", run.stdout, re.MULTILINE)) == 1
+        assert len(re.findall(rf"^ *{name}: right\.$", run.stdout, re.MULTILINE)) >= 1
+    pictures = [path for path in tmp_path.iterdir() if path.suffix in (".png", ".svg")]
+    assert len(pictures) == chapter.read_text("utf-8").count("show(\n") + len(
+        re.findall(r"^ *show\((?!\n)", chapter.read_text("utf-8"), re.MULTILINE)
+    )
+    assert all(path.stat().st_size > 1000 for path in pictures)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_is_built_like_the_others(chapter):
+    """One question, a picture, by hand, checked, in the library, exercises, solutions."""
+    text = chapter.read_text("utf-8")
+    assert re.match(rf"# %% \[markdown\]\n# # {int(chapter.name[:2])}\. .+\?\n#\n", text) or "yourself" in text
+    headings = re.findall(r"^# ## (.+)$", text, re.MULTILINE)
+    begins = [next((i for i, heading in enumerate(headings) if heading.startswith(part)), None) for part in PARTS]
+    if "yourself" not in text.splitlines()[1]:  # there, the lines take the place of a derivation
+        assert None not in begins
+        assert begins == sorted(begins)
+        assert text.index("show(") < text.index("# ## By hand")
+    assert headings[-2:] == ["Exercises", "Solutions"]
+    assert "/work" not in text
+
+
+def test_the_pages_need_nothing_else_and_fold_the_solutions(build, tmp_path, capsys):
+    pytest.importorskip("jupytext")
+    pytest.importorskip("nbconvert")
+    pytest.importorskip("ipykernel")
+    build.main(["1", "--short", "--out", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["01_nudge.html", "01_nudge.ipynb", "index.html"]
+    page = (tmp_path / "01_nudge.html").read_text("utf-8")
+    assert not re.search(r'(?:src|href)="(?!data:|[\w-]+\.html")', page)
+    assert "<script" not in page
+    assert page.count('<details class="solution">') == 3
+    assert page.count('<details class="maker">') == 2
+    assert page.count("<figcaption>") == page.count('<img alt="') == 2
+    assert '<a href="02_paths.html">2. How do many paths add up? →</a>' in page
+    assert page.count("1.1: right.") == 1
+    index = (tmp_path / "index.html").read_text("utf-8")
+    assert re.findall(r'<li><a href="(\d\d)', index) == [f"{n:02}" for n in range(1, 16)]
+
+
+def test_the_index_names_every_chapter(build):
+    text = (COURSE.parent / "README.md").read_text("utf-8")
+    for chapter in CHAPTERS:
+        assert f"course/{chapter.name}" in text
+        assert build.title_of(chapter).split(". ", 1)[1] in text

@@ -1,0 +1,103 @@
+"""A recorded computation made again: bit for bit, in float64, and what rounding explains of a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygrad_mm as tg
+from tinygrad_mm import nn
+from tinygrad_mm.explorer import record
+from tinygrad_mm.explorer.replay import Replay, refusal
+from tinygrad_mm.graph import RULES, defvjp, primitive
+
+
+def normalized(seed: int, offset: float = 0.0, mean: Any = np.mean) -> tg.Tensor:
+    """A loss behind a batch normalization, which takes the bias before it away again."""
+    rng = np.random.default_rng(seed)
+    w = tg.Tensor(rng.normal(size=(3, 4)).astype(np.float32), requires_grad=True)
+    b = tg.Tensor(rng.normal(size=4).astype(np.float32), requires_grad=True)
+    h = tg.Tensor((rng.normal(size=(16, 3)) + offset).astype(np.float32)) @ w + b
+    centred = h - mean(h, axis=0)
+    return np.sum(np.sin(centred / np.sqrt(np.mean(centred * centred, axis=0) + 1e-5)))
+
+
+def same(a: Any, b: Any) -> None:
+    if isinstance(a, (list, tuple)):
+        for one, other in zip(a, b, strict=True):
+            if one is not None:
+                same(one, other)
+    else:
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+        np.testing.assert_array_equal(a, b)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["batch", "layer", "dropout", "attention"]))
+def test_without_a_change_it_is_what_was_recorded_bit_for_bit(seed, kind):
+    layers = {
+        "batch": lambda: nn.BatchNorm1d(4),
+        "layer": lambda: nn.LayerNorm(4),
+        "dropout": lambda: nn.Dropout(0.5, rng=seed),
+        "attention": lambda: nn.MultiHeadAttention(4, 2, rng=seed),
+    }
+    model = nn.Sequential(nn.Dense(3, 4, "relu", rng=seed), layers[kind](), nn.Dense(4, 2, rng=seed + 1))
+    shape = (5, 6, 3) if kind == "attention" else (5, 3)
+    x = tg.Tensor(np.random.default_rng(seed).normal(size=shape).astype(np.float32), requires_grad=True)
+    story = record(np.sum(np.tanh(model(x)) ** 2), model)
+    assert refusal(story) == ""
+    again = Replay(story)
+    for value in story.values:
+        same(again.arrays[value.id], value.array)
+    assert again.gradients.keys() == {step.value for step in story.backward}
+    for step in story.backward:
+        same(again.gradients[step.value], step.gradient)
+    wide = Replay(story, wide=True)
+    for step in story.backward:
+        if isinstance(step.gradient, np.ndarray):
+            assert wide.gradients[step.value].dtype == np.float64
+            scale = max(np.abs(step.gradient).max(), 1e-3)
+            np.testing.assert_allclose(wide.gradients[step.value], step.gradient, atol=1e-4 * scale)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 10.0, 100.0]))
+def test_a_gradient_that_cancels_is_rounding_and_no_error(seed, offset):
+    checks = record(normalized(seed, offset)).checks()
+    assert {check.status for check in checks.values()} <= {"agrees", "rounding"}
+
+
+@primitive
+def wrong_mean(x: Any, axis: int) -> Any:
+    return np.mean(x, axis=axis)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_a_wrong_rule_is_no_rounding(offset):
+    defvjp(wrong_mean, lambda g, y, x, axis: np.broadcast_to(0.9 * g / len(x), x.shape))
+    try:
+        checks = record(normalized(0, offset, wrong_mean)).checks()
+    finally:
+        del RULES[wrong_mean]
+    assert "differs" in {check.status for check in checks.values()}
+    assert checks[max(checks)].status == "agrees"
+
+
+def test_other_leaves_give_what_the_engine_gives_for_them():
+    model = nn.Sequential(nn.Dense(3, 4, "tanh", rng=0), nn.Dense(4, 2, rng=1))
+    x, y = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32), np.array([0, 1, 1, 0, 1])
+    story = record(tg.cross_entropy(model(tg.Tensor(x)), y), model)
+    weight = story.named("layers.0.weight")
+    again = Replay(story, {weight.id: weight.array * 2})
+    model.layers[0].weight.data *= 2
+    loss = tg.cross_entropy(model(tg.Tensor(x)), y)
+    loss.backward()
+    same(again.arrays[story.loss], loss.data)
+    same(again.gradients[weight.id], model.layers[0].weight.grad)
+
+
+def test_a_checkpointed_call_cannot_be_made_again():
+    x = tg.Tensor(np.array([0.5, 1.0]), requires_grad=True)
+    assert "checkpointed" in refusal(record(np.sum(tg.checkpoint(np.exp)(x))))
