@@ -312,6 +312,7 @@ NORMALIZATION = {
     "GroupNorm, vectors": same("GroupNorm", 2, 6, inputs=[(3, 6)]),
     "InstanceNorm1d": same("InstanceNorm1d", 4, inputs=SEQUENCES),
     "InstanceNorm2d": same("InstanceNorm2d", 4, affine=True, inputs=IMAGES),
+    "Dropout": Row(lambda: nn.Dropout(0.4, rng=0), None, IMAGES),
     "Dropout1d": Row(lambda: nn.Dropout1d(0.4, rng=0), None, SEQUENCES),
     "Dropout2d": Row(lambda: nn.Dropout2d(0.4, rng=0), None, IMAGES),
     "Dropout2d, evaluation": Row(lambda: nn.Dropout2d().eval(), lambda: torch.nn.Dropout2d().eval(), IMAGES),
@@ -558,3 +559,16 @@ def test_names(name):
     y = row.call(layer, *xs)
     if y is not xs[0]:  # such as dropout in evaluation
         assert type(layer).__name__ in tg.draw(weighted(y), model=layer).source
+
+
+def test_every_layer_has_a_row():
+    """Here, or in the table of the layers that came first."""
+    from test_layers import LAYERS
+
+    known = {type(row.ours()).__name__ for row in ROWS.values()} | {name.split(",")[0] for name in LAYERS}
+    no_layers = {"Module", "ModuleDict", "ModuleList"}
+    classes = {
+        name for name in nn.__all__ if isinstance(value := getattr(nn, name), type) and issubclass(value, nn.Module)
+    }
+    of_labels = {"CrossEntropyLoss", "KLDivLoss", "NLLLoss"}  # `test_torch_parity.py` and `test_compile_losses.py`
+    assert classes - known - no_layers - of_labels == set()

@@ -436,6 +436,11 @@ def test_lbfgs_goes_on_where_a_loss_is_infinite():
 
 
 def test_lbfgs_refuses():
+    model, data = Net(), (np.ones((4, 5), np.float32), np.array([0, 1, 2, 0]))
+    with pytest.raises(TypeError, match=r"compile_step: LBFGS asks for the loss several times.*step\(closure\)"):
+        tg.compile_step(model, tg.cross_entropy, optim.LBFGS(model.parameters()))(*data)
+    with pytest.raises(TypeError, match="fit: LBFGS asks"):
+        tg.fit(model, data, tg.cross_entropy, optim.LBFGS(model.parameters()), epochs=1)
     w = tg.Parameter([1.0])
     for options, message in (
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
