@@ -164,13 +164,15 @@ class _Stack(Module):
         *,
         final_norm: bool | None = None,
         epsilon: float = 1e-5,
+        key_value_heads: int | None = None,
+        rotary: bool = False,
         rng: init.Rng = None,
         dtype: Any = np.float32,
-        **options: Any,
     ) -> None:
         positive_integers(self, layers=layers)
-        options |= {"epsilon": epsilon, "rng": init.generator(rng), "dtype": dtype}
         own = features, heads, hidden_features, dropout, activation, norm_first, bias
+        options: dict[str, Any] = {"epsilon": epsilon, "key_value_heads": key_value_heads, "rotary": rotary}
+        options |= {"rng": init.generator(rng), "dtype": dtype}
         self.layers = [self.layer(*own, **options) for _ in range(layers)]
         final_norm = norm_first if final_norm is None else final_norm
         self.norm = LayerNorm(features, epsilon, bias=bias, dtype=dtype) if final_norm else None
@@ -259,13 +261,20 @@ class Transformer(Module):
         heads: int,
         encoder_layers: int = 6,
         decoder_layers: int = 6,
-        *options: Any,
+        hidden_features: int | None = None,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        epsilon: float = 1e-5,
         rng: init.Rng = None,
-        **named_options: Any,
+        dtype: Any = np.float32,
     ) -> None:
-        named_options |= {"rng": init.generator(rng), "final_norm": True}
-        self.encoder = TransformerEncoder(encoder_layers, features, heads, *options, **named_options)
-        self.decoder = TransformerDecoder(decoder_layers, features, heads, *options, **named_options)
+        own = features, heads, hidden_features, dropout, activation, norm_first, bias
+        options: dict[str, Any] = {"final_norm": True, "epsilon": epsilon, "rng": init.generator(rng), "dtype": dtype}
+        self.encoder = TransformerEncoder(encoder_layers, *own, **options)
+        self.decoder = TransformerDecoder(decoder_layers, *own, **options)
 
     def forward(
         self,

@@ -215,7 +215,7 @@ class Adam(Optimizer):
     Tensor([0.90000004, 1.9       ], dtype=float32, requires_grad=True)
     """
 
-    states = ("mean", "mean_square")
+    states: tuple[str, ...] = ("mean", "mean_square")
 
     def __init__(
         self,

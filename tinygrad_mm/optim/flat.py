@@ -184,7 +184,7 @@ class Flat:
                 members.setdefault(steps, []).append(i)
         if self.fused and has_loop(formula, self.dtype):
             return [_FusedRun(self, formula, m) for m in members.values()]
-        return [Run(self, m) for m in members.values()]
+        return [Run(self, m, formula.whole) for m in members.values()]
 
     def pieces(self, members: Sequence[int], small: int, most: int) -> list[tuple[int, int, list[int]]]:
         """(start, stop, parameters inside) of pieces of at most `most` elements that cover the members.
@@ -239,11 +239,14 @@ def _check_gradient(p: Tensor, g: Any) -> None:
 
 
 class Run:
-    """The formula on the blocks of some parameters: in half precision, on blocks in single precision."""
+    """The formula on the blocks of some parameters: in half precision, on blocks in single precision.
 
-    def __init__(self, flat: Flat, members: list[int]) -> None:
-        self.flat, self.members = flat, members
-        self.blocks = flat.pieces(members, EAGER_BLOCK, EAGER_BLOCK)
+    A formula that needs each parameter `whole` is given it in its shape, instead of blocks.
+    """
+
+    def __init__(self, flat: Flat, members: list[int], whole: bool = False) -> None:
+        self.flat, self.members, self.whole = flat, members, whole
+        self.blocks = flat.pieces(members, *((0, flat.values.size + 1) if whole else (EAGER_BLOCK, EAGER_BLOCK)))
         longest = max((stop - start for start, stop, inside in self.blocks if len(inside) > 1), default=0)
         self.gathered = aligned(longest, flat.precision)
 
@@ -258,6 +261,9 @@ class Run:
                 first = flat.starts[inside[0]]
                 gradient = gradients[inside[0]].ravel()[start - first : stop - first].astype(flat.precision, copy=False)
             places = [array[start:stop] for array in (flat.values, *flat.states.values())]
+            if self.whole:
+                shape = flat.shapes[inside[0]]
+                places, gradient = [place.reshape(shape) for place in places], gradient.reshape(shape)
             given = [place.astype(flat.precision, copy=False) for place in places]
             arguments = (given[0], gradient, *given[1:], update.learning_rate, count)
             found = new_values(update.rule, update.rule(*arguments, **update.options), update.states)

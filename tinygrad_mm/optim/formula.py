@@ -8,8 +8,10 @@ floats, and what is computed of them alone is computed once a step, before the a
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from keyword import iskeyword
 from typing import Any
@@ -23,7 +25,7 @@ from tinygrad_mm.compiler.tracing import ops_of
 from tinygrad_mm.graph import Vertex, entered, name_of
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["Formula", "Number", "replaced", "schedules_in", "trace_formula"]
+__all__ = ["Formula", "Number", "WholeFormula", "replaced", "schedules_in", "trace_formula"]
 
 # What a call on numbers alone becomes: on Python floats, Python's operators are much faster than NumPy's functions.
 _OF_NUMBERS: dict[Any, str] = {
@@ -69,6 +71,8 @@ class Formula:
     write in place, for arrays of any floating dtype. `source` is the text of two functions, `scalars(*numbers)` and
     `update(*arrays, *scalars)`. `reads_step`: whether these numbers depend on the step number, as Adam's do.
     """
+
+    whole = False  # it treats each element alone
 
     def __init__(
         self,
@@ -141,10 +145,23 @@ class Formula:
         return template.format(*operands)
 
 
+class WholeFormula(Formula):
+    """A formula that is given each parameter whole, in its shape: it is called as it is, and has no program."""
+
+    whole = True
+    reads_step = True
+
+    def __init__(self, rule: Callable[..., Any]) -> None:
+        self.program = Program()
+        self.code = InPlace(self.program, [])
+        self.source = textwrap.dedent(inspect.getsource(rule))
+        self.scalars = lambda *numbers: ()
+
+
 def _not_elementwise(op: Op) -> ValueError:
     return ValueError(
         f"{name_of(op.fun)} in a formula does not treat each element alone, and a formula is run on blocks that are "
-        "not parameters; work such things out before the step, as clip_grad_norm does"
+        "not parameters; work such things out before the step, as clip_grad_norm does, or say whole = True in the class"
     )
 
 

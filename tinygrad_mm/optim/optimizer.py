@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygrad_mm.graph import entered
 from tinygrad_mm.optim.flat import Flat, Update, brought_up_to_date, flats_of
-from tinygrad_mm.optim.formula import Formula, Number, replaced, schedules_in, trace_formula
+from tinygrad_mm.optim.formula import Formula, Number, WholeFormula, replaced, schedules_in, trace_formula
 from tinygrad_mm.optim.saving import load_optimizer, save_optimizer
 from tinygrad_mm.tensor import Tensor
 
@@ -47,7 +47,8 @@ class Optimizer:
 
     The formula is one pure function of NumPy calls,
     `formula(parameter, gradient, *states, learning_rate, step, **options)`, that treats each element alone and returns
-    the new parameter and the new states. States begin at zero; `step` counts the parameter's own steps from 1.
+    the new parameter and the new states. States begin at zero; `step` counts the parameter's own steps from 1. A class
+    whose formula needs norms, shapes or matrices says `whole = True`: it is then given each parameter by itself.
 
     `fused=True` (extra `numba`) runs the formula as one compiled loop, with threads where parameters are large, instead
     of one NumPy call after another, with the same results. Numba compiles it at the first step, within a second or two.
@@ -66,6 +67,7 @@ class Optimizer:
     """
 
     states: tuple[str, ...] = ()
+    whole: bool = False
     formula: Callable[..., Any]
 
     def __init__(self, parameters: Iterable[Any], learning_rate: Any, *, fused: bool = False, **options: Any) -> None:
@@ -155,7 +157,10 @@ class Optimizer:
 
     @property
     def source(self) -> str:
-        """The update: the formula traced into NumPy calls on preallocated buffers, which `fused` makes into a loop."""
+        """The update: the formula traced into NumPy calls on preallocated buffers, which `fused` makes into a loop.
+
+        Of a formula that needs each parameter whole, that is the formula itself.
+        """
         return self._formula(self.groups[0]).source
 
     def zero_grad(self) -> None:
@@ -275,8 +280,9 @@ class Optimizer:
         if formula is None:
             if len(self._formulas) >= 64:  # options changed by hand at every step
                 self._formulas.clear()
-            scalars = ("learning_rate", "step")
-            formula = trace_formula(type(self).formula, self.state_names(group), scalars, options)
+            rule, scalars = type(self).formula, ("learning_rate", "step")
+            traced = (rule, self.state_names(group), scalars, options)
+            formula = WholeFormula(rule) if self.whole else trace_formula(*traced)
             self._formulas[key] = formula
         return formula
 

@@ -38,6 +38,7 @@ __all__ = [
     "joined",
     "linear",
     "one_cycle",
+    "polynomial",
     "step_decay",
     "warm_up",
 ]
@@ -146,6 +147,18 @@ def cosine_with_restarts(learning_rate: float, steps: int, growth: int = 1, mini
         return _half_cosine(learning_rate, minimum, step / length)
 
     return schedule
+
+
+def polynomial(learning_rate: float, steps: int, power: float = 1.0, minimum: float = 0.0) -> Schedule:
+    """From `learning_rate` to `minimum` as a power of the way that is left, and then at `minimum`.
+
+    >>> schedule = polynomial(1.0, steps=4, power=2)
+    >>> [schedule(step) for step in range(6)]
+    [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
+    """
+    _finite("polynomial", learning_rate=learning_rate, minimum=minimum, power=power)
+    _steps("polynomial", steps=steps)
+    return lambda step: minimum + (learning_rate - minimum) * (1 - min(step, steps) / steps) ** power
 
 
 def one_cycle(
