@@ -40,8 +40,10 @@ def module_of(path: Path) -> str:
 
 
 def unit_of(module: str) -> str:
-    """The unit a module belongs to: the name after the package's."""
+    """The unit a module belongs to: the name after the package's. A program stands on top, wherever its file is."""
     parts = module.split(".")
+    if parts[-1] == "__main__":
+        return "__main__"
     return parts[1] if len(parts) > 1 else "__init__"
 
 

@@ -73,6 +73,7 @@ def compile_step(
     >>> prediction.shape
     (64, 1)
     """
+    check_parts("compile_step", model, loss, optimizer)
     return Step(model, loss, optimizer, backend, verify, outputs)
 
 
@@ -94,7 +95,6 @@ class Step:
         outputs: bool = False,
         before_update: BeforeUpdate | None = None,
     ) -> None:
-        check_parts("compile_step", model, loss, optimizer)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.backend = backend_of(backend)
         self.verifies, self.outputs, self.before_update = verify, outputs, before_update
