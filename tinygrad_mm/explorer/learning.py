@@ -160,7 +160,7 @@ class _State:
             f"{label} ← {write(lines[-1][1])}",
             tuple(f"{name} = {write(term)}" for name, term in lines[:-1]),
             text_of(rule),
-            tuple(_at(term, name, place, weight.shape) for name, term in lines),
+            tuple(filter(None, (_at(term, name, place, weight.shape) for name, term in lines))),
             place,
             tuple(f"{name} = {_value_text(options[name])}" for name in options) + (f"step = {count}",),
             tuple(zip(self.names, arrays, self.arrays, strict=True)),
