@@ -16,11 +16,13 @@ from tinygrad_mm.explorer.calls import Call, Ref
 from tinygrad_mm.explorer.mathematics import operation_name
 from tinygrad_mm.explorer.store import number
 from tinygrad_mm.explorer.tape import Tape
-from tinygrad_mm.functional.activations import leaky_relu, log_softmax, relu, sigmoid, softmax
+from tinygrad_mm.functional.activations import gelu, leaky_relu, log_softmax, relu, sigmoid, softmax
 from tinygrad_mm.functional.losses import _cross_entropy as cross_entropy
+from tinygrad_mm.functional.normalization import standardize
 from tinygrad_mm.functional.pooling import _max_pool as max_pool
+from tinygrad_mm.functional.sequences import unstack
 from tinygrad_mm.functional.sliding import windows
-from tinygrad_mm.graph import RULES
+from tinygrad_mm.graph import RULES, select
 from tinygrad_mm.rules.indexing import getitem
 from tinygrad_mm.rules.shape import join
 
@@ -32,7 +34,8 @@ MOST_PLACES = 100_000  # in the lists of where elements come from
 ELEMENTWISE: dict[Callable[..., Any], str] = {
     np.negative: "negative", np.exp: "exp", np.log: "log", np.log1p: "log1p", np.expm1: "expm1", np.sqrt: "sqrt",
     np.square: "square", np.tanh: "tanh", np.sin: "sin", np.cos: "cos", np.absolute: "absolute", relu: "relu",
-    sigmoid: "sigmoid", np.add: "add", np.subtract: "subtract", np.multiply: "multiply", np.divide: "divide",
+    sigmoid: "sigmoid", gelu: "gelu", np.add: "add", np.subtract: "subtract", np.multiply: "multiply",
+    np.divide: "divide",
     np.power: "power", np.maximum: "maximum", np.minimum: "minimum", np.logaddexp: "logaddexp",
     np.greater: "greater", np.less: "less", np.greater_equal: "greater_equal", np.less_equal: "less_equal",
     np.equal: "equal", np.not_equal: "not_equal", np.sign: "sign", np.where: "where", leaky_relu: "leaky_relu",
@@ -65,9 +68,6 @@ def _call(tape: Tape, i: int) -> dict[str, Any]:
     name = f"{operation_name(call.fun)} ({value.label})"
     if call.draws:  # random numbers stay what they were
         return {"value": i, "op": "kept", "inputs": [], "needed": [], "options": {}, "shape": value.shape, "work": 0}
-    for source in (i, *call.sources):
-        if isinstance(tape.values[source].array, tuple):
-            raise _UnknownError(f"it does not know {name}, which has several results")
     op, options, work = _operation(tape, call, name, value.array)
     return {
         "value": i,
@@ -98,7 +98,9 @@ def _is_index(tape: Tape, a: Any) -> bool:
 
 def _operation(tape: Tape, call: Call, name: str, value: Any) -> tuple[str, dict[str, Any], int]:
     """What the page calls an operation, its options and its work."""
-    shapes = [np.shape(tape.values[i].array) for i in call.sources]
+    given: tuple[Any, ...] = call.args
+    arrays = [tape.values[i].array for i in call.sources]
+    shapes: list[tuple[int, ...]] = [() if isinstance(array, tuple) else array.shape for array in arrays]
     size = sum(math.prod(shape) for shape in shapes)
     if call.fun in ELEMENTWISE:
         if call.fun is leaky_relu:
@@ -123,7 +125,20 @@ def _operation(tape: Tape, call: Call, name: str, value: Any) -> tuple[str, dict
         axis = call.args[1] if len(call.args) > 1 else call.kwargs.get("axis", -1)
         if len(shapes) == 1 and axis in (-1, len(shapes[0]) - 1):
             return ("softmax" if call.fun is softmax else "log_softmax"), {}, size
-    if call.fun is cross_entropy and len(shapes[0]) == 2:
+    if call.fun is select:
+        index = given[1] if len(given) > 1 else call.kwargs["index"]
+        return "select", {"index": int(index)}, 0
+    if call.fun is unstack:
+        axis = given[1] if len(given) > 1 else call.kwargs.get("axis", 0)
+        parts = np.moveaxis(_numbered(shapes[0], 1), axis, 0)
+        return "unstack", {"from": [_listed(part) for part in parts], "shape": parts.shape[1:]}, size
+    if call.fun is standardize:
+        axes, epsilon = (*given[1:], *call.kwargs.values())
+        kept = [1 if axis in axes else n for axis, n in enumerate(shapes[0])]
+        return "standardize", {"kept": kept, "epsilon": float(epsilon)}, size
+    if isinstance(value, tuple):
+        raise _UnknownError(f"it does not know {name}, which has several results")
+    if call.fun is cross_entropy and len(shapes[0]) > 1:
         reduction = call.args[2] if len(call.args) > 2 else call.kwargs.get("reduction", "mean")
         if reduction in ("mean", "sum"):
             return "cross_entropy", {"mean": reduction == "mean"}, size
