@@ -372,7 +372,6 @@ def test_a_loss_that_is_no_number_ends_the_run(small, tmp_path):
     assert not (tmp_path / "digits-out" / "weights.safetensors").exists()
 
 
-@pytest.mark.usefixtures("ctrl_c")  # the child inherits what becomes of SIGINT
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT")
 def test_ctrl_c_ends_the_run_without_weights(small, tmp_path):
     process = subprocess.Popen(

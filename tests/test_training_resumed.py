@@ -225,7 +225,6 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path):
     assert not list(tmp_path.glob(".*"))  # nothing half written is left
 
 
-@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("step", [1, 3, BATCHES, EPOCHS * BATCHES])
 def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path, step):
     model = network()
@@ -248,7 +247,6 @@ def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path, step):
     assert outcome(model, optimizer, history) == whole
 
 
-@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_validation_ends_with_the_epoch():
     model = network()
 
@@ -262,7 +260,6 @@ def test_ctrl_c_in_validation_ends_with_the_epoch():
     assert len(history["validation_loss"]) == 1
 
 
-@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_interrupts_at_once():
     class Twice:
         def on_gradients(self, run):
