@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,8 +174,10 @@ class DataLoader:
 
     def _ahead(self, chosen: Iterator[Any]) -> Iterator[Any]:
         """The batches, `prefetch` of them under way in a thread that ends with this iterator, however it ends."""
+        from concurrent.futures import ThreadPoolExecutor  # here: it cannot be loaded while the interpreter ends
+
         thread = ThreadPoolExecutor(1, "DataLoader")
-        under_way: deque[Future[Any]] = deque()
+        under_way: deque[Any] = deque()
         try:
             for part in chosen:
                 under_way.append(thread.submit(self._batch, part))
