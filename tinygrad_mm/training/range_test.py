@@ -21,7 +21,11 @@ DIVERGED = 4  # times the lowest loss
 
 
 class RangeTest:
-    """What `learning_rate_range_test` returns: the `learning_rates`, the smoothed `losses`, and a `suggestion`."""
+    """What `learning_rate_range_test` returns: the `learning_rates`, the smoothed `losses`, and a `suggestion`.
+
+    >>> RangeTest([0.001, 0.01, 0.1], [1.0, 0.5, 2.0])
+    RangeTest(3 steps, suggestion=0.001)
+    """
 
     def __init__(self, learning_rates: list[float], losses: list[float]) -> None:
         self.learning_rates, self.losses = learning_rates, losses
