@@ -77,8 +77,8 @@ class MultiHeadAttention(Module):
     """Several attentions side by side, each on its part of the features (Vaswani et al. 2017).
 
     `layer(x)` is self-attention, `layer(query, key)` or `layer(query, key, value)` attends to something else. `mask`
-    holds booleans, True where a query may look, or numbers that are added to the scores, of shape (queries, keys),
-    (N, queries, keys), or with the heads before the queries; `causal=True` lets query i look at keys 0..i only.
+    holds booleans, True where a query may attend, or numbers that are added to the scores, of shape (queries, keys),
+    (N, queries, keys), or with the heads before the queries; `causal=True` lets query i attend to keys 0..i only.
     `return_weights=True` also returns where each head looks, (N, heads, queries, keys). `cache` is a `KeyValueCache`
     of the positions before these.
 

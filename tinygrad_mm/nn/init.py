@@ -1,4 +1,4 @@
-"""How weights start: each function draws an array of a given shape from an explicit generator.
+"""Initialization of weights: each function draws an array of a given shape from an explicit generator.
 
 `fan_in` and `fan_out` are read off the shape: (in, out) for a dense layer; for more axes, (out, in, *window).
 """

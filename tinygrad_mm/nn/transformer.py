@@ -105,8 +105,8 @@ class TransformerEncoderLayer(_Layer):
 class TransformerDecoderLayer(_Layer):
     """Self-attention, attention to a memory, then two dense layers; each is added to what it was given, and normalised.
 
-    As `TransformerEncoderLayer`, with an attention to what an encoder made (Vaswani et al. 2017). Each position looks
-    back only, unless `causal=False`. `memory_mask` is the mask of the attention to the memory.
+    As `TransformerEncoderLayer`, with an attention to what an encoder made (Vaswani et al. 2017). Each position attends
+    to those before it and itself only, unless `causal=False`. `memory_mask` is the mask of the attention to the memory.
 
     Shape: (N, positions, features), (N, memory positions, features) -> (N, positions, features)
 
@@ -242,7 +242,7 @@ class TransformerDecoder(_Stack):
 
 
 class Transformer(Module):
-    """An encoder of one sequence, and a decoder of another that looks at what it made (Vaswani et al. 2017).
+    """An encoder of one sequence, and a decoder of another that attends to its output (Vaswani et al. 2017).
 
     Both have a final norm; the options are those of `TransformerEncoderLayer`.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.data.structures import mapped
+from tinygrad_mm.errors import caller
 from tinygrad_mm.optim.lbfgs import LBFGS
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.pytree import flatten, unflatten
@@ -91,10 +92,11 @@ def check_parts(what: str, model: Any, loss: Callable[[Any, Any], Any], optimize
             f"{name}(model.parameters(), ...) after the last change of the model"
         )
     some = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-    warnings.warn(
+    warnings.warn_explicit(
         f"{what}: the optimizer lacks {some}, which will not be trained; make it with {name}(model.parameters(), ...) "
         "after the last change of the model, or freeze() what is to stay as it is",
-        stacklevel=3,
+        UserWarning,
+        *caller(),
     )
 
 
