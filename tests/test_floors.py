@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What stands on which floor. A unit is a file or a folder of the package; units of one floor do not know each other.
 FLOORS = (
-    {"files", "graph", "memory"},
+    {"files", "graph", "memory", "notebook"},
     {"arrays", "cost", "errors", "boundary", "mistakes", "numeric", "rules", "pytree"},
     {"array_methods", "at", "backprop", "dispatch", "names"},
     {"tensor"},
@@ -31,7 +31,7 @@ FLOORS = (
     {"__init__", "__main__"},
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
-HEAVY = {"graphviz", "tqdm", "matplotlib", "safetensors", "numba", "threadpoolctl"}
+HEAVY = {"graphviz", "tqdm", "matplotlib", "safetensors", "numba", "threadpoolctl", "IPython"}
 
 
 def module_of(path: Path) -> str:

@@ -4,6 +4,7 @@
     python -m tinygrad_mm draw script.py:loss -o graph.svg     # the computation graph
     python -m tinygrad_mm draw script.py:model --input-size 64,784 -o graph.html
     python -m tinygrad_mm explore script.py:loss -o page.html  # a page that steps through it
+    python -m tinygrad_mm explore script.py:loss --steps 20    # and through the training steps after it
 
 The script is run as Python would run it; what stands after the colon is the name of a Tensor in it, a loss (or, with
 `--input-size`, of a model). `--help` behind a command lists its options.
@@ -80,6 +81,8 @@ def _explain(found: Found, options: argparse.Namespace) -> None:
         explain(
             found.tensor,
             found.model,
+            optimizer=_optimizer(found, options),
+            steps=options.steps,
             check=not options.no_check,
             limit=limit,
             width=width,
@@ -111,8 +114,23 @@ def _draw(found: Found, options: argparse.Namespace) -> None:
 def _explore(found: Found, options: argparse.Namespace) -> None:
     from tinygrad_mm.explorer.page import explore
 
-    explore(found.tensor, found.model, path=options.output)
-    print(options.output)
+    optimizer = _optimizer(found, options)
+    made = explore(found.tensor, found.model, optimizer, path=options.output, steps=options.steps, image=options.image)
+    print(made)
+
+
+def _optimizer(found: Found, options: argparse.Namespace) -> Any:
+    """The optimizer that was named or, where several steps are asked for, the only one of the script."""
+    from tinygrad_mm.optim import Optimizer
+
+    if options.optimizer is not None:
+        return _value(found.variables, options.optimizer, options.target.path)
+    if options.steps == 1:
+        return None
+    only = _only(found.variables, Optimizer)
+    if only is None:
+        raise CommandError(f"--steps needs an optimizer: name the variable of {options.target.path} that holds it")
+    return only
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -157,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--all", action="store_true", help="show every step")
     explain.add_argument("--no-check", action="store_true", help="leave out the finite differences")
     explain.add_argument("--width", type=_positive, help="columns (default: those of the terminal, 80 to 120)")
+    _add_training(explain)
     explain.set_defaults(run=_explain, prog=explain.prog)
 
     draw = commands.add_parser("draw", parents=[common], help="a picture of the computation graph")
@@ -193,8 +212,27 @@ def _parser() -> argparse.ArgumentParser:
 
     explore = commands.add_parser("explore", parents=[common], help="a page that steps through backpropagation")
     explore.add_argument("-o", "--output", default="backprop.html", help="the file (default: %(default)s)")
+    explore.add_argument("--image", type=_size, metavar="HxW", help="show pixels as images of this size, such as 28x28")
+    _add_training(explore)
     explore.set_defaults(run=_explore, prog=explore.prog)
     return parser
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--optimizer", metavar="NAME", help="the variable that holds the optimizer: show its updates")
+    command.add_argument(
+        "--steps",
+        type=_positive,
+        default=1,
+        help="training steps on the same graph (default: %(default)s; more need an optimizer, the only one is found)",
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, cross, width = text.partition("x")
+    if not cross:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 28x28")
+    return _positive(height), _positive(width)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -239,7 +277,11 @@ def _find(target: Target, model: str | None, any_callable: bool = False) -> Foun
     for name, value in variables.items():
         if isinstance(value, Tensor) and value.name is None and not name.startswith("_"):
             value.name = name
-    return Found(tensor, _only_model(variables) if model is None else _value(variables, model, target.path), variables)
+    from tinygrad_mm.nn import Module
+
+    return Found(
+        tensor, _only(variables, Module) if model is None else _value(variables, model, target.path), variables
+    )
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -285,11 +327,9 @@ def _tensors_of(variables: dict[str, Any]) -> str:
     return f"; its Tensors are {', '.join(names[:10])}" if names else "; it holds no Tensor outside its functions"
 
 
-def _only_model(variables: dict[str, Any]) -> Any:
-    """The only module among the variables, if there is just one."""
-    from tinygrad_mm.nn import Module
-
-    found = {id(value): value for value in variables.values() if isinstance(value, Module)}
+def _only(variables: dict[str, Any], kind: type) -> Any:
+    """The only variable of a kind, if there is just one."""
+    found = {id(value): value for value in variables.values() if isinstance(value, kind)}
     return next(iter(found.values())) if len(found) == 1 else None
 
 
