@@ -93,3 +93,11 @@ def test_the_index_names_every_chapter(build):
     for chapter in CHAPTERS:
         assert f"course/{chapter.name}" in text
         assert build.title_of(chapter).split(". ", 1)[1] in text
+
+
+def test_what_the_index_links_to_exists():
+    index = COURSE.parent / "README.md"
+    links = re.findall(r"\]\(([^)]+)\)", index.read_text("utf-8"))
+    assert len(links) > 40
+    for link in links:
+        assert (index.parent / link).exists(), link
