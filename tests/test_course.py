@@ -79,7 +79,7 @@ def test_the_pages_need_nothing_else_and_fold_the_solutions(build, tmp_path, cap
     page = (tmp_path / "01_nudge.html").read_text("utf-8")
     assert not re.search(r'(?:src|href)="(?!data:|[\w-]+\.html")', page)
     assert "<script" not in page
-    solutions = re.findall(r'<details class="solution"><summary>(.+?)</summary>', page)
+    solutions = re.findall(r'<details class="solution">\s*<summary>(.+?)</summary>', page)
     assert solutions == ["Solution 1.1", "Solution 1.2", "Solution 1.3"]
     assert page.count('<details class="maker">') == 2
     assert page.count("<figcaption>") == page.count('<img alt="') == 2

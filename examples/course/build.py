@@ -24,7 +24,8 @@ TEMPLATE = """
 {%- extends 'basic/index.html.j2' -%}
 {% block any_cell %}
 {%- if 'solution' in cell.metadata.get('tags', []) -%}
-<details class="solution"><summary>Solution {{ cell.metadata.solves }}</summary>{{ super() }}</details>
+<details class="solution">
+<summary>Solution {{ cell.metadata.solves }}</summary>{{ super() }}</details>
 {%- else -%}{{ super() }}{%- endif -%}
 {% endblock any_cell %}
 {% block input_group %}
