@@ -22,7 +22,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -123,22 +123,30 @@ def train(
     """Adjust the weights, batch by batch; returns what the learning curve shows."""
     history: dict[str, list[Any]] = {"batch loss": [], "train": [], "test": []}
     batches = tg.data.DataLoader(training, options.batch_size, shuffle=True, rng=rng)
-    optimizer = tg.optim.Adam(model.parameters(), weight_decay=options.weight_decay)
-    step, steps = 0, options.epochs * len(batches)
-    for epoch in range(1, options.epochs + 1):
-        progress = tqdm(batches, f"epoch {epoch}/{options.epochs}", unit=" batches", leave=False, disable=None)
-        for images, labels in progress:
-            optimizer.learning_rate = options.learning_rate * warm_up_and_decay((step + 0.5) / steps)
-            logits = model(as_vectors(images))
-            loss = tg.cross_entropy(logits, labels)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
+    steps = options.epochs * len(batches)
+    optimizer = tg.optim.Adam(
+        model.parameters(),
+        lambda step: options.learning_rate * warm_up_and_decay((step + 0.5) / steps),
+        weight_decay=options.weight_decay,
+    )
 
-            history["batch loss"].append(loss.item())
-            progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
-        report(epoch, model, training, test, history)
+    def vectors() -> Iterator[Data]:
+        for images, labels in tqdm(batches, "training", unit=" batches", leave=False, disable=None):
+            yield as_vectors(images), labels
+
+    class Report:
+        def on_step(self, run: tg.training.Run) -> None:
+            history["batch loss"].append(run.newest["loss"])
+
+        def on_epoch(self, run: tg.training.Run) -> None:
+            report(run.epoch, model, training, test, history)
+
+    try:
+        done = tg.fit(model, vectors, tg.cross_entropy, optimizer, options.epochs, callbacks=[Report()], progress=False)
+    except FloatingPointError as error:  # the step and the operation that made the first number that is none
+        raise SystemExit(f"digits.py: {error}\nTake a smaller --learning-rate") from error
+    if done.stopped:
+        raise KeyboardInterrupt
     return history
 
 

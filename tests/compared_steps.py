@@ -31,7 +31,7 @@ from architectures import Architecture, Optimization
 import tinygrad_mm as tg
 from tinygrad_mm import nn, optim
 
-SPREADS = 16
+SPREADS = 32
 ROUNDINGS = 32
 PERTURBED = 3  # runs that tell the spread
 DECIDING = 16  # more of them, in doubt

@@ -167,6 +167,8 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match="begin with a new cache"):
             layer(x[:1], causal=True, cache=cache)
         assert len(cache) == 5
+        with pytest.raises(TypeError, match="call eagerly"):
+            tg.compile(lambda x: layer(x, causal=True, cache=cache).detach())(x)
     with pytest.raises(ValueError, match=r"caches=\[nn.KeyValueCache\(\) for _ in model.layers\]"):
         nn.TransformerEncoder(2, 8, 2, rng=0)(x, caches=[])
     with pytest.raises(ValueError, match="do not make pairs"):

@@ -367,7 +367,8 @@ def test_an_output_folder_that_cannot_be_written(digits, capsys, small, tmp_path
 def test_a_loss_that_is_no_number_ends_the_run(small, tmp_path):
     process = run("--data", small, "--learning-rate", "1e30", "--hidden", 8, cwd=tmp_path)
     assert process.returncode == 1
-    assert re.search(r"digits.py: the loss is (nan|inf) after epoch 1; take a smaller --learning-rate", process.stderr)
+    assert re.search(r"digits.py: step \d+ \(in epoch 1\): the loss is (nan|inf)", process.stderr)
+    assert "Take a smaller --learning-rate" in process.stderr
     assert not (tmp_path / "digits-out" / "weights.safetensors").exists()
 
 

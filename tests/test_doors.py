@@ -272,7 +272,6 @@ def test_a_function_without_a_rule_says_how_to_register_one(f: Any) -> None:
         lambda t: np.add(t, t, dtype=np.float64),
         lambda t: np.exp(t, casting="no"),
         lambda t: np.pad(t, 1, mode=lambda *a: None),
-        lambda t: np.interp(t, [0.0, 1.0], [0.0, 1.0], period=1.0),
     ],
 )
 def test_an_option_without_a_rule_is_named(call: Any) -> None:

@@ -387,3 +387,41 @@ def test_what_is_typed_stays_when_the_window_changes(page, tmp_path):
     page.find("#answer").send_keys("0.12")
     page.resize(390, 500)  # as the keyboard of a phone does
     assert page.find("#answer").get_property("value") == "0.12"
+
+
+HOSTILE = {
+    "markup": "<script>document.title='hacked'</script><img src=x onerror=alert(1)>\"'`${1}",
+    "lines": "first\nsecond\r\x00\u2028third",
+    "override": "safe\u202e gnp.exe\u2066",
+    "hebrew": "\u05e9\u05dc\u05d5\u05dd",
+    "long": "w" * 10_000,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_names_are_text_on_every_card(page, tmp_path, kind):
+    w, v = leaves_of([leaf(2, 3), leaf(3, seed=1)])
+    w.name, v.name = HOSTILE[kind], HOSTILE[kind]
+    loss = np.sum(np.tanh(w) * v + v)
+    optimizer = tg.optim.Adam([w, v], 0.1)
+    exploration = tg.explore(loss, None, optimizer, steps=2, path=tmp_path / "hostile.html")
+    assert len(exploration.html) < 400_000
+    page.open(exploration, SMALL_PHONE)
+    for deck in ("RIGHT", "ASTRAY", "QUIZ"):
+        page.run(f"change({deck})")
+        for to in range(page.last + 1):
+            page.move(to)
+            assert page.run("return document.documentElement.scrollWidth <= window.innerWidth")
+            shown = page.run("return document.querySelector('#card').textContent")
+            assert not set("\u202e\u2066\u2028\x00\r") & set(shown)
+            assert shown.count("\u05e9") == shown.count("\u2068") == shown.count("\u2069") or kind != "hebrew"
+    page.run("change(RIGHT)")
+    page.move(0)
+    page.find("#editNumber").clear()
+    page.find("#editNumber").send_keys("2")
+    page.click("#edit button")
+    assert "Changed: " in page.text('[data-part="edited"]')
+    assert "hacked" not in page.driver.title
+    assert page.all("img") == []
+    text = str(tg.explain(loss, None, optimizer, steps=2, check=False))
+    assert not set("\u202e\u2066\u2028\x00\r") & set(text)

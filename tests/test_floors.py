@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What stands on which floor. A unit is a file or a folder of the package; units of one floor do not know each other.
 FLOORS = (
-    {"files", "graph", "memory"},
+    {"files", "graph", "memory", "notebook"},
     {"arrays", "cost", "errors", "boundary", "mistakes", "numeric", "rules", "pytree"},
     {"array_methods", "at", "backprop", "dispatch", "names"},
     {"tensor"},
@@ -31,7 +31,7 @@ FLOORS = (
     {"__init__", "__main__"},
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
-HEAVY = {"graphviz", "tqdm", "matplotlib", "safetensors", "numba", "threadpoolctl"}
+HEAVY = {"graphviz", "tqdm", "matplotlib", "safetensors", "numba", "threadpoolctl", "IPython"}
 
 
 def module_of(path: Path) -> str:
@@ -40,8 +40,10 @@ def module_of(path: Path) -> str:
 
 
 def unit_of(module: str) -> str:
-    """The unit a module belongs to: the name after the package's."""
+    """The unit a module belongs to: the name after the package's. A program stands on top, wherever its file is."""
     parts = module.split(".")
+    if parts[-1] == "__main__":
+        return "__main__"
     return parts[1] if len(parts) > 1 else "__init__"
 
 

@@ -138,7 +138,7 @@ def test_a_message_names_the_mistake_and_the_fix(mistake):
         make()
 
 
-@pytest.mark.filterwarnings("ignore:float")  # matplotlib tries this before it gives up
+@pytest.mark.filterwarnings("ignore:float", "ignore:Conversion of an array")  # matplotlib tries these, then gives up
 @pytest.mark.parametrize("plot", ["plot", "scatter", "bar", "imshow"])
 def test_a_plot_of_a_computed_tensor_asks_for_detach(plot):
     matplotlib = pytest.importorskip("matplotlib")

@@ -5,6 +5,7 @@ A row is the layer here, the layer there, and what both are given. PyTorch is ne
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +14,20 @@ import numpy as np
 import pytest
 from architectures import Architecture, Optimization
 from compared_steps import compare
+from interpreted import interpreted
 from oracles import first_derivative, leaves
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
+from tinygrad_mm.compiler.loops import native
 
 try:
     import torch
 except ImportError:
     torch = None
+
+
+no_blas = pytest.mark.skipif(not native.blas(), reason="the BLAS behind this NumPy has no symbols that can be found")
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -306,6 +312,7 @@ NORMALIZATION = {
     "GroupNorm, vectors": same("GroupNorm", 2, 6, inputs=[(3, 6)]),
     "InstanceNorm1d": same("InstanceNorm1d", 4, inputs=SEQUENCES),
     "InstanceNorm2d": same("InstanceNorm2d", 4, affine=True, inputs=IMAGES),
+    "Dropout": Row(lambda: nn.Dropout(0.4, rng=0), None, IMAGES),
     "Dropout1d": Row(lambda: nn.Dropout1d(0.4, rng=0), None, SEQUENCES),
     "Dropout2d": Row(lambda: nn.Dropout2d(0.4, rng=0), None, IMAGES),
     "Dropout2d, evaluation": Row(lambda: nn.Dropout2d().eval(), lambda: torch.nn.Dropout2d().eval(), IMAGES),
@@ -522,8 +529,12 @@ class Fed(nn.Module):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_compiled(name):
-    """A compiled training step is the eager one: loss, gradients, update, buffers and generators, step by step."""
+@pytest.mark.parametrize(("backend", "threads"), [("numpy", 1), ("numpy", 2), pytest.param("numba", 1, marks=no_blas)])
+def test_compiled(name, backend, threads):
+    """A compiled training step is the eager one: loss, gradients, update, buffers and generators, step by step.
+
+    It also takes itself for the eager one. Loops are interpreted, not compiled.
+    """
     row = ROWS[name]
     batches = [(*row.arrays(10 * step), np.ones((), np.float32)) for step in range(3)]
     optimization = Optimization(
@@ -532,7 +543,8 @@ def test_compiled(name):
     model = Fed(row)
     optimization.groups = [list(range(len(model.parameters())))]
     made = Architecture(model, lambda outputs, target: weighted(outputs) * target, [optimization], batches, [], [], 1)
-    assert not compare(made)
+    with interpreted() if backend == "numba" else contextlib.nullcontext():
+        assert not compare(made, backend, threads, verify=True)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -547,3 +559,16 @@ def test_names(name):
     y = row.call(layer, *xs)
     if y is not xs[0]:  # such as dropout in evaluation
         assert type(layer).__name__ in tg.draw(weighted(y), model=layer).source
+
+
+def test_every_layer_has_a_row():
+    """Here, or in the table of the layers that came first."""
+    from test_layers import LAYERS
+
+    known = {type(row.ours()).__name__ for row in ROWS.values()} | {name.split(",")[0] for name in LAYERS}
+    no_layers = {"Module", "ModuleDict", "ModuleList"}
+    classes = {
+        name for name in nn.__all__ if isinstance(value := getattr(nn, name), type) and issubclass(value, nn.Module)
+    }
+    of_labels = {"CrossEntropyLoss", "KLDivLoss", "NLLLoss"}  # `test_torch_parity.py` and `test_compile_losses.py`
+    assert classes - known - no_layers - of_labels == set()

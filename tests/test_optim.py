@@ -458,8 +458,9 @@ def eager(layer, loss, optimizer):
 def test_an_underflow_in_an_update_is_no_error(name):
     p = tg.Parameter(np.ones(3, np.float32))
     optimizer = getattr(optim, name)([p], 1e-3)
+    gradients = np.array([1e-30, 1e-38, 0, 1e-44]).astype(np.float32)
     with np.errstate(all="raise"):
-        for gradient in (1e-30, 1e-38, 0, 1e-44):
-            p.grad = np.full(3, gradient, np.float32)
+        for gradient in gradients:
+            p.grad = np.repeat(gradient, 3)
             optimizer.step()
     assert optimizer.state_of(p)["step"] == 4

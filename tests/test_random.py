@@ -153,8 +153,12 @@ def test_sparse():
     assert np.array_equal((w != 0).sum(0), np.full(30, 7))
     assert abs(w[w != 0].std() - 2) < 0.4
     assert np.all(nn.init.sparse((3, 2), 0) != 0)
-    with pytest.raises(ValueError, match=r"must be \(in, out\)"):
-        nn.init.sparse((3, 2, 1))
+    filters = nn.init.sparse((6, 3, 5, 5), 0, connections=4)
+    assert np.array_equal((filters != 0).sum((1, 2, 3)), np.full(6, 4))
+    with pytest.raises(ValueError, match="two axes"):
+        nn.init.sparse((3,))
+    with pytest.raises(ValueError, match="connections=-1"):
+        nn.init.sparse((3, 2), connections=-1)
 
 
 @given(groups=st.integers(1, 3), per_group=st.integers(1, 3), window=st.sampled_from([(3,), (3, 3), (1, 5)]))

@@ -119,6 +119,9 @@ def test_a_mistake_without_a_name_is_the_worst_entry_beside_its_nudge():
         ("4.2", lambda x, W, dy: np.add(x, 1, out=x), "writes into its argument 0"),
         ("10.2", lambda *args: args[0], "2 results, w, v"),
         ("1.3", "four", "not numbers"),
+        ("2.2", lambda contributions: {name: "1" for name, _ in contributions}, "not what is asked for"),
+        ("2.2", lambda contributions: [1.0], "a dictionary with the keys a, b"),
+        ("7.1", lambda made_from, last: [[last]], "not what is asked for"),
         ("5.1", 3, "Not 3"),
     ],
 )
@@ -155,4 +158,8 @@ def test_examining_changes_no_example():
 def test_every_exercise_stands_in_its_chapter_with_its_solution():
     for name in EXERCISES:
         (chapter,) = COURSE.glob(f"{int(name.split('.')[0]):02d}_*.py")
-        assert chapter.read_text("utf-8").count(f'check("{name}"') == 2, f"{name}: once for the reader, once solved"
+        _, exercises, solutions = re.split(
+            "^# ## (?:Exercises|Solutions)$", chapter.read_text("utf-8"), flags=re.MULTILINE
+        )
+        for part in (exercises, solutions):
+            assert len(re.findall(rf'check\(\s*"{re.escape(name)}"', part)) == 1, f"{name}: once to do, once solved"

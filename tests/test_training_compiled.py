@@ -417,3 +417,44 @@ def test_the_backend_and_the_verification_are_those_of_the_step(monkeypatch):
         fit(step, (X, Y), backend="numpy", verify=True, progress=False)
         fit(tg.compile(model, backend="numba"), (X, Y), tg.cross_entropy, step.optimizer, progress=False)
     assert seen == [("numba", False), ("numpy", True), ("numba", True)]
+
+
+def test_half_precision_accumulates_in_single():
+    """The sum of many gradients would be beyond float16; their average is not."""
+
+    class Weight(nn.Module):
+        def __init__(self):
+            self.weight = tg.Parameter(np.ones(1, np.float16))
+
+        def forward(self, x):
+            return x * self.weight
+
+    x = np.full((400, 1), 300, np.float16)
+    weights = []
+    for compile in (True, False):
+        model = Weight()
+        fit(
+            model, tg.data.DataLoader((x, x), 100), lambda p, t: np.mean(p.astype(np.float32)),
+            optim.SGD(model.parameters(), 1e-3), accumulate=4, compile=compile, progress=False,
+        )  # fmt: skip
+        weights.append(model.weight.item())
+    assert weights == pytest.approx([0.7, 0.7], rel=1e-3)
+
+
+def test_an_optimizer_that_lacks_parameters_is_warned_of_once():
+    model = network()
+    optimizer = optim.SGD(model[0].parameters(), 0.1)
+    with pytest.warns(UserWarning, match="fit: the optimizer lacks") as caught:
+        fit(model, (X, Y), tg.cross_entropy, optimizer, progress=False)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def test_gradient_hooks_are_called_so_the_steps_are_eager(caplog):
+    model = network()
+    seen = []
+    model[0].weight.register_hook(lambda g: seen.append(1) or g)
+    with caplog.at_level(logging.WARNING, "tinygrad_mm.fit"):
+        fit(model, (X, Y), tg.cross_entropy, optim.SGD(model.parameters()), batch_size=23, progress=False)
+    assert "gradient hook" in caplog.text
+    assert seen == [1]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tinygrad_mm.compiler import CompileWarning, compile
     from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
     from tinygrad_mm.drawing import Drawing, draw, draw_error, record_lines
-    from tinygrad_mm.explorer import draw_jacobian, explain, explore
+    from tinygrad_mm.explorer import draw_jacobian, explain, explore, rule
     from tinygrad_mm.functional import (
         adaptive_avg_pool1d,
         adaptive_avg_pool2d,
@@ -214,6 +214,7 @@ __all__ = [
     "relu6",
     "rms_norm",
     "rotary",
+    "rule",
     "save",
     "scaled_dot_product_attention",
     "selu",
@@ -246,7 +247,7 @@ _LATER = {
     **{name: name for name in ("data", "nn", "optim", "random", "study", "testing", "text", "training", "weights")},
     **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
     **dict.fromkeys(("Drawing", "draw", "draw_error", "record_lines"), "drawing"),
-    **dict.fromkeys(("draw_jacobian", "explain", "explore"), "explorer"),
+    **dict.fromkeys(("draw_jacobian", "explain", "explore", "rule"), "explorer"),
     **dict.fromkeys(("CompileWarning", "compile"), "compiler"),
     "compile_step": "step",
     **dict.fromkeys(("checkpoint", "flatten", "grad", "hessian", "hvp", "jacobian", "jvp"), "transforms"),

@@ -15,12 +15,15 @@ import numpy as np
 
 from tinygrad_mm.errors import leaving, refuse_while_tracing
 from tinygrad_mm.graph import Node, name_of
+from tinygrad_mm.notebook import preformatted, table
 from tinygrad_mm.rules.shape import astype
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["ArrayMethods"]
+
+MOST_IN_TABLE, MOST_COLUMNS = 100, 12  # numbers that a notebook shows as a table
 
 IN_TENSORS = "keep the computation in NumPy's functions of Tensors (np.exp for math.exp, np.stack for an array)"
 
@@ -370,16 +373,31 @@ class ArrayMethods:
         refuse_while_tracing("a tensor in a text")
         return format(self.value.item(), spec) if spec else str(self)
 
-    def __repr__(self) -> str:
-        if isinstance(self.value, tuple):
-            return f"<{len(self.value)} outputs of {self.node!r}>"
-        text = np.array2string(self.value, separator=", ", prefix=f"{type(self).__name__}(")
-        parts = [text, f"dtype={self.value.dtype}"]
+    def _about(self) -> list[str]:
+        """What there is to say of a tensor besides its numbers."""
+        parts = [f"dtype={self.value.dtype}"]
         if self.requires_grad:
             parts.append("requires_grad=True")
         if self.node is not None:
             parts.append(f"made by {name_of(self.node.fun)}")
-        return f"{type(self).__name__}({', '.join(parts)})"
+        return parts
+
+    def __repr__(self) -> str:
+        if isinstance(self.value, tuple):
+            return f"<{len(self.value)} outputs of {self.node!r}>"
+        text = np.array2string(self.value, separator=", ", prefix=f"{type(self).__name__}(")
+        return f"{type(self).__name__}({', '.join([text, *self._about()])})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: shape, dtype and origin, and the numbers, those of a small matrix as a table."""
+        if isinstance(self.value, tuple):
+            return preformatted(repr(self))
+        about = f"{type(self).__name__} of shape {', '.join([str(self.value.shape), *self._about()])}"
+        rows = np.atleast_2d(self.value)
+        if rows.ndim > 2 or not 0 < rows.size <= MOST_IN_TABLE or rows.shape[1] > MOST_COLUMNS:
+            return preformatted(f"{about}\n{np.array2string(self.value, separator=', ')}")
+        word = "{:.4g}" if rows.dtype.kind == "f" else "{}"
+        return table((), [[word.format(x) for x in row] for row in rows.tolist()], about)
 
     def __str__(self) -> str:
         """What `print` shows: value, shape, dtype, whether there is a gradient, and the operation that made it.

@@ -1,8 +1,9 @@
 """The reverse pass: one loop, from the outputs back to the leaves.
 
-Floor 2. A call `y = fun(a, b)` hands the gradient g of y on: its rule says what a and b get of it, and where a value
-was used several times, what it gets is added up. Going through the calls from the last one made to the first, the
-gradient of each result is complete when its turn comes.
+Floor 2 (it imports floors 0 and 1 only). For a call `y = fun(a, b)` and g, the gradient of the loss with respect to y,
+the rules of `fun` give what this call contributes to the gradients of a and of b: by the chain rule, g times the
+derivative of y. A value that was used several times gets the sum of its contributions. Calls are visited from the
+last one made to the first, so that a gradient is complete before it is passed on.
 
 The same loop runs on plain arrays (a first-order pass) and on Tensors (a pass that is itself recorded, so that it can
 be differentiated again): only what is handed to the rules differs.
@@ -31,21 +32,21 @@ def backpropagate(
 ) -> dict[Vertex, Any]:
     """The gradients of the targets (by default: of every leaf that requires one, and wherever `retain_grad` asked).
 
-    `gradients` are those of the roots. With `recorded`, gradients are Tensors and the pass is recorded. With `release`,
-    the graph is taken apart on the way, so that activations are freed as early as they can be.
+    `gradients` are those of the roots, from which the pass starts. With `recorded`, gradients are Tensors and the pass
+    is recorded. With `release`, nodes drop their arguments on the way, so that activations are freed early.
 
     Raises RuntimeError where the graph was released before, or where a tensor has been changed since the forward pass.
     """
     targets = None if targets is None else set(targets)
     order = topological(roots)
-    visited = {id(vertex) for vertex in order} if targets is None else _users(targets, order)
-    sums: dict[Vertex, Any] = {}  # the gradient of each vertex, as far as it is added up
-    found: dict[Vertex, Any] = {}  # complete gradients of what was asked for
+    needed = {id(vertex) for vertex in order} if targets is None else _descendants(targets, order)
+    sums: dict[Vertex, Any] = {}  # by vertex, the sum of the contributions so far
+    found: dict[Vertex, Any] = {}  # the complete gradients that were asked for
     for root, g in zip(roots, gradients, strict=True):
         if root.requires_grad:
             sums[root] = sums[root] + g if root in sums else g
     monitor = state.monitor
-    while order:  # what was made last comes first: all that it was used for was made later still
+    while order:  # from the last result to the first: whatever used this one was made later, and has been visited
         vertex = order.pop()
         node = vertex.node
         if node is None or vertex not in sums:
@@ -57,18 +58,18 @@ def backpropagate(
         rule = RULES[node.fun]
         vjps = [functools.partial(rule.each, i) for i in range(len(args))] if rule.each else rule.vjps
         for i, (a, vjp) in enumerate(zip(node.args or (), vjps, strict=False)):
-            if vjp is None or not isinstance(a, Vertex) or id(a) not in visited:
+            if vjp is None or not isinstance(a, Vertex) or id(a) not in needed:
                 continue
-            c = vjp(g, y, *args, **node.kwargs)
-            if c is None:  # nothing that this argument was used for has a gradient
+            contribution = vjp(g, y, *args, **node.kwargs)
+            if contribution is None:  # no gradient for this argument
                 continue
             if monitor is not None:
-                monitor.contribution(vertex, i, c)
-            c = _fit(c, a.value, node, i)
-            sums[a] = _added(sums[a], c) if a in sums else c
+                monitor.contribution(vertex, i, contribution)
+            contribution = _fit(contribution, a.value, node, i)
+            sums[a] = _added(sums[a], contribution) if a in sums else contribution
         if release:
             node.args = None
-    for leaf, g in sums.items():  # at the end: a pass that fails has left no leaf with half of its gradient
+    for leaf, g in sums.items():  # last, so that no hook of a leaf runs in a pass that fails
         if leaf.extra or monitor is not None or targets is not None:
             _complete(leaf, g, targets, found)
         else:
@@ -77,7 +78,10 @@ def backpropagate(
 
 
 def seed(y: Vertex, gradient: Any = None, unused: bool = False) -> Any:
-    """The gradient that a backward pass starts from: 1 for a single number, or one that is given, a Tensor or not."""
+    """The gradient that a backward pass from `y` starts with: the given one, or 1 where y is a single number.
+
+    Raises RuntimeError where y has no graph (allowed with `unused`) or needs a `gradient`, ValueError for its shape.
+    """
     if not y.requires_grad and not unused:
         raise RuntimeError(
             "backward: this tensor has no graph behind it. None of its inputs has requires_grad=True, or it was "
@@ -126,17 +130,17 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
     return np.expand_dims(total, tuple(stretched)) if stretched else total
 
 
-def _users(targets: Collection[Vertex], order: Sequence[Vertex]) -> set[int]:
-    """The ids of the targets and of all that was made from them: what a pass to the targets has to visit."""
-    users = {id(t) for t in targets}
+def _descendants(targets: Collection[Vertex], order: Sequence[Vertex]) -> set[int]:
+    """The ids of the targets and of all that was computed from them: a pass to the targets needs no other gradients."""
+    found = {id(t) for t in targets}
     for vertex in order:
-        if vertex.node is not None and any(id(a) in users for a in vertex.node.args or ()):
-            users.add(id(vertex))
-    return users
+        if vertex.node is not None and any(id(a) in found for a in vertex.node.args or ()):
+            found.add(id(vertex))
+    return found
 
 
 def _call_behind(vertex: Vertex, node: Node, g: Any, recorded: bool) -> tuple[Any, Any, Sequence[Any]]:
-    """The gradient, the result and the arguments of a call, as its rule is to see them: arrays, or Tensors."""
+    """The gradient, result and arguments of a call as its rule gets them: arrays, or Tensors in a recorded pass."""
     args = node.args or ()
     for a in args:
         if isinstance(a, Vertex) and a.version > vertex.version:
@@ -149,12 +153,12 @@ def _call_behind(vertex: Vertex, node: Node, g: Any, recorded: bool) -> tuple[An
         g = [np.zeros_like(v) if one is None else one for one, v in zip(g, y, strict=True)]
     if not recorded:
         return g, y, [a.value if isinstance(a, Vertex) else a for a in args]
-    state.scope = node.scope  # what the rule computes belongs to the module that made the call
+    state.scope = node.scope  # the rule's operations belong to the module that made the call
     return g, tuple(select(vertex, i) for i in range(len(y))) if isinstance(y, tuple) else vertex, args
 
 
 def _added(total: Any, c: Any) -> Any:
-    """The sum of two gradients; that of a call with several results is a list, in which None stands for zero."""
+    """The sum of two gradients; the gradient of a call with several results is a list, in which None means zero."""
     if isinstance(c, list):
         return [
             one if other is None else other if one is None else one + other for one, other in zip(total, c, strict=True)
@@ -163,7 +167,7 @@ def _added(total: Any, c: Any) -> Any:
 
 
 def _fit(c: Any, value: Any, node: Node, i: int) -> Any:
-    """The one place where a contribution takes the shape and dtype of its argument."""
+    """A contribution in the shape and dtype of its argument: the one place where broadcasting is undone."""
     if isinstance(value, tuple):
         return c
     try:
@@ -179,13 +183,14 @@ def _fit(c: Any, value: Any, node: Node, i: int) -> Any:
 
 
 def _complete(vertex: Vertex, g: Any, targets: Collection[Vertex] | None, found: dict[Vertex, Any]) -> Any:
-    """A complete gradient as hooks leave it, which is what rules see next; noted in `found` where it was asked for."""
+    """Run the hooks on a complete gradient, keep it in `found` where it was asked for, and return it."""
     extra = vertex.extra or {}
     for hook in list(extra.get("hooks", {}).values()):
         g = _hooked(vertex, g, hook)
     if state.monitor is not None:
         state.monitor.visit(vertex, g)
-    if vertex in targets if targets is not None else vertex.node is None or extra.get("retain_grad"):
+    asked = vertex in targets if targets is not None else vertex.node is None or extra.get("retain_grad")
+    if asked:
         found[vertex] = g
     return g
 

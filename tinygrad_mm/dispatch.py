@@ -1,7 +1,8 @@
 """Dispatch: from a call as NumPy hands it over to the one form in which calls are recorded.
 
-Floor 2. NumPy's functions come with lists, NumPy scalars, keywords and positions in any mixture. In normal form, the
-arguments that a rule differentiates are positional, all others are keywords, and no Tensor hides in a container.
+Floor 2 (it imports floors 0 and 1 only). NumPy's functions come with lists, NumPy scalars, keywords and positions in
+any mixture. In normal form, the arguments that a rule differentiates are positional, all others are keywords, and no
+Tensor hides in a container.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from tinygrad_mm.rules.pieces import WRITING
 
 __all__ = ["normal_form", "operand", "plain", "rule_of", "in_normal_form"]
 
-# Types that an operation takes as they are. Python numbers among them are weak: they never change a Tensor's dtype.
+# Types that an operation takes as they are. Python numbers are weak, as NumPy calls it: they never change the dtype of
+# an array beside them.
 _AS_THEY_ARE = frozenset({float, int, bool, np.ndarray, type(None)})
 
 
 def operand(a: Any, sequences: Any = list) -> Any:
-    """An operand in normal form: NumPy scalars become Python's (weak), sequences and others' arrays become NumPy's."""
+    """An operand in normal form: NumPy scalars become Python's (weak), arrays of other libraries become NumPy's.
+
+    So do sequences of the types `sequences`.
+    """
     if type(a) in _AS_THEY_ARE or isinstance(a, Vertex):
         return a
     if isinstance(a, sequences):
@@ -64,7 +69,7 @@ def rule_of(fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
 
 
 def in_normal_form(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
-    """Whether positional arguments are in normal form already, as those of most calls are: Tensors, arrays, numbers."""
+    """Whether a call without keywords is in normal form already, as most are: Tensors, arrays and numbers only."""
     rule = RULES.get(fun)
     if rule is None or len(args) > len(rule.vjps) or (rule.when is not None and rule.when(*args)):
         return False
@@ -77,9 +82,10 @@ def in_normal_form(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
 def normal_form(
     rule: Rule, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any] | None, tuple[Any, ...], Mapping[str, Any]]:
-    """The arguments of a call in normal form; and first, the expression that is to be called instead, or None."""
+    """(expression, args, kwargs) of a call: None and its normal form, or the expression to call instead."""
     name, sequences = qualified(rule.fun), (list, tuple) if isinstance(rule.fun, np.ufunc) else ()
-    given = args, kwargs = tuple(operand(a, sequences) for a in args), {k: operand(a, ()) for k, a in kwargs.items()}
+    args, kwargs = tuple(operand(a, sequences) for a in args), {k: operand(a, ()) for k, a in kwargs.items()}
+    given = args, kwargs
     if not rule.differentiable:
         if state.tracing and _hidden(args, kwargs):
             raise TypeError(f"{name}: a Tensor inside a container or keyword cannot be traced")
@@ -89,7 +95,7 @@ def normal_form(
     if not rule.vjps or (rule.when is not None and not kwargs and rule.when(*args)):
         return rule.composite, *given
     arity = len(rule.vjps)
-    if len(args) > len(rule.names):  # more than the rule names: its expression's business, or its own *args
+    if len(args) > len(rule.names):  # more than the rule knows: its expression takes them, or its *args
         if rule.composite is None and not rule.more:
             raise TypeError(
                 f"{name} was given {len(args)} arguments, but its rule knows {', '.join(rule.names)} only; "
@@ -115,7 +121,7 @@ def normal_form(
 
 @functools.cache
 def _place_of_out(fun: Callable[..., Any]) -> int | None:
-    """Where `out` stands among a function's positional parameters, if it does."""
+    """The position of `out` among the positional parameters of a function, or None."""
     try:
         parameters = inspect.signature(fun).parameters.values()
         names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -125,7 +131,7 @@ def _place_of_out(fun: Callable[..., Any]) -> int | None:
 
 
 def _positional_out(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
-    """Whether a call gives `out` without naming it."""
+    """Whether a call passes `out` by position."""
     place = _place_of_out(fun) if len(args) > 1 and not isinstance(fun, np.ufunc) else None
     return place is not None and len(args) > place and args[place] is not None
 

@@ -1,6 +1,6 @@
 """Gradients as Tensors, of any order, and computing without them.
 
-Floor 4.
+Floor 4 (it imports lower floors only).
 """
 
 from __future__ import annotations
@@ -65,11 +65,12 @@ def gradients(
 ) -> Any:
     """The gradients of `y` with respect to each of `xs`, as Tensors; `.grad` is left alone.
 
-    `xs` may be one tensor (one gradient is returned) or a sequence of leaves or computed tensors (a tuple). `gradient`
-    weighs the elements of a `y` that is not a single number; `y` may be a sequence, and `gradient` then one too. With
-    `create_graph` the backward pass is recorded, so that its result can be differentiated again. The graph is released
-    unless `retain_graph` (by default as `create_graph`). An `x` that `y` does not use raises RuntimeError, or gives
-    None with `allow_unused`.
+    `xs` is one tensor (the result is its gradient) or a sequence of leaves or computed tensors (the result is a tuple).
+    `gradient`, needed where `y` is not a single number, is what the pass starts from: the vector of the vector-Jacobian
+    product, of the shape of y. `y` may be a sequence, and `gradient` then is one too. With `create_graph` the backward
+    pass is recorded, so that its result can be differentiated again. The graph is released unless `retain_graph` (by
+    default the same as `create_graph`). An `x` that `y` does not use raises RuntimeError, or gives None with
+    `allow_unused`.
 
     Raises TypeError for anything but Tensors, ValueError where `gradient` does not fit `y`, RuntimeError where there is
     no graph or it was released.
@@ -95,8 +96,8 @@ def gradients(
         if not x.requires_grad and not allow_unused:
             raise RuntimeError(f"gradients: xs[{i}] requires no gradient; set requires_grad=True before using it")
     retain = create_graph if retain_graph is None else retain_graph
-    cut = state.tracing and not create_graph
-    if state.tracing:  # the pass is part of what is traced
+    cut = state.tracing and not create_graph  # then the gradients are constants for what follows
+    if state.tracing:  # the pass itself is part of the trace
         create_graph = retain = True
     with entered(recording=create_graph, scope=state.scope):
         seeds = [seed(one, weight, allow_unused) for one, weight in zip(ys, weights, strict=True)]

@@ -1,8 +1,8 @@
 """`Tensor`: a NumPy duck array that remembers how it was made.
 
-Floor 3. Operators, NumPy's functions (by its dispatch protocols: `__array_ufunc__`, NEP 13, and `__array_function__`,
-NEP 18) and our own all end in `apply`, which calls the function on plain arrays and leaves a Node behind where a
-gradient will be wanted.
+Floor 3 (it imports lower floors only). Operators, NumPy's functions (by its dispatch protocols: `__array_ufunc__`, NEP
+13, and `__array_function__`, NEP 18) and our own all end in `apply`, which calls the function on plain arrays and
+records the call as a Node where a gradient will be wanted.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def _outputs(y: Tensor, returned: Any) -> Any:
 
 
 def _as_assigned(args: Sequence[Any]) -> tuple[Any, ...]:
-    """While tracing, what a buffer was assigned is what later calls read."""
+    """While tracing, later calls read the value that was assigned to a buffer instead of the buffer."""
     assigned = state.assigned or {}
     return tuple(assigned[id(a)][1] if id(a) in assigned else a for a in args)
 
 
 def _call(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS) -> Any:
-    """A call as NumPy hands it over: recorded, or evaluated as the expression that stands for it, whose calls are."""
+    """Record a call as NumPy hands it over; or, of a function defined by an expression, the calls that this makes."""
     if not kwargs and in_normal_form(fun, args):
         return apply(fun, args)
     rule = rule_of(fun, args, kwargs)
@@ -94,12 +94,12 @@ def _call(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
     return apply(fun, args, kwargs) if expression is None else expression(*args, **kwargs)
 
 
-# Answers about arrays that depend on what these hold.
+# Functions of `defmetadata` that look at values, too.
 _LOOK_AT_VALUES = frozenset({np.array_equal, np.array_equiv, np.allclose, np.min_scalar_type})
 
 
 def _operators(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
-    """The operator `a fun b` and its reflection; beside an object of an unknown kind Python asks that one next."""
+    """`a fun b` and its reflected form; for an object of unknown type NotImplemented, so that Python asks that one."""
 
     def operator(self: Any, other: Any) -> Any:
         known = isinstance(other, _OPERANDS) or is_foreign_array(other)
@@ -113,9 +113,9 @@ def _operators(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any,
 
 
 def _augmented(symbol: str) -> Callable[[Any, Any], Any]:
-    """`w -= ...` makes a new tensor, as for any other object without an operator of that kind; not so for parameters.
+    """`w -= ...` binds w to a new tensor, as for any object without in-place operators; for a parameter it raises.
 
-    There it would be an update that updates nothing: the name alone would be bound to something else.
+    There it would look like an update, and leave the parameter of the model as it is.
     """
 
     def operator(self: Any, other: Any) -> Any:
@@ -237,11 +237,11 @@ class Tensor(ArrayMethods, Vertex):
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
         """Add d(self)/d(leaf) to `.grad` of every leaf that requires a gradient.
 
-        `gradient` is that of some loss with respect to this tensor, of the same shape; for a single number it is 1.
-        The graph is taken apart on the way unless `retain_graph`.
+        `gradient` is that of the loss with respect to this tensor, of the same shape; None means 1, for a loss. The
+        graph is released on the way, and cannot be used again, unless `retain_graph`.
 
-        Raises RuntimeError where there is no graph, where it was released before, where this tensor holds more than
-        one number and no `gradient` is given, or where a parameter has changed since the forward pass.
+        Raises RuntimeError where there is no graph, where it was released, where a parameter has changed since the
+        forward pass, or where a tensor of several numbers needs a `gradient`; ValueError for one of another shape.
 
         >>> w = Tensor(3.0, requires_grad=True)
         >>> (w * w).backward()
@@ -389,7 +389,7 @@ class Tensor(ArrayMethods, Vertex):
 
 
 class Parameter(Tensor):
-    """A tensor that a module learns: a leaf that requires a gradient.
+    """A tensor that a module learns: a leaf that requires a gradient. Raises as `Tensor` does.
 
     >>> Parameter([0.0, 0.0])
     Parameter([0., 0.], dtype=float32, requires_grad=True)

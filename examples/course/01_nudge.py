@@ -2,9 +2,9 @@
 # # 1. What does a nudge do?
 #
 # A network learns by asking one question of each of its numbers: *if I change you a little, does
-# the result get better or worse, and how fast?* The answer is a derivative. This chapter asks the
-# question in the plainest way, by changing the number and looking, and finds out how far that can
-# be trusted.
+# the result get better or worse, and how fast?* The result that is to become small is called the
+# **loss**. The answer is a derivative. This chapter asks the question in the plainest way, by
+# changing the number and looking, and finds out how far that can be trusted.
 
 # %%
 import numpy as np
@@ -97,7 +97,7 @@ fig = figure(7, 3.8)
 ax = fig.add_subplot()
 ax.loglog(steps, one_sided, "o-", color=BLUE, markersize=3, label="one-sided")
 ax.loglog(steps, two_sided, "o-", color=ORANGE, markersize=3, label="two-sided")
-ax.loglog(steps, 2.0**-53 / steps, "--", color=GREY, label="ε/h: rounding")
+ax.loglog(steps, 2.0**-52 / steps, "--", color=GREY, label="ε/h: rounding")
 ax.set(xlabel="h", ylabel="error of the derivative", ylim=(1e-14, 3))
 ax.legend(fontsize=9)
 show(
@@ -109,7 +109,7 @@ show(
 # %% [markdown]
 # Read the picture from right to left. First truncation falls, along h for one-sided and along h²
 # for two-sided. Then rounding takes over, and it is rough, as rounding is. The two-sided
-# difference is best near h = 10⁻⁵, where it has 10 or 11 digits right. That is plenty to find a
+# difference is best near h = 10⁻⁵, where it has 11 digits right or more. That is plenty to find a
 # mistake in a formula, and it is what this library checks its rules with.
 #
 # But it is no way to train. A network of 100,000 weights would have to be run 100,001 times for

@@ -5,6 +5,8 @@
 # multiplied; over the paths they are added. That is the whole chain rule, and backpropagation is
 # the way to add up all paths without walking each of them.
 
+# A `Tensor` of this library is a NumPy array that remembers how it was made.
+
 # %%
 import itertools
 import math
@@ -24,7 +26,7 @@ y = u * v
 y.backward(retain_graph=True)
 show(
     tg.draw(y, show=("values", "gradients", "backward")),
-    "u = a · b, v = a + u, y = u · v. Grey arrows are the way forward, the others the way back. "
+    "u = a · b, v = a + u, y = u · v. Dark arrows are the way forward, orange ones the way back. "
     "Where several arrive, Σ adds them up.",
 )
 
@@ -48,10 +50,11 @@ show(
 #     a → u → v → y       2 · 1 · 6  =  12
 #                                       36
 #
-# Backpropagation does the same with less work. It goes through the operations from the last to the
-# first and keeps, for every value, the sum of all paths *from there* to y; call it the **gradient**
-# of that value. The gradient of y is 1. An operation hands its gradient g on to each of its
-# arguments, multiplied by the slope of that edge, and what an argument is handed is added up:
+# Backpropagation does the same with less work. It goes through the operations from the last to
+# the first and keeps, for every value, the sum of all paths *from there* to y; call it the
+# **gradient** of that value. The gradient of y is 1. An operation hands its gradient g on to each
+# of its arguments, multiplied by the slope of that edge, and what an argument is handed is added
+# up:
 #
 #     y = u · v    g = 1      u gets 1 · v = 9       v gets 1 · u = 6
 #     v = a + u    g = 6      a gets 6 · 1 = 6       u gets 6 · 1 = 6, and has 9 + 6 = 15
@@ -76,15 +79,17 @@ assert float(b.grad) == 45
 # order: `tg.explore`.
 
 # %%
-print(tg.explore(y, path=out("02_paths-explore.html")))
+page = tg.explore(y, path=out("02_paths-explore.html"))
+print(page)
+page
 
 # %% [markdown]
 # How much work is saved? Put n stages in a row, each with two ways through it:
 #
 #     x₁ = tanh(x₀) + x₀/2,   x₂ = tanh(x₁) + x₁/2,   …
 #
-# There are 2ⁿ paths from x₀ to xₙ, but only 2n edges. We add up every path, one by one, and compare
-# with what the engine does in one pass over the edges.
+# There are 2ⁿ paths from x₀ to xₙ, but only 2n edges. We add up every path, one by one, and
+# compare with what the engine does in one pass over the edges.
 
 # %%
 stages = range(2, 17, 2)
@@ -124,8 +129,8 @@ show(fig, "Paths double with each stage; edges grow by two. Both ways of adding 
 rule(np.multiply, np.add)
 
 # %% [markdown]
-# The pass itself is one loop in `tinygrad_mm/backprop.py`. Its heart are two lines: a rule is asked
-# for the contribution `c` of an edge, and contributions are added up.
+# The pass itself is one loop in `tinygrad_mm/backprop.py`. At its heart are two lines: a rule is
+# asked for the contribution `c` of an edge, and contributions are added up.
 #
 #     c = vjp(g, y, *args, **node.kwargs)
 #     sums[a] = _added(sums[a], c) if a in sums else c
@@ -142,15 +147,15 @@ for _ in range(3):
 # %% [markdown]
 # ## Exercises
 #
-# **2.1** Work out dy/da for u = a · b, v = a + u, y = u · v at a = 3, b = 2 without looking above.
-# Leave a path out on purpose, and see what `check` says.
+# **2.1** Work out dy/da for u = a · b, v = a + u, y = u · v at a = 3, b = 2 without looking
+# above. Leave a path out on purpose, and see what `check` says.
 
 # %%
 tg.study.check("2.1", ...)
 
 # %% [markdown]
-# **2.2** Add up contributions: from a list of pairs (name, contribution) make a dictionary with the
-# gradient of each name.
+# **2.2** Add up contributions: from a list of pairs (name, contribution) make a dictionary with
+# the gradient of each name.
 
 
 # %%

@@ -39,28 +39,29 @@ show(fig, "Row 1 of A times column 1 of B is entry (1, 1) of the product. (Count
 #
 #     (A @ B)[i, j]  =  Σₖ A[i, k] · B[k, j]
 #
-# The index k is summed, so it has to be the same in both: the **inner sizes** must agree. The outer
-# indices i and j stay:
+# The index k is summed, so it has to be the same in both: the **inner sizes** must agree. The
+# outer indices i and j stay:
 #
 #     (n, k) @ (k, m)  →  (n, m)
 #
-# In a **layer**, x is a row of k features and W a matrix with one column for each output. Output j
-# is the dot product of x with column j, the *weights of unit j*:
+# In a **layer**, x is a row of k features and W a matrix with one column for each output. Output
+# j is the dot product of x with column j, the *weights of unit j*:
 #
 #     y[j]  =  Σₖ x[k] · W[k, j] + b[j]
 #
-# A **batch** is many such rows below each other, X. No loop is needed: the same product does all of
-# them, since row i of X only meets the columns of W.
+# A **batch** is many such rows below each other, X. No loop is needed: the same product does all
+# of them, since row i of X only meets the columns of W.
 #
 #     Y  =  X @ W + b         (n, k) @ (k, m) + (m)  →  (n, m)
 #
-# The bias b is added to every row: it is **broadcast**. (Chapter 4 shows what that costs on the way
-# back.) And the price: n · m entries, each made of k multiplications, n · k · m in all.
+# The bias b is added to every row: it is **broadcast**. (Chapter 4 shows what that costs on the
+# way back.) And the price: n · m entries, each made of k multiplications, n · k · m in all.
 
 # %% [markdown]
 # ## Checked
 #
-# Four ways to write the same sum: three loops, a dot product in two loops, `einsum`, and `@`.
+# Four ways to write the same sum: three loops, a dot product in two loops, `einsum`, which is
+# given the names of the indices, and `@`.
 
 
 # %%
@@ -96,8 +97,8 @@ for name, way in ways.items():
 
 # %% [markdown]
 # All agree; they differ by factors of thousands in speed. The loops spend their time in Python.
-# `@` hands both matrices to a library (BLAS) that keeps blocks of them in the processor's cache and
-# multiplies several numbers at once. That is why networks are written as matrix products.
+# `@` hands both matrices to a library (BLAS) that keeps blocks of them in the processor's cache
+# and multiplies several numbers at once. That is why networks are written as matrix products.
 
 # %% [markdown]
 # ## In the library
@@ -128,8 +129,8 @@ except ValueError as error:
     )
 
 # %% [markdown]
-# The rule of the product, which the next chapter derives (the part before `if` is for matrices, the
-# rest for vectors):
+# The rule of the product, which the next chapter derives (the part before `if` is for matrices,
+# the rest for vectors):
 
 # %%
 rule(np.matmul)

@@ -6,8 +6,8 @@
 #
 #     dx = dy @ Wᵀ          dW = xᵀ @ dy          db = sum of dy over the batch
 #
-# Here `dy` stands for the gradient of y: entry by entry, how fast the loss changes with that entry.
-# Why transposes, and why these?
+# Here `dy` stands for the gradient of y: entry by entry, how fast the loss changes with that
+# entry. Why transposes, and why these?
 
 # %%
 import numpy as np
@@ -35,25 +35,26 @@ show(
 # %% [markdown]
 # ## By hand, three times
 #
-# **1. Entry by entry.** Weight W[k, j] is used once for each example i, where it multiplies x[i, k]
-# and goes into y[i, j] and nowhere else. The slope of that edge is x[i, k]. Chapter 2: multiply
-# along the path, add over the paths.
+# **1. Entry by entry.** Weight W[k, j] is used once for each example i, where it multiplies x[i,
+# k] and goes into y[i, j] and nowhere else. The slope of that edge is x[i, k]. Chapter 2:
+# multiply along the path, add over the paths.
 #
 #     dW[k, j]  =  Σᵢ x[i, k] · dy[i, j]
 #
-# A sum over the *first* index of both. A matrix product sums the last index of the left factor with
-# the first of the right one, so x has to be turned round: dW = xᵀ @ dy. In the same way x[i, k]
-# goes into y[i, j] for every j, each time multiplied by W[k, j]:
+# A sum over the *first* index of both. A matrix product sums the last index of the left factor
+# with the first of the right one, so x has to be turned round: dW = xᵀ @ dy. In the same way x[i,
+# k] goes into y[i, j] for every j, each time multiplied by W[k, j]:
 #
 #     dx[i, k]  =  Σⱼ dy[i, j] · W[k, j]        dx = dy @ Wᵀ
 #
 # **2. By the Jacobian.** Take one example, y = x @ W. All slopes ∂y[j]/∂x[k] in one matrix, a row
 # for each output, are the **Jacobian** J = Wᵀ. A nudge goes forward through J: δy = J δx. A
-# gradient goes back through the same numbers read the other way: dx = Jᵀ dy. Forward sums over what
-# an output is made from, backward over what an input goes into. *That* is the transpose.
+# gradient goes back through the same numbers read the other way: dx = Jᵀ dy (with columns; with
+# rows, dx = dy @ Wᵀ). Forward sums over what an output is made from, backward over what an input
+# goes into. *That* is the transpose.
 #
-# **3. By a nudge of everything.** Let W change by a small matrix δW. Then y changes by x @ δW, and
-# the loss by the sum of dy times that:
+# **3. By a nudge of everything.** Let W change by a small matrix δW. Then y changes by x @ δW,
+# and the loss by the sum of dy times that:
 #
 #     δL  =  Σ dy · (x @ δW)  =  Σ (xᵀ @ dy) · δW
 #
@@ -118,9 +119,9 @@ show(
 )
 
 # %% [markdown]
-# Nobody makes this Jacobian in training. It has (n · m) · (k · m) entries, nearly all of them zero;
-# for a layer of 784 × 100 and a batch of 64 that would be 500 million. The two products use its
-# structure instead. That is what a **vector-Jacobian product** (VJP) is: dyᵀ J, without J.
+# Nobody makes this Jacobian in training. It has (n · m) · (k · m) entries, nearly all of them
+# zero; for a layer of 784 × 100 and a batch of 64 that would be 500 million. The two products use
+# its structure instead. That is what a **vector-Jacobian product** (VJP) is: dyᵀ J, without J.
 #
 # ## The square-matrix trap
 #
@@ -128,7 +129,6 @@ show(
 # arrangement fits. With square matrices all of them fit, and three of four are wrong.
 
 # %%
-S = [rng.normal(size=(3, 3)) for _ in range(3)]
 for name, answer in {
     "x.T @ dy": lambda x, W, dy: x.T @ dy,
     "dy.T @ x": lambda x, W, dy: dy.T @ x,
@@ -140,8 +140,8 @@ for name, answer in {
 # %% [markdown]
 # ## In the library
 #
-# The rule of `@` for matrices is the formula. `.mT` is the transpose of the last two axes, so that
-# stacks of matrices work, too.
+# The rule of `@` for matrices is the formula. `.mT` is the transpose of the last two axes, so
+# that stacks of matrices work, too.
 
 # %%
 rule(np.matmul)

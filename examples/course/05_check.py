@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 5. Is my gradient right?
 #
-# A wrong gradient rarely crashes. The loss still falls, only slower, or to a worse place, and weeks
-# are spent on learning rates. The remedy is a nudge: chapter 1's finite difference needs no
+# A wrong gradient rarely crashes. The loss still falls, only slower, or to a worse place, and
+# weeks are spent on learning rates. The remedy is a nudge: chapter 1's finite difference needs no
 # derivation, so it can judge one. This chapter finds five bugs with it.
 
 # %%
@@ -47,16 +47,16 @@ show(fig, "Twelve weights: the derivation and the nudges agree to nine digits or
 # %% [markdown]
 # ## By hand: how much may they differ?
 #
-# A difference of 10⁻⁴ is nothing for gradients near 1000 and everything for gradients near 10⁻⁴. So
-# compare it with their size:
+# A difference of 10⁻⁴ is nothing for gradients near 1000 and everything for gradients near 10⁻⁴.
+# So compare it with their size:
 #
 #     relative error  =  |analytic - numeric| / (|analytic| + |numeric|)
 #
-# with |·| the Euclidean norm over all entries. It is 0 when they agree, 1 when one of them is zero
-# or they are opposite. In double precision with h near 10⁻⁵, chapter 1 leaves us 10 or 11 digits;
-# what is below 10⁻⁶ may be trusted, what is above 10⁻³ is nearly always a bug. Between, look for a
-# **kink**: at a corner of ReLU the two sides of a nudge see different slopes, and no formula can
-# agree with both.
+# with |·| the Euclidean norm over all entries. It is 0 when they agree, 1 when one of them is
+# zero or they are opposite. In double precision with h near 10⁻⁵, chapter 1 leaves us about 11
+# digits; what is below 10⁻⁶ may be trusted, what is above 10⁻³ is nearly always a bug. Between,
+# look for a **kink**: at a corner of ReLU the two sides of a nudge see different slopes, and no
+# formula can agree with both.
 
 
 # %%
@@ -69,8 +69,10 @@ print(f"relative error: {error:.1e}")
 assert error < 1e-6
 
 # %% [markdown]
+# ## Checked: how precise is a check?
+#
 # It is wise to check in double precision even if training runs in single. In float32 the nudge
-# itself is good for three or four digits only:
+# itself is good for four or five digits at best:
 
 # %%
 steps = 10.0 ** np.arange(-9, 0, 0.25)
@@ -143,8 +145,8 @@ for number, (f, bug, args) in rules.items():
 #
 # `tg.testing.check_grads(f, args)` does this for any function of arrays, to any order of
 # derivative: one nudge along a random direction first (the whole gradient for the price of two
-# calls), and only if that fails, entry by entry, until it can say where. It names the mistake when
-# it knows it.
+# calls), and only if that fails, entry by entry, until it can say where. It names the mistake
+# when it knows it.
 
 # %%
 tg.testing.check_grads(lambda W: np.sum(np.tanh(x @ W) * t), [W], order=2)

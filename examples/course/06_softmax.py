@@ -54,8 +54,8 @@ show(
 # p[c] is so small that it rounds to zero, the rule of log divides by zero. The fused line never
 # divides by p.
 #
-# Neither may exp overflow, which it does above 709. Subtract the largest score first: that changes
-# neither p nor L, and exp(z - max) is at most 1.
+# Neither may exp overflow, which it does above 709. Subtract the largest score first: that
+# changes neither p nor L, and exp(z - max) is at most 1.
 #
 #     log s  =  max + log Σₖ exp(z[k] - max)
 
@@ -93,8 +93,8 @@ with np.errstate(all="ignore"):
 # %% [markdown]
 # ## The smallest language model
 #
-# Now the gradient is put to work. Which letter follows which in a first name? Let N[a, b] count how
-# often letter b comes after letter a. A name begins and ends with a dot.
+# Now the gradient is put to work. Which letter follows which in a first name? Let N[a, b] count
+# how often letter b comes after letter a. A name begins and ends with a dot.
 
 # %%
 folder = Path(__file__).parents[1] if "__file__" in globals() else Path("..")
@@ -117,8 +117,9 @@ print(f"{len(names):,} names, {total:,.0f} pairs; mean surprise by counting: {en
 # %% [markdown]
 # And a network that has never counted: one matrix W of scores, a row for each letter. The row of
 # the letter at hand goes through softmax. Its gradient is, summed over all pairs, softmax minus
-# one-hot: for each row, predicted minus observed frequencies. It is zero exactly where both agree.
-# So training has to arrive at the counts.
+# one-hot: for each row, predicted minus observed frequencies. It is zero exactly where both
+# agree. So training has to arrive at the counts. (A pair that never occurs has a score that falls
+# for ever; its probability goes to 0. Adam is a way to take steps: chapter 10.)
 
 # %%
 W = tg.Tensor(np.zeros((28, 28)), requires_grad=True)

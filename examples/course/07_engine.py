@@ -3,7 +3,8 @@
 #
 # You know all of it now: record every operation, go back in reverse order, multiply by local
 # slopes, add up. Here is an engine for arrays that does so, in sixty lines. It trains a network,
-# draws its graph, and differentiates its own gradients. Then we find the same lines in the library.
+# draws its graph, and differentiates its own gradients. Then we find the same lines in the
+# library.
 
 # %%
 import inspect
@@ -159,10 +160,9 @@ y = v.tanh()
 backward(y)
 first = v.grad
 backward(first)
-print(
-    "tanh''(0.5) =", float(v.grad.value), "; by hand:", -2 * np.tanh(0.5) * (1 - np.tanh(0.5) ** 2)
-)
-assert np.isclose(v.grad.value, -2 * np.tanh(0.5) * (1 - np.tanh(0.5) ** 2))
+by_hand = -2 * np.tanh(0.5) * (1 - np.tanh(0.5) ** 2)
+print(f"tanh''(0.5) = {float(v.grad.value):.12f}; by hand: {by_hand:.12f}")
+assert np.isclose(v.grad.value, by_hand, rtol=1e-12)
 
 # %% [markdown]
 # ## It trains
@@ -219,7 +219,7 @@ ax.contour(xs, ys, surface, levels=[0], colors=[GREY])
 ax.scatter(*points[upper].T, color=BLUE, s=12)
 ax.scatter(*points[~upper].T, color=ORANGE, s=12)
 ax.set(xticks=[], yticks=[])
-show(fig, "The boundary that the sixty lines have learned.")
+show(fig, "The boundary that the sixty lines have learned.", cover=True)
 
 # %% [markdown]
 # ## The same lines in the library
@@ -234,11 +234,11 @@ last = next(i for i, line in enumerate(source) if "if release" in line)
 print("\n".join(source[first:last]))
 
 # %% [markdown]
-# What it has besides: it visits only what leads to a leaf that wants a gradient, it frees the graph
-# on the way, hooks may look at gradients, and it notices an array that was changed after it had
-# been read. `unbroadcast` is your `fit`, and a pass with `create_graph=True` hands Tensors to the
-# rules instead of arrays, which is your second order. Everything else in this library (pictures,
-# compiled steps, layers) reads that one record.
+# What it has besides: it visits only what leads to a leaf that wants a gradient, it frees the
+# graph on the way, hooks may look at gradients, and it notices an array that was changed after it
+# had been read. `unbroadcast` is your `fit`, and a pass with `create_graph=True` hands Tensors to
+# the rules instead of arrays, which is your second order. Everything else in this library
+# (pictures, compiled steps, layers) reads that one record.
 #
 # ## Exercises
 #

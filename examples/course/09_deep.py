@@ -73,11 +73,13 @@ show(
 #
 #     rms(dh₋₁)  =  √n · s · rms(dz)        rms: the root of the mean square
 #
-# With s = 1/√n that factor is 1. There remains the slope of the activation. The sigmoid's is σ (1 -
-# σ), at most 1/4, so every layer shrinks the gradient to **less than a quarter**. Tanh's is at most
-# 1, and near 0 about 1. ReLU's is 1 for half of the units and 0 for the others: the mean square is
-# 1/2, so the rms shrinks by √½ per layer. Weights larger by √2 make up for it, s = √(2/n). That is
-# **He's initialisation**, and 2 is the 2 of "half".
+# (Not quite independent of dz, which has come through other weights and depends on the same
+# inputs; the measurement will tell whether that matters.) With s = 1/√n that factor is 1. There
+# remains the slope of the activation. The sigmoid's is σ (1 - σ), at most 1/4, so every layer
+# shrinks the gradient to **less than a quarter**. Tanh's is at most 1, and near 0 about 1. ReLU's
+# is 1 for half of the units and 0 for the others: the mean square is 1/2, so the rms shrinks by
+# √½ per layer. Weights larger by √2 make up for it, s = √(2/n). That is **He's initialisation**,
+# and 2 is the 2 of "half".
 
 # %% [markdown]
 # ## Checked
@@ -105,8 +107,8 @@ assert 0.3 < rms(gs[0]) / rms(gs[-1]) < 3
 # %% [markdown]
 # ## Normalise instead
 #
-# **Batch normalisation** does not wait for luck: it subtracts from every feature its mean over the
-# batch and divides by its deviation.
+# **Batch normalisation** does not wait for luck: it subtracts from every feature its mean over
+# the batch and divides by its deviation.
 #
 #     y  =  (x - mean) / deviation
 #
@@ -115,8 +117,8 @@ assert 0.3 < rms(gs[0]) / rms(gs[-1]) < 3
 #
 #     dx  =  (dy - mean(dy) - y · mean(dy · y)) / deviation
 #
-# Read it: dy is made free of its mean and of its share along y. No change that shifts or stretches
-# a feature can change y, so the gradient has no component in these directions.
+# Read it: dy is made free of its mean and of its share along y. No change that shifts or
+# stretches a feature can change y, so the gradient has no component in these directions.
 
 # %%
 rng = np.random.default_rng(0)
@@ -215,8 +217,8 @@ def deviation_for(fan_in):
 tg.study.check("9.1", deviation_for)
 
 # %% [markdown]
-# **9.2** By what does a sigmoid layer of n outputs multiply the rms of a gradient on the way back,
-# near z = 0, with weights of that deviation?
+# **9.2** By what does a sigmoid layer of n outputs multiply the rms of a gradient on the way
+# back, near z = 0, with weights of that deviation?
 
 
 # %%

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 10. What does the optimizer do?
 #
-# The gradient says which way is down, not how far to go. Gradient descent goes a fixed multiple of
-# it. In a long narrow valley that is too far across and too little along, and all other optimizers
-# are remedies for that.
+# The gradient says which way is down, not how far to go. Gradient descent goes a fixed multiple
+# of it. In a long narrow valley that is too far across and too little along, and all other
+# optimizers are remedies for that.
 
 # %%
 import numpy as np
@@ -57,8 +57,8 @@ show(
 # %% [markdown]
 # ## By hand
 #
-# Near a minimum every smooth loss is a quadratic, L(x) = ½ xᵀ H x with a symmetric H. Its gradient
-# is H x. So a step of gradient descent with rate η is
+# Near a minimum every smooth loss is a quadratic, L(x) = ½ xᵀ H x with a symmetric H. Its
+# gradient is H x. So a step of gradient descent with rate η is
 #
 #     x  ←  x - η H x  =  (1 - η H) x
 #
@@ -67,9 +67,9 @@ show(
 #
 #     η  <  2 / λ
 #
-# for the largest λ. Above it, the steps across the steepest direction grow. The other end is slow:
-# the flattest direction shrinks by 1 - η λ_min. The number of steps grows with the **condition
-# number** λ_max / λ_min, here 20.
+# for the largest λ. Above it, the steps across the steepest direction grow. The other end is
+# slow: the flattest direction shrinks by 1 - η λ_min. The number of steps grows with the
+# **condition number** λ_max / λ_min, here 20.
 #
 # **Momentum** keeps a velocity: v ← β v + g, x ← x - η v. Across the valley gradients alternate
 # and cancel in v; along it they add up, to g / (1 - β). **Adam** keeps running means of g and of
@@ -109,8 +109,8 @@ show(
 # %% [markdown]
 # ## A formula of your own
 #
-# An optimizer is one pure formula. Here are momentum and sign descent, five lines each, and they do
-# what the library's do.
+# An optimizer is one pure formula. Here are momentum and sign descent, five lines each, and they
+# do what the library's do.
 
 
 # %%
@@ -138,7 +138,8 @@ print("sign descent ends at", path(lambda p: SignDescent(p, learning_rate=0.05))
 # ## In the library
 #
 # Adam as its formula stands in `tinygrad_mm/optim/algorithms.py`, traced into calls of NumPy that
-# write into buffers. `scalars` is worked out once per step, `update` goes over all weights at once.
+# write into buffers. `scalars` is worked out once per step, `update` goes over all weights at
+# once.
 
 # %%
 w = tg.Tensor(np.zeros(3), requires_grad=True)
@@ -172,7 +173,8 @@ def momentum(w, g, v, rate, beta):
 tg.study.check("10.2", momentum)
 
 # %% [markdown]
-# **10.3** Step t (counted from 1) of Adam: the new w, m and s, with β₁ = 0.9, β₂ = 0.999 and 10⁻⁸.
+# **10.3** Step t (counted from 1) of Adam: the new w, m and s, with β₁ = 0.9, β₂ = 0.999 and
+# 10⁻⁸.
 
 
 # %%

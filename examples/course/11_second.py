@@ -12,9 +12,9 @@ import tinygrad_mm as tg
 from style import BLUE, GREY, ORANGE, SHORT, figure, grid, rule, show
 
 # %% [markdown]
-# A small network, 2-8-1, on the two moons of chapter 7, with all its 33 weights in
-# one vector. Along any line through the weights the loss is a curve; slope and curvature at the
-# starting point make a parabola that fits it.
+# A small network, 2-8-1, on the two moons of chapter 7, with all its 33 weights in one vector.
+# Along any line through the weights the loss is a curve; slope and curvature at the starting
+# point make a parabola that fits it.
 
 # %%
 rng = np.random.default_rng(0)
@@ -53,8 +53,8 @@ show(fig, "What first and second derivatives know of the loss, from one point.")
 # %% [markdown]
 # ## By hand
 #
-# With many weights the second derivatives are a matrix, the **Hessian** H[i, j] = ∂²L/∂wᵢ∂wⱼ. It is
-# symmetric. Taylor's series to the second order, for a step s:
+# With many weights the second derivatives are a matrix, the **Hessian** H[i, j] = ∂²L/∂wᵢ∂wⱼ. It
+# is symmetric. Taylor's series to the second order, for a step s:
 #
 #     L(w + s)  ≈  L(w) + g · s + ½ sᵀ H s
 #
@@ -63,11 +63,12 @@ show(fig, "What first and second derivatives know of the loss, from one point.")
 #     s  =  -H⁻¹ g
 #
 # That is **Newton's method**. On a quadratic the series is exact, so one step arrives, from
-# anywhere, however narrow the valley.
+# anywhere, however narrow the valley. (Where H has negative eigenvalues, the loss bends
+# downwards, and the point that Newton's method goes to is no minimum.)
 #
 # A network of a million weights has a Hessian of 10¹² entries, which nobody can store. But its
-# **product with a vector** costs no more than two passes: H v is the gradient of the number
-# g(w) · v, since
+# **product with a vector** costs about as much as two gradients: H v is the gradient of the
+# number g(w) · v, since
 #
 #     ∂/∂wᵢ Σⱼ g[j] v[j]  =  Σⱼ H[i, j] v[j]
 #
@@ -95,8 +96,8 @@ print(f"after one step: {np.linalg.norm(tg.grad(bowl)(arrived)):.1e}")
 assert np.linalg.norm(tg.grad(bowl)(arrived)) < 1e-9 * np.linalg.norm(tg.grad(bowl)(start))
 
 # %% [markdown]
-# **The Hessian of the network**, 33 × 33, by going back through the way back; each row once more by
-# nudging the gradient:
+# **The Hessian of the network**, 33 × 33, by going back through the way back; each row once more
+# by nudging the gradient:
 
 # %%
 H = tg.hessian(loss)(w)
@@ -110,9 +111,9 @@ assert np.allclose(H, nudged, atol=1e-8)
 assert np.allclose(tg.hvp(loss, w, direction), H @ direction, atol=1e-12)
 
 # %% [markdown]
-# **Its spectrum.** The eigenvalues of H are the curvatures in 33 directions at right angles to each
-# other. Train a little and look again: a few directions are steep, most are nearly flat, and some
-# bend downwards. (The steepest one limits the learning rate: chapter 10.)
+# **Its spectrum.** The eigenvalues of H are the curvatures in 33 directions at right angles to
+# each other. Train a little and look again: a few directions are steep, most are nearly flat, and
+# some bend downwards. (The steepest one limits the learning rate: chapter 10.)
 
 # %%
 trained = w.copy()
@@ -175,8 +176,8 @@ def newton(x, g, H):
 tg.study.check("11.1", newton)
 
 # %% [markdown]
-# **11.2** The Hessian of f at x times v, without making the Hessian. (`tg.grad` may be used inside
-# of `tg.grad`; or nudge a gradient.)
+# **11.2** The Hessian of f at x times v, without making the Hessian. (`tg.grad` may be used
+# inside of `tg.grad`; or nudge a gradient.)
 
 
 # %%

@@ -46,22 +46,23 @@ show(fig, "A sliding window, written as a matrix. Every row has the same three n
 #     dx  =  Tᵀ dy         dx[n]  =  Σⱼ k[j] · dy[n - j]
 #
 # The minus sign says that the window now runs the other way: **the gradient of a convolution is a
-# convolution with the kernel turned round**, over dy with zeros at both ends. The kernel is used at
-# every place i, so its gradient adds up over all of them:
+# convolution with the kernel turned round**, over dy with zeros at both ends. The kernel is used
+# at every place i, so its gradient adds up over all of them:
 #
 #     dk[j]  =  Σᵢ dy[i] · x[i + j]
 #
 # That is a convolution, too: of x, with dy as the window.
 #
-# One more thing can be read from the picture. Move x down by one, and y moves down by one, because
-# every row does the same one place further. That is **equivariance**: a moved image gives moved
-# features. With a stride of s, a move by s gives a move by 1.
+# One more thing can be read from the picture. Move x down by one, and y moves down by one,
+# because every row does the same one place further (what enters and leaves at the ends aside).
+# That is **equivariance**: a moved image gives moved features. With a stride of s, a move by s
+# gives a move by 1.
 
 # %% [markdown]
 # ## Checked
 #
-# In two dimensions the matrix is a Toeplitz matrix of Toeplitz matrices. We build it by hand for a
-# 6 × 6 image and a 3 × 3 kernel, and compare with `conv2d` and with its gradients.
+# In two dimensions the matrix is a Toeplitz matrix of Toeplitz matrices. We build it by hand for
+# a 6 × 6 image and a 3 × 3 kernel, and compare with `conv2d` and with its gradients.
 
 # %%
 rng = np.random.default_rng(0)
@@ -196,7 +197,8 @@ def dx_convolution(x, k, dy):
 tg.study.check("12.2", dx_convolution)
 
 # %% [markdown]
-# **12.3** The gradient of k. (`np.correlate(a, b, "valid")` slides b over a and does not turn it.)
+# **12.3** The gradient of k. (`np.correlate(a, b, "valid")` slides b over a and does not turn
+# it.)
 
 
 # %%
@@ -207,8 +209,8 @@ def dk_convolution(x, k, dy):
 tg.study.check("12.3", dk_convolution)
 
 # %% [markdown]
-# **12.4** Two convolutions of stride 2 follow each other. The image moves by 8 pixels. By how many
-# places does the output move?
+# **12.4** Two convolutions of stride 2 follow each other. The image moves by 8 pixels. By how
+# many places does the output move?
 
 # %%
 tg.study.check("12.4", ...)

@@ -2,8 +2,8 @@
 # # 14. How does attention look up?
 #
 # A dictionary takes a query, finds the key that equals it, and returns the value beside that key.
-# Attention does the same softly: it compares the query with *all* keys, turns the similarities into
-# weights that add up to 1, and returns the weighted mean of all values. Being soft, it has a
+# Attention does the same softly: it compares the query with *all* keys, turns the similarities
+# into weights that add up to 1, and returns the weighted mean of all values. Being soft, it has a
 # gradient, so the keys and queries can be learned.
 
 # %%
@@ -145,14 +145,15 @@ show(
     fig,
     "Scores of each symbol as a query against each as a key, Wq Wkᵀ / √d. It has discovered "
     "equality.",
+    cover=True,
 )
 
 # %% [markdown]
 # ## A leak in the mask
 #
-# A model that predicts the next word must not see it. The **causal mask** lets query i look at keys
-# 0 to i only. If the mask is off by one, the loss falls wonderfully and the model is worthless. The
-# Jacobian shows a leak at once: how far output i changes with input j.
+# A model that predicts the next word must not see it. The **causal mask** lets query i look at
+# keys 0 to i only. If the mask is off by one, the loss falls wonderfully and the model is
+# worthless. The Jacobian shows a leak at once: how far output i changes with input j.
 
 
 # %%
@@ -180,8 +181,8 @@ show(fig, "What each output depends on. Above the diagonal lies the future.")
 # %% [markdown]
 # ## In the library
 #
-# Attention is written with operations that have rules; it needs none of its own. With the gradients
-# above in mind, these three are all there is:
+# Attention is written with operations that have rules; it needs none of its own. With the
+# gradients above in mind, these three are all there is:
 
 # %%
 rule(np.matmul, tg.softmax, np.where)

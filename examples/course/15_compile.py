@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 15. What did `compile` write?
 #
-# An engine that records every operation pays for each of them: a record, a look into a table, a new
-# array. For a network that takes the same step a million times, all this can be done once. What
-# remains is the training step that you would write by hand. Here you can read it.
+# An engine that records every operation pays for each of them: a record, a look into a table, a
+# new array. For a network that takes the same step a million times, all this can be done once.
+# What remains is the training step that you would write by hand. Here you can read it.
 
 # %%
 import time
@@ -36,8 +36,8 @@ def network():
 
 model, optimizer = network()
 show(
-    tg.draw(tg.mse_loss(model(x), t), show="joint"),
-    "One step: the way forward, and below it the way back, as the engine records them.",
+    tg.draw(tg.mse_loss(model(x), t), show="backward"),
+    "One step, as the engine records it; orange, the way back.",
 )
 
 # %% [markdown]
@@ -52,7 +52,8 @@ show(
 #                                      dW₁  =  xᵀ dz                            chapter 4
 #     W   ←  W - η dW                                                           chapter 10
 #
-# Nobody needs dx, so it is not computed: of six products that two layers could take, five are left.
+# Nobody needs dx, so it is not computed: of six products that two layers could take, five are
+# left.
 
 
 # %%
@@ -71,9 +72,9 @@ def by_hand(x, t, W1, W2):
 # %% [markdown]
 # ## What was written
 #
-# `compile_step` runs the model once with tensors that only record, goes back through the record by
-# the same rules, adds the optimizer's formula, and writes the whole out as source code: NumPy calls
-# into arrays that are made once. Arrays whose lives do not overlap share memory.
+# `compile_step` runs the model once with tensors that only record, goes back through the record
+# by the same rules, adds the optimizer's formula, and writes the whole out as source code: NumPy
+# calls into arrays that are made once. Arrays whose lives do not overlap share memory.
 
 # %%
 step = tg.compile_step(model, tg.mse_loss, optimizer)
@@ -81,12 +82,12 @@ step(x, t)
 print(step.source)
 
 # %% [markdown]
-# Go through it with the table above. Each of your lines is there, in an order of
-# its own and often transposed (`.T`), since that way a product can write where it is needed. The
-# comments say which layer a line belongs to. Two lines may puzzle you, those with `t0_view`: they
-# are the `dz` of the table. They read the bits of h as whole numbers, which are 0 exactly where h
-# is 0, and make of them a mask of zeros and ones. The next line multiplies by it, which is
-# quicker than a choice.
+# Go through it with the table above. Each of your lines is there, in an order of its own and
+# often transposed (`.T`), since that way a product can write where it is needed. The comments say
+# which layer a line belongs to. Two lines may puzzle you, those with `t0_view`: they are the `dz`
+# of the table. They read the bits of h as whole numbers, which are 0 exactly where h is 0, and
+# make of them a mask of zeros and ones. The next line multiplies by it, which is quicker than a
+# choice.
 #
 # ## Checked
 #
@@ -139,7 +140,7 @@ ax = fig.add_subplot()
 ax.barh(list(times), [1e6 * s for s in times.values()], color=[ORANGE, BLUE, GREEN])
 ax.invert_yaxis()
 ax.set(xlabel="microseconds for one training step, on this machine")
-show(fig, "The same numbers, at three prices.")
+show(fig, "The same numbers, at three prices.", cover=True)
 
 # %% [markdown]
 # For a network this small, nearly all of the engine's time is bookkeeping. For a large one it is
@@ -169,9 +170,8 @@ def training_step(x, t, W1, W2, rate):
 tg.study.check("15.1", training_step)
 
 # %% [markdown]
-# **15.2** How many multiplications do the matrix products of a layer take, forward
-# and backward, for n examples, k inputs and m outputs? `first` says whether it is the network's
-# first layer.
+# **15.2** How many multiplications do the matrix products of a layer take, forward and backward,
+# for n examples, k inputs and m outputs? `first` says whether it is the network's first layer.
 
 
 # %%

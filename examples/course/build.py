@@ -2,12 +2,14 @@
 
 It needs the extra `course`. Every chapter is executed. A page is one file, which opens from disk
 and loads nothing from anywhere; solutions are folded. `build.py 4 5` makes two chapters only,
-`--out DIR` writes elsewhere, `--short` runs them in their short mode.
+`--out DIR` writes elsewhere, `--short` runs them in their short mode. `--pictures` also writes the
+cover of each chapter into examples/pictures, for the index in examples/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import html
 import os
 import re
@@ -104,6 +106,17 @@ def page(notebook: Any, title: str, links: str) -> str:
     return PAGE.format(title=html.escape(title), style=style, links=links, body=body)
 
 
+def cover(notebook: Any) -> tuple[str, bytes]:
+    """The form, "png" or "svg", and the bytes of the picture that stands for a chapter."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    texts = [output.get("data", {}).get("text/html", "") for output in outputs]
+    figures = [text for text in texts if text.startswith("<figure")]
+    chosen = next((text for text in figures if 'class="cover"' in text), figures[0])
+    found = re.search(r"data:image/(png|svg)[+a-z]*;base64,([^\"]+)", chosen)
+    assert found is not None
+    return found[1], base64.b64decode(found[2])
+
+
 def links_around(chapter: Path, every: list[Path]) -> str:
     """Links to the chapter before, the index and the chapter after."""
     place = every.index(chapter)
@@ -140,6 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="DIR",
         help="the folder for the results",
     )
+    parser.add_argument("--pictures", action="store_true", help="write the pictures of the index")
     parser.add_argument("--short", action="store_true", help="less data and fewer steps")
     options = parser.parse_args(arguments)
     try:
@@ -157,6 +171,9 @@ def main(arguments: list[str] | None = None) -> None:
         text = page(notebook, title_of(chapter), links_around(chapter, every))
         (options.out / f"{chapter.stem}.html").write_text(text, "utf-8")
         print(f"{options.out / chapter.stem}.html", flush=True)
+        if options.pictures:
+            form, picture = cover(notebook)
+            (HERE.parent / "pictures" / f"{chapter.stem}.{form}").write_bytes(picture)
     (options.out / "index.html").write_text(index(every), "utf-8")
     print(options.out / "index.html")
 

@@ -76,6 +76,14 @@ def amounts(ax: Any, values: Any, title: str = "", written: str = "") -> Any:
     return _squares(ax, values, title, written, AMOUNT, 0, float(values.max()) or 1.0)
 
 
+def image(ax: Any, pixels: Any, title: str = "") -> None:
+    """A grey image, from white at 0 to black at 1."""
+    ax.imshow(pixels, cmap="gray_r", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=9)
+    ax.spines[:].set(visible=True, color=GREY)
+
+
 def _squares(
     ax: Any, values: Any, title: str, written: str, colours: str, low: float, high: float
 ) -> Any:
@@ -93,14 +101,18 @@ def _entries(values: Any) -> Any:
     return ((index, float(values[index])) for index in itertools.product(*map(range, values.shape)))
 
 
-def show(picture: Any, caption: str) -> None:
-    """Show a figure, or a drawing of the library, with what is to be seen in it."""
+def show(picture: Any, caption: str, cover: bool = False) -> None:
+    """Show a figure, or a drawing of the library, with what is to be seen in it.
+
+    The cover of a chapter stands in the index of the examples; by default it is its first picture.
+    """
     if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
         from IPython.display import HTML, display
 
         assert shell is not None
         words = f"<figcaption>{html.escape(caption)}</figcaption>"
-        display(HTML(f"<figure>{_inline(picture, caption)}{words}</figure>"))
+        kind = ' class="cover"' if cover else ""
+        display(HTML(f"<figure{kind}>{_inline(picture, caption)}{words}</figure>"))
         return
     form = "svg" if hasattr(picture, "_repr_svg_") else "png"
     path = out(f"{Path(sys.argv[0]).stem}-{next(_count)}.{form}")

@@ -1,4 +1,4 @@
-"""Makes the pictures of this folder: `python examples/gallery/make.py`, with the extra `pictures` or Graphviz.
+"""Makes the pictures of this folder: `python examples/gallery/make.py`.
 
 Each is written as SVG and as PNG, the same bytes on every run. `--out DIR` writes them elsewhere, `--only NAME` makes
 one of them. (graph.svg and first-layer.png come from examples/digits.py; explore.png

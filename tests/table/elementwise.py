@@ -152,6 +152,7 @@ ROWS = [
     Row(np.interp,       "s... n", "4", domain=[(-0.9, 3.9), (1, 3)], call=lambda x, fp: np.interp(x, np.array([-0.95, 0.7, 2.3, 3.95], x.dtype), fp), promotes=True, ulps=16, zero_d=ValueError),
     Row(np.interp,       "s... n", "3", domain=[(5.1, 7), (1, 3)], call=lambda x, fp: np.interp(x, np.array([0, 1, 2.0], x.dtype), fp, right=1.0), promotes=True, ulps=16, note="outside", zero_d=ValueError),
     Row(np.interp,       "n", "4", "4", domain=[(1.2, 1.7), (0.9, 1.1), (1, 3)], call=lambda x, steps, fp: np.interp(x, np.cumsum(steps), fp), promotes=True, ulps=64, zero_d=ValueError, note="knots too"),
+    Row(np.interp,       "n", "3", "3", domain=[(4.1, 4.9), (1, 1.2), (1, 3)], call=lambda x, steps, fp: np.interp(x, np.cumsum(steps)[::-1] - 4, fp, period=-4.0), promotes=True, ulps=64, zero_d=ValueError, note="period"),
     Row(np.choose,       "n 2", "2", call=lambda a, b: np.choose(np.array([1, 0]), [a, b]), note="broadcast"),
     Row(np.real),
     Row(np.real,         call=lambda x: x.real, note="attribute"),

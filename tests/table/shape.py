@@ -23,12 +23,7 @@ def pads(mode: str, **options) -> dict:
 
 
 def padded_by_axis(x):
-    """Widths in a dictionary, which NumPy 2.2 and later know; the same as pairs on arrays."""
-    if not isinstance(x, np.ndarray):
-        return np.pad(x, {0: 1, -1: (0, 2)})
-    pairs = [(0, 0)] * x.ndim
-    pairs[0], pairs[-1] = (1, 1), (0, 2)
-    return np.pad(x, pairs)
+    return np.pad(x, {0: 1, -1: (0, 2)})
 
 
 def diagonal_by_loop(d: np.ndarray, shape: my.Shape, offset: int = 0) -> np.ndarray:
@@ -181,12 +176,13 @@ ROWS = [
     Row(np.pad,             "n m", options=pads("symmetric"), empty=ValueError),
     Row(np.pad,             "n m", options=pads("symmetric", reflect_type="odd"), ulps=64, domain=(5, 6), empty=ValueError),
     Row(np.pad,             "n m", options=pads("wrap"), empty=ValueError),
-    Row(np.pad,             "n m ...", call=padded_by_axis, zero_d=IndexError, note="widths by axis"),
 
     Row(np.lib.stride_tricks.sliding_window_view, "3 ...", call=lambda x: np.lib.stride_tricks.sliding_window_view(x, 2, axis=0), zero_d=AxisError),
     Row(np.lib.stride_tricks.sliding_window_view, "3 4", call=lambda x: np.lib.stride_tricks.sliding_window_view(x, (2, 3)), zero_d=ValueError),
 ]
 # fmt: on
+if np.lib.NumpyVersion(np.__version__) >= "2.2.0":  # knows widths in a dictionary
+    ROWS.append(Row(np.pad, "n m ...", call=padded_by_axis, zero_d=IndexError, note="widths by axis"))
 if hasattr(np, "unstack"):  # NumPy 2.1
     ROWS += [
         Row(np.unstack, "n ...", zero_d=ValueError),

@@ -46,7 +46,10 @@ ROUNDINGS = (2, 2, 4, 2, 4, 8, 2, 4, 8, 4, 8, 8)  # units in the last place, in 
 
 
 class CompileWarning(UserWarning):
-    """A compiled program computed something else than the eager engine, whose result was used instead."""
+    """A compiled program computed something else than the eager engine, whose result was used instead.
+
+    `compile`, `compile_step` and `fit` warn with it where `verify` is on.
+    """
 
 
 class Progress:

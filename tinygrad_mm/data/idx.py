@@ -108,6 +108,17 @@ def read_idx_folder(folder: str | os.PathLike[str]) -> tuple[tuple[Array, Array]
 
     Raises FileNotFoundError that lists the missing files, ValueError for files that are damaged or do not belong
     together.
+
+    >>> import tempfile
+    >>> images = bytes([0, 0, 0x08, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1]) + bytes([7, 8])
+    >>> labels = bytes([0, 0, 0x08, 1, 0, 0, 0, 2]) + bytes([0, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for part in ("train", "t10k"):
+    ...         _ = Path(folder, f"{part}-images-idx3-ubyte").write_bytes(images)
+    ...         _ = Path(folder, f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    ...     (x_train, y_train), (x_test, y_test) = read_idx_folder(folder)
+    >>> x_train.shape, y_train
+    ((2, 1, 1), array([0, 1], dtype=uint8))
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.arrays import is_foreign_array
+from tinygrad_mm.data.buckets import Bucketed, Buckets
 from tinygrad_mm.data.structures import Array, Rng, mapped, plain_array, stacked
 from tinygrad_mm.tensor import Tensor
 
@@ -19,10 +20,13 @@ __all__ = ["DataLoader"]
 
 @dataclass
 class _Epoch:
-    """One way through the data: the generator's state before it, the order drawn, and how many batches were given."""
+    """One way through the data: the generator's state before it, the order drawn, and how many batches were given.
+
+    The order is one of examples (None: as they are), or, with buckets, of batches.
+    """
 
     start: dict[str, Any]
-    order: Array | None
+    order: Array | list[Bucketed] | None
     given: int = 0
 
 
@@ -36,6 +40,15 @@ class DataLoader:
     one permutation an epoch from `rng`, a NumPy generator or a seed (None: one from the operating system); the last
     batch is smaller where `batch_size` does not divide the number of examples, or left out with `drop_last`.
     Unshuffled batches of arrays are views, not copies.
+
+    `buckets`, a number or lengths, is for sequences of different lengths: examples of about one length go together,
+    padded to the length of their bucket with `padding` (a number, or one for each part of an example), so that compiled
+    steps see few shapes: one for each bucket, and that of a last smaller batch. A number of buckets is spread so that
+    the padding is least. The sequences are the first part of an example, and every other part whose length varies or
+    always is that of the first. Behind the inputs of a tuple, and as "name_mask" in a dict, come their masks, boolean,
+    (batch_size, length), True where an example is; the last part of a tuple, and "target", are the target, and have
+    none. Unshuffled, short examples come first. Every example is looked at once, for its length, at the beginning; data
+    may also be a tuple or dict of lists.
 
     With `prefetch`, a thread prepares that many batches ahead: worth it where `data[i]` reads files, not where batches
     are cut from arrays. The batches are the same; but if `data[i]` itself draws random numbers, it then draws them
@@ -55,6 +68,11 @@ class DataLoader:
     >>> shuffled = DataLoader({"x": images, "y": labels}, batch_size=5, shuffle=True, rng=0)
     >>> [sorted(batch["y"].tolist()) for batch in shuffled]
     [[0, 1, 2, 3, 4]]
+    >>> sentences, tone = [[3, 1], [4], [1, 5, 9], [2, 6, 5, 3]], [0, 1, 1, 0]
+    >>> for words, mask, y in DataLoader((sentences, tone), batch_size=2, buckets=2):
+    ...     print(words.tolist(), mask.sum(axis=1), y)
+    [[3, 1], [4, 0]] [2 1] [0 1]
+    [[1, 5, 9, 0], [2, 6, 5, 3]] [3 4] [1 0]
     """
 
     def __init__(
@@ -65,11 +83,16 @@ class DataLoader:
         rng: Rng = None,
         drop_last: bool = False,
         prefetch: int = 0,
+        buckets: int | Sequence[int] | None = None,
+        padding: Any = 0,
     ) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("prefetch", prefetch, 0)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 kind = "a positive integer" if least else "an integer, 0 or more"
                 raise ValueError(f"DataLoader: {name}={value!r} must be {kind}")
+        self.buckets = None if buckets is None else Buckets(data, buckets, padding)
+        if self.buckets is not None:
+            data = self.buckets
         self._columns = isinstance(data, (np.ndarray, Tensor, tuple, dict)) or is_foreign_array(data)
         self.data = mapped(plain_array, data) if self._columns else data
         self.batch_size = int(batch_size)
@@ -89,6 +112,8 @@ class DataLoader:
     def _count(self) -> int:
         """How many examples there are."""
         if not self._columns:
+            if self.buckets is not None:
+                return len(self.buckets)
             if not (hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")):
                 raise TypeError(
                     f"DataLoader: {type(self.data).__name__} has no length or cannot be indexed; give an array, a "
@@ -124,22 +149,34 @@ class DataLoader:
 
     def _begun(self) -> _Epoch:
         start = self.rng.bit_generator.state
-        return _Epoch(dict(start), self.rng.permutation(self.examples) if self.shuffle else None)
+        order = self.rng.permutation(self.examples) if self.shuffle else None
+        if self.buckets is None:
+            return _Epoch(dict(start), order)
+        order = np.arange(self.examples) if order is None else order
+        batches = self.buckets.arranged(order, self.batch_size, self.drop_last)
+        if self.shuffle:
+            batches = [batches[i] for i in self.rng.permutation(len(batches))]
+        return _Epoch(dict(start), batches)
 
     def _rest(self, epoch: _Epoch) -> Iterator[Any]:
         """The batches of an epoch that have not been given yet."""
-        parts = [slice(i, min(i + self.batch_size, self.examples)) for i in range(0, self.examples, self.batch_size)]
-        chosen = (part if epoch.order is None else epoch.order[part] for part in parts[epoch.given : len(self)])
+        chosen: Iterator[Any]
+        if isinstance(epoch.order, list):
+            chosen = iter(epoch.order[epoch.given :])
+        else:
+            order, numbers = epoch.order, range(epoch.given, len(self))
+            parts = (slice(i * self.batch_size, min((i + 1) * self.batch_size, self.examples)) for i in numbers)
+            chosen = parts if order is None else map(order.__getitem__, parts)
         for batch in self._ahead(chosen) if self.prefetch else map(self._batch, chosen):
             epoch.given += 1  # before it is used: a position is saved after the step that uses it
             yield batch
         if self._epoch is epoch:
             self._epoch = None
 
-    def _ahead(self, chosen: Iterator[slice | Array]) -> Iterator[Any]:
+    def _ahead(self, chosen: Iterator[Any]) -> Iterator[Any]:
         """The batches, `prefetch` of them under way in a thread that ends with this iterator, however it ends."""
-        thread = ThreadPoolExecutor(1, "DataLoader")
-        under_way: deque[Future[Any]] = deque()
+        thread = futures.ThreadPoolExecutor(1, "DataLoader")  # loaded here: a thread that outlives the program may not
+        under_way: deque[futures.Future[Any]] = deque()
         try:
             for part in chosen:
                 under_way.append(thread.submit(self._batch, part))
@@ -150,7 +187,9 @@ class DataLoader:
         finally:
             thread.shutdown(cancel_futures=True)
 
-    def _batch(self, chosen: slice | Array) -> Any:
+    def _batch(self, chosen: Any) -> Any:
+        if self.buckets is not None:
+            return self.buckets.batch(chosen)
         if self._columns:
             return mapped(lambda column: column[chosen], self.data)
         indices = range(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen.tolist()
@@ -218,11 +257,13 @@ class DataLoader:
             "batch_size": self.batch_size,
             "shuffle": bool(self.shuffle),
             "drop_last": bool(self.drop_last),
+            **({} if self.buckets is None else {"buckets": self.buckets.limits}),
         }
 
     def __repr__(self) -> str:
         return (
             f"DataLoader({self.examples} examples, {len(self)} batches of {self.batch_size}"
             f"{', shuffled' if self.shuffle else ''}{', drop_last' if self.drop_last else ''}"
-            f"{f', prefetch={self.prefetch}' if self.prefetch else ''})"
+            f"{f', prefetch={self.prefetch}' if self.prefetch else ''}"
+            f"{f', buckets={self.buckets.limits}' if self.buckets is not None else ''})"
         )

@@ -48,6 +48,15 @@ class ArrayView:
         return ", ".join(f"{count} {what}" for count, what in ((self.nan, "NaN"), (self.infinite, "Inf")) if count)
 
     @property
+    def single(self) -> bool:
+        """Whether it is one number.
+
+        >>> view_of(np.float32(2)).single, view_of(np.ones(2)).single
+        (True, False)
+        """
+        return bool(self.numbers) and math.prod(self.shape) == 1
+
+    @property
     def statistics(self) -> str:
         """Mean, standard deviation and norm, where there are more elements than one.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,22 +17,35 @@ from tinygrad_mm.graph import Monitor, Vertex, entered, topological
 from tinygrad_mm.names import Names
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["NOTE", "Contribution", "Contributions", "contributions_to", "joined", "width", "with_backward"]
+__all__ = ["NOTE", "BackwardPass", "Contribution", "backward_pass", "joined", "width", "with_backward"]
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """The norm of a contribution to a gradient, and the axes over which it was summed because of broadcasting."""
+    """A contribution to a gradient: its norm, the axes over which it was summed because of broadcasting, as a text.
+
+    The text is the number itself where there is just one.
+    """
 
     norm: float
     axes: tuple[int, ...] = ()
+    text: str = ""
 
 
-Contributions = dict[tuple[int, int], Contribution]  # by the id of the computed vertex and the number of the argument
+@dataclass(frozen=True)
+class BackwardPass:
+    """What a backward pass sent where.
+
+    `contributions` are by the id of a computed vertex and the number of the argument that it went to, `gradients` by
+    the id of a vertex, those between the leaves and the outputs too.
+    """
+
+    contributions: Mapping[tuple[int, int], Contribution]
+    gradients: Mapping[int, Any]
 
 
-def contributions_to(outputs: Sequence[Vertex]) -> Contributions:
-    """Every contribution in a backward pass from the sum of all elements of the outputs.
+def backward_pass(outputs: Sequence[Vertex]) -> BackwardPass:
+    """A backward pass from the sum of all elements of the outputs.
 
     The pass is one of its own: the graph stays, and so does every `.grad`. Hooks run, as they are part of what a
     gradient is.
@@ -43,32 +56,45 @@ def contributions_to(outputs: Sequence[Vertex]) -> Contributions:
     roots = [output for output in outputs if output.requires_grad]
     if not roots:
         raise RuntimeError(
-            "draw: show='backward' needs an output that requires a gradient; set requires_grad=True on the tensors "
+            "draw: the way back needs an output that requires a gradient; set requires_grad=True on the tensors "
             "that it is computed from, and compute it outside no_grad()"
         )
     watch = _Watch()
     with entered(recording=False, monitor=watch), np.errstate(all="ignore"):
         ones = [np.ones_like(root.value) for root in roots]
         backpropagate(roots, ones, release=False)
-    return watch.found
+    return BackwardPass(watch.contributions, watch.gradients)
 
 
 class _Watch(Monitor):
     def __init__(self) -> None:
-        self.found: Contributions = {}
+        self.contributions: dict[tuple[int, int], Contribution] = {}
+        self.gradients: dict[int, Any] = {}
+
+    def visit(self, vertex: Vertex, gradient: Any) -> None:
+        if not isinstance(gradient, list):  # that of a call with several results, which its users show
+            self.gradients[id(vertex)] = gradient
 
     def contribution(self, vertex: Vertex, i: int, gradient: Any) -> None:
         node = vertex.node
         assert node is not None
         assert node.args is not None
+        if isinstance(gradient, list):  # to a call with several results, of which one was used
+            gradient = next(one for one in gradient if one is not None)
         shape = node.args[i].value.shape if type(node.args[i].value) is not tuple else gradient.shape
         lead = gradient.ndim - len(shape)
         stretched = [lead + k for k, n in enumerate(shape) if n == 1 and gradient.shape[lead + k] != 1]
         axes = (*range(lead), *stretched)
-        self.found[id(vertex), i] = Contribution(norm_of(unbroadcast(gradient, shape)), axes)
+        sent = unbroadcast(gradient, shape)
+        norm = norm_of(sent)
+        text = f"{sent.item():.3g}" if sent.size == 1 else f"{norm:.3g}"
+        self.contributions[id(vertex), i] = Contribution(norm, axes, text)
 
 
-NOTE = "backward: each edge is labelled with its contribution's norm and the axes that broadcasting sums; Σ adds up"
+NOTE = (
+    "backward: each edge is labelled with its contribution, a number or the norm of several, and the axes that "
+    "broadcasting sums; Σ adds up"
+)
 
 
 def with_backward(picture: Picture) -> Picture:
@@ -93,7 +119,7 @@ def with_backward(picture: Picture) -> Picture:
             back.append(PictureEdge(target, tail, kind="backward", label=""))
         for edge in edges:
             axes = f"Σ axis {','.join(map(str, edge.axes))}" if edge.axes else ""
-            words = " ".join(part for part in (f"{edge.norm:.3g}", axes) if part)
+            words = " ".join(part for part in (edge.sent, axes) if part)
             back.append(PictureEdge(edge.head, target, kind="backward", label=words, norm=edge.norm))
     ordered = [n for node in picture.nodes for n in (node, *sums.get(node.id, ()))]
     notes = (*picture.notes, NOTE) if back else picture.notes

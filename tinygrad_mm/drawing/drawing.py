@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import FrameType
@@ -12,17 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygrad_mm.drawing.backward import contributions_to, joined, with_backward
+from tinygrad_mm.drawing.backward import backward_pass, joined, with_backward
 from tinygrad_mm.drawing.call import shown_name
 from tinygrad_mm.drawing.dot import DIRECTIONS, Direction, digraph
-from tinygrad_mm.drawing.folding import Fold, fitted, fitted_to_page, with_chosen_folded, with_references
+from tinygrad_mm.drawing.folding import (
+    Fold,
+    fitted,
+    fitted_to_page,
+    with_chosen_folded,
+    with_references,
+    without_checks,
+)
 from tinygrad_mm.drawing.layout import drawn
 from tinygrad_mm.drawing.mermaid import mermaid
 from tinygrad_mm.drawing.outline import outline
 from tinygrad_mm.drawing.page import page
-from tinygrad_mm.drawing.picture import Picture
+from tinygrad_mm.drawing.picture import Picture, as_json
 from tinygrad_mm.drawing.reader import Failure, reading
 from tinygrad_mm.drawing.renderer import for_notebooks, write
+from tinygrad_mm.drawing.sample import Sizes, outputs_of
 from tinygrad_mm.graph import Scope, Vertex, entered, topological
 from tinygrad_mm.names import names_in, variables_of
 from tinygrad_mm.rules.shown import BOOKKEEPING
@@ -50,7 +58,7 @@ def record_lines() -> Iterator[None]:
         yield
 
 
-SHOW = ("values", "gradients", "backward", "memory", "work", "lines", "joint", "everything")
+SHOW = ("values", "gradients", "numbers", "backward", "memory", "work", "lines", "joint", "everything")
 
 
 def shown(show: str | Iterable[str]) -> frozenset[str]:
@@ -68,12 +76,14 @@ def shown(show: str | Iterable[str]) -> frozenset[str]:
     return words
 
 
-FORMATS = (".svg", ".png", ".pdf", ".dot", ".html", ".txt", ".mmd")
+FORMATS = (".svg", ".png", ".pdf", ".dot", ".html", ".txt", ".mmd", ".json")
 
 
 def draw(
-    outputs: Tensor | Sequence[Tensor],
+    outputs: Tensor | Sequence[Tensor] | Callable[..., Any],
     *,
+    input_size: Sizes | None = None,
+    dtype: Any = np.float32,
     model: Any = None,
     show: str | Iterable[str] = (),
     depth: int | None = None,
@@ -81,15 +91,19 @@ def draw(
     direction: Direction = "LR",
     focus: Tensor | None = None,
 ) -> Drawing:
-    """The computation graph behind one or several tensors.
+    """The computation graph behind one or several tensors, or of a model and the shapes of its inputs.
 
-    Parameters and layers are called by their attribute paths in `model` (`layers.0.weight`); other tensors by their
-    `name`, or by the variable of the calling function that holds them. `show` is one of these words or several:
+    `draw(model, input_size=(64, 784))` calls the model, or any function, with zeros of that shape (of several inputs a
+    sequence of shapes) and leaves it as it was. Parameters and layers are called by their attribute paths in `model`
+    (`layers.0.weight`); other tensors by their `name`, or by the variable of the calling function that holds them.
+    `show` is one of these words or several:
 
     - "values" and "gradients": small arrays as numbers, others as heat-maps with mean, std and norm; NaN and Inf in
       red. A gradient is what `.grad` holds; where that is None, "backward not run".
-    - "backward": the way back, each contribution with its norm and the axes that broadcasting sums, a Σ where several
-      meet. It takes a backward pass of its own, which leaves every `.grad` alone (hooks run).
+    - "numbers": value and gradient of every node, also of those between the leaves and the outputs.
+    - "backward": the way back, each contribution as a number (or the norm of several) with the axes that broadcasting
+      sums, a Σ where several meet. This and "numbers" take a backward pass of their own, which leaves every `.grad`
+      alone (hooks run).
     - "memory", "work" and "lines": bytes kept for the backward pass, multiply-adds of matrix products, and the source
       line of each operation that was computed inside `record_lines()`.
     - "joint": the backward pass recorded as a graph (`create_graph=True`), drawn below the forward pass. With several
@@ -98,21 +112,31 @@ def draw(
 
     A picture fits a page: it is wrapped into rows, functions of several operations (losses, convolutions) are one box
     each, equal modules in a row are drawn once, as `×N`, and modules are folded, from the innermost on, as far as
-    needed; it says so. Modules are folded to `depth` where that is given: 0 draws the outermost as one node each, 1
-    what is in them. `fold` says instead which modules and functions are folded, and no others: paths, classes and names
-    of functions, with wildcards (`"layers.*"`), or a function that is called with each `PictureCluster`; `()` folds
-    nothing. Past 200 nodes every picture is folded. `focus` shows only what that tensor
-    was computed from. `direction` is "LR" (left to right), "TB" (top to bottom), "RL" or "BT". No tensor is changed,
-    and the drawing keeps none alive.
+    needed; it says so. Where arrays are shown it is wrapped only, up to 200 nodes. `depth` says how far modules are
+    folded: 0 draws the outermost as one node each, 1 what is in them. `fold` says which modules and functions are, and
+    no others: paths, classes and names of functions, with wildcards (`"layers.*"`), or a function that is called with
+    each `PictureCluster`; `()` folds nothing. `focus` shows only what that tensor was computed from. `direction` is
+    "LR" (left to right), "TB" (top to bottom), "RL" or "BT". No tensor is changed, and the drawing keeps none alive.
 
     Raises RuntimeError where `backward()` has released the graph or there is no gradient to show, TypeError for outputs
-    that are no Tensors and a model that is no Module, ValueError for an unknown direction or word, without outputs, and
-    for a `focus` that the outputs were not computed from.
+    that are no Tensors, a model to be drawn without `input_size` and a `model=` that is no Module, ValueError for an
+    unknown direction, word or name in `fold`, without outputs, and for a `focus` that the outputs were not computed
+    from.
 
     >>> a = Tensor(3.0, requires_grad=True)
     >>> draw(a * a + a)
     <Drawing of 4 nodes and 5 edges: save("graph.svg") writes it, .source is its DOT text>
     """
+    if callable(outputs):
+        if input_size is None:
+            raise TypeError(
+                f"draw: a {type(outputs).__name__} has a graph only once it is called; write draw(model, "
+                "input_size=(64, 784)) with the shape of its input, or draw(model(x), model=model)"
+            )
+        model = outputs if model is None and hasattr(outputs, "named_parameters") else model
+        outputs = outputs_of(outputs, input_size, dtype)
+    elif input_size is not None:
+        raise TypeError("draw: input_size= is for a model; what tensors were computed from has its sizes already")
     single = isinstance(outputs, Tensor) or not isinstance(outputs, Iterable)
     tensors: list[Any] = [outputs] if single else list(outputs)
     for i, tensor in enumerate(tensors):
@@ -136,24 +160,27 @@ def draw(
     forward: list[Vertex] = []
     if "joint" in words:
         tensors, forward, names = joined(tensors, names)
-    contributions = contributions_to(tensors) if "backward" in words else None
-    found = reading(tensors, names, words, focus=focus, contributions=contributions, forward=forward)
-    picture = found.picture
+    backward = backward_pass(tensors) if words & {"backward", "numbers"} else None
+    found = reading(tensors, names, words, focus=focus, backward=backward, forward=forward)
+    picture = whole = without_checks(found.picture)
     if fold is not None:
         picture = fitted(with_chosen_folded(picture, fold))
     elif depth is not None:
         picture = fitted(picture, depth)
     elif "everything" not in words:
-        details = words & {"values", "gradients", "backward", "joint"}
+        details = words & {"values", "gradients", "numbers", "backward", "joint"}
         picture = fitted(picture) if details else fitted_to_page(picture, direction in ("LR", "RL"))
     picture = with_references(picture)
-    return Drawing(with_backward(picture) if contributions else picture, direction)
+    drawing = Drawing(with_backward(picture) if "backward" in words else picture, direction, whole)
+    if fold is None and depth is None and "everything" not in words:
+        drawing.at_first = fitted_to_page(whole, horizontal=False)
+    return drawing
 
 
 class Drawing:
     """A picture of a computation graph, to save, to show in a notebook, or to go on with as a `graphviz.Digraph`.
 
-    `picture` is the content as plain data.
+    `picture` is the content as plain data, `whole` the same with nothing folded.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> a = Tensor(2.0, requires_grad=True)
@@ -162,9 +189,11 @@ class Drawing:
     True
     """
 
-    def __init__(self, picture: Picture, direction: Direction = "LR") -> None:
+    def __init__(self, picture: Picture, direction: Direction = "LR", whole: Picture | None = None) -> None:
         self.picture = picture
         self.direction = direction
+        self.whole = picture if whole is None else whole
+        self.at_first = picture  # what is folded on a page before anything is clicked
 
     @property
     def graph(self) -> graphviz.Digraph:
@@ -177,11 +206,13 @@ class Drawing:
         return self.graph.source
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the picture as .svg, .png, .pdf, .dot, .html, .txt or .mmd, as the name ends; returns the path.
+        """Write the picture as .svg, .png, .pdf, .dot, .html, .txt, .mmd or .json, as the name ends; returns the path.
 
-        .html is a page of its own in which the picture can be moved and zoomed, .txt a list of the operations, .mmd
-        the language of Mermaid. The file is there whole or not at all. PDF needs a real `dot` or pygraphviz
-        (the extra `pdf`); .dot, .txt and .mmd need no layout program.
+        .html is a page of its own, one file without a network: modules fold and unfold, a node tells its shape,
+        options, source line, value and gradient (as far as `show` asked for them), ancestors and descendants can be
+        shown alone; there is a search, and it prints the picture. .txt a list of the operations, .mmd
+        the language of Mermaid, .json the content of `picture`. The file is there whole or not at all. PDF needs a real
+        `dot` or pygraphviz (the extra `pdf`); .dot, .txt, .mmd and .json need no layout program.
 
         Raises ValueError for another ending, RuntimeError where there is no layout program, OSError where the file
         cannot be written.
@@ -199,15 +230,24 @@ class Drawing:
         if form == ".svg":
             return self._svg()
         if form == ".html":
-            return page(self._svg().decode()).encode()
+            return page(self.whole, self.at_first, self._printed()).encode()
         if form == ".txt":
             return outline(self.picture).encode()
+        if form == ".json":
+            return as_json(self.picture).encode()
         if form == ".mmd":
             return mermaid(self.picture, self.direction).encode()
         return self.source.encode() if form == ".dot" else drawn(self.picture, self.direction, form[1:])
 
     def _svg(self) -> bytes:
         return drawn(self.picture, self.direction, "svg")
+
+    def _printed(self) -> str:
+        """The picture, or nothing where there is no layout program: a page needs none until it is printed."""
+        try:
+            return self._svg().decode()
+        except RuntimeError:
+            return ""
 
     def _repr_svg_(self) -> str:
         return for_notebooks(self._svg()).decode()

@@ -13,8 +13,20 @@ from tinygrad_mm.drawing.order import columns
 from tinygrad_mm.drawing.picture import LEAVES, Picture, PictureCluster, PictureEdge, PictureNode
 from tinygrad_mm.drawing.repeats import rolled
 from tinygrad_mm.drawing.rows import Plan, referring
+from tinygrad_mm.graph import name_of
+from tinygrad_mm.rules.indexing import checked
 
-__all__ = ["LIMIT", "Fold", "fitted", "fitted_to_page", "folded", "grouped", "with_chosen_folded", "with_references"]
+__all__ = [
+    "LIMIT",
+    "Fold",
+    "without_checks",
+    "fitted",
+    "fitted_to_page",
+    "folded",
+    "grouped",
+    "with_chosen_folded",
+    "with_references",
+]
 
 LIMIT = 200  # nodes of a picture that can still be read; a larger one is folded by itself
 ALIKE = 3  # so many equal blocks in a row are drawn as one
@@ -42,6 +54,25 @@ def fitted_to_page(picture: Picture, horizontal: bool) -> Picture:
             did += [f"modules are folded to depth={depth}"] if depth <= deepest else []
             return _noted(smaller, f"to fit a page, as it has {whole:,} operations: {' and '.join(did)}")
     return fitted(plain)
+
+
+def without_checks(picture: Picture) -> Picture:
+    """The picture without calls that look at an array and pass it on."""
+    source = {
+        edge.head: edge
+        for node in picture.nodes
+        if node.title == name_of(checked) and node.kind == "operation"
+        for edge in picture.into(node)
+    }
+
+    def origin(edge: PictureEdge) -> PictureEdge:
+        while edge.tail in source:
+            before = source[edge.tail]
+            edge = replace(edge, tail=before.tail, label=before.label or edge.label)
+        return edge
+
+    nodes = tuple(node for node in picture.nodes if node.id not in source)
+    return replace(picture, nodes=nodes, edges=tuple(origin(e) for e in picture.edges if e.head not in source))
 
 
 def _noted(picture: Picture, what: str) -> Picture:

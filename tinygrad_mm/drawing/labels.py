@@ -63,6 +63,9 @@ def view_rows(what: str, view: ArrayView, images: Images) -> Iterator[str]:
     if view.missing:
         yield _cell_row(_tiny(f"{what}: {view.missing}", color))
         return
+    if view.single:
+        yield _cell_row(_tiny(f"{what} ", color) + _number(view.numbers[0][0]))
+        return
     yield _cell_row(_tiny(what, color))
     yield _cell_row(_numbers(view) if view.numbers else _heat_map(view, images))
     if view.scale:
@@ -157,6 +160,9 @@ def size_of(node: PictureNode) -> tuple[float, float]:
     for what, view in node.views:
         cell = side(view.cells) if view.cells else 0
         texts = [f"{what}: {view.missing}" if view.missing else what]
+        if view.single:
+            width, height = max(width, _width(f"{what} {view.numbers[0][0]}", 9)), height + 14.0
+            continue
         colours = f"colours: 0 ± {view.scale:.3g}" if view.scale else ""
         texts += [text for text in (colours, view.statistics, view.alarm) if text]
         if view.numbers:
@@ -265,7 +271,7 @@ def legend(kinds: Iterable[Kind], stopped: bool, repeats: bool, notes: Iterable[
     samples += [_box(_small(line), "rounded,dashed", colour) for line, colour in zip(lines, colours, strict=True)]
     cells = "".join(f"<td>{sample}</td>" for sample in samples)
     rows = [f'<tr><td align="left">{_row(cells)}</td></tr>'] if samples else []
-    room = max(40, sum(len(sample) + 3 for sample in (*kinds, *lines)))
+    room = max(80, sum(len(sample) + 3 for sample in (*kinds, *lines)))
     texts = (line for note in notes for line in textwrap.wrap(printable(note), room))
     rows += [f'<tr><td align="left">{_small(line, 2 * room)}</td></tr>' for line in texts]
     return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0">{"".join(rows)}</table>>'
@@ -303,8 +309,9 @@ def _details(node: PictureNode) -> str:
 
 
 def _lines(node: PictureNode) -> list[str]:
-    """The small lines below the title."""
-    lines = [_details(node)] if _details(node) else []
+    """The small lines below the title; a number that is written out speaks for itself."""
+    number = node.shape == () and any(view.single for _, view in node.views)
+    lines = [_details(node)] if _details(node) and not number else []
     if node.uses > 1 and node.kind != "operation":
         lines.append(f"used {node.uses} times")
     line = ""

@@ -9,13 +9,26 @@ n1, ... in the order of computation, edges e0, e1, ... in the order of `Picture.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
 
 from tinygrad_mm.drawing.arrays import ArrayView
 
-__all__ = ["KINDS", "LEAVES", "EdgeKind", "Kind", "Picture", "PictureCluster", "PictureEdge", "PictureNode"]
+__all__ = [
+    "KINDS",
+    "LEAVES",
+    "EdgeKind",
+    "Kind",
+    "Picture",
+    "PictureCluster",
+    "PictureEdge",
+    "PictureNode",
+    "as_json",
+    "finite",
+]
 
 Kind: TypeAlias = Literal[
     "input", "parameter", "buffer", "constant", "detached", "operation", "function", "module", "sum", "output", "error"
@@ -89,11 +102,11 @@ class PictureEdge:
 
     `label` tells the results of a call with several results apart. `gradient` says whether a gradient comes back.
 
-    `norm` is the size of the contribution to a gradient that comes back along the edge, where it was asked for, and
-    `axes` those that it is summed over because broadcasting had stretched them. An edge of the kind "backward" draws
-    it, from an operation to its operand or to the sum before it. One of the kind "detached" leads from a tensor to its
-    copy outside the graph; "repeat" from the end of a repeated block to the beginning of the next one, which is drawn
-    as the same.
+    `norm` is the size of the contribution to a gradient that comes back along the edge, where it was asked for, `sent`
+    what is written of it, and `axes` those that it is summed over because broadcasting had stretched them. An edge of
+    the kind "backward" draws it, from an operation to its operand or to the sum before it. One of the kind "detached"
+    leads from a tensor to its copy outside the graph; "repeat" from the end of a repeated block to the beginning of the
+    next one, which is drawn as the same.
     """
 
     tail: str
@@ -104,6 +117,7 @@ class PictureEdge:
     kind: EdgeKind = "forward"
     norm: float | None = None
     axes: tuple[int, ...] = ()
+    sent: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,3 +155,25 @@ class Picture:
     def into(self, node: PictureNode) -> Iterator[PictureEdge]:
         """The edges that bring a node its operands, in order."""
         return (edge for edge in self.edges if edge.head == node.id and edge.kind == "forward")
+
+
+def as_json(picture: Picture) -> str:
+    """A picture as JSON: an object with the attributes of `Picture`, null where a number is not finite.
+
+    >>> as_json(Picture((), (), notes=("none",)))
+    '{"nodes": [], "edges": [], "clusters": [], "notes": ["none"]}'
+    """
+    return json.dumps(finite(asdict(picture)), allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """Nested containers with null in the place of every number that is not finite.
+
+    >>> finite({"a": (1.0, math.inf)})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, (list, tuple)) else value

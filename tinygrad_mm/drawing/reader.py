@@ -17,7 +17,7 @@ import numpy as np
 
 from tinygrad_mm.cost import Memory, bytes_text, count_text, multiply_adds_of, owner_of
 from tinygrad_mm.drawing.arrays import ArrayView, view_of
-from tinygrad_mm.drawing.backward import Contribution
+from tinygrad_mm.drawing.backward import BackwardPass
 from tinygrad_mm.drawing.call import is_array, is_commutative, lets_through, operands_and_options, title_of
 from tinygrad_mm.drawing.picture import Kind, Picture, PictureCluster, PictureEdge, PictureNode
 from tinygrad_mm.drawing.text import number_text, shortened
@@ -66,14 +66,15 @@ def reading(
     show: Collection[str] = (),
     *,
     focus: Vertex | None = None,
-    contributions: Mapping[tuple[int, int], Contribution] | None = None,
+    backward: BackwardPass | None = None,
     forward: Iterable[Vertex] = (),
     failure: Failure | None = None,
 ) -> Reading:
     """The picture of what the outputs were computed from, with the details that `show` asks for.
 
-    With a `focus`, only what that vertex was computed from is drawn. `contributions` are written on the edges. Where a
-    backward pass was recorded, `forward` are the vertices that were there before it. A `failure` is drawn last.
+    With a `focus`, only what that vertex was computed from is drawn. What a `backward` pass sent is written on the
+    edges. Where a backward pass was recorded, `forward` are the vertices that were there before it. A `failure` is
+    drawn last.
 
     Raises RuntimeError, which names `retain_graph=True`, where a backward pass has released the graph.
     """
@@ -82,7 +83,7 @@ def reading(
         roots += [a for _, a in failure.operands if isinstance(a, Vertex)]
     computed = [vertex for vertex in topological(roots, everything=True) if vertex.node is not None]
     drawn = list(outputs) if focus is None else [focus]
-    reader = _Reader(names, drawn, frozenset(show), contributions or {}, frozenset(map(id, forward)))
+    reader = _Reader(names, drawn, frozenset(show), backward or BackwardPass({}, {}), frozenset(map(id, forward)))
     for vertex in computed:
         reader.meet(vertex)
     for output in drawn:
@@ -135,12 +136,12 @@ class _Reader:
         names: Names,
         outputs: Sequence[Vertex],
         show: frozenset[str],
-        contributions: Mapping[tuple[int, int], Contribution],
+        backward: BackwardPass,
         forward: frozenset[int],
     ) -> None:
         self.names = names
         self.show = show
-        self.contributions = contributions
+        self.backward = backward
         self.forward = forward
         self.outputs = {id(output) for output in outputs}  # named at their own nodes, not also at their operations
         self.nodes: list[PictureNode] = []
@@ -205,8 +206,9 @@ class _Reader:
             return "parameter"
         if isinstance(a, Buffer):
             return "buffer"
-        # detach() leaves no record, but its result holds the very array of the tensor it was called on.
-        return "detached" if not a.requires_grad and id(a.value) in self.owners else "input"
+        # detach() leaves no record, but its result holds the very array of the tensor it was called on before.
+        owner = None if a.requires_grad else self.owners.get(id(a.value))
+        return "detached" if owner is not None and owner.version < a.version else "input"
 
     def title(self, a: Any) -> str | None:
         name = self.names.of(a)
@@ -277,8 +279,8 @@ class _Reader:
             a = node.args[i]
             gradient = vertex.requires_grad and getattr(a, "requires_grad", False) and lets_through(node, i)
             edge = PictureEdge(tail.node, head.id, number, tail.label, gradient)
-            flow = self.contributions.get((id(vertex), i))
-            self.edges.append(edge if flow is None else replace(edge, norm=flow.norm, axes=flow.axes))
+            flow = self.backward.contributions.get((id(vertex), i)) if "backward" in self.show else None
+            self.edges.append(edge if flow is None else replace(edge, norm=flow.norm, axes=flow.axes, sent=flow.text))
 
     def draw_failure(self, failure: Failure) -> None:
         """The call that raised, and its operands."""
@@ -298,7 +300,7 @@ class _Reader:
     def draw_output(self, tensor: Vertex, title: str) -> None:
         """What the picture was asked for."""
         tail = self.source(tensor, None, None, False)
-        number = "values" in self.show and tensor.value.size == 1
+        number = ("values" in self.show or "numbers" in self.show) and tensor.value.size == 1
         head = self.add(
             "output",
             self.names.of(tensor) or title,
@@ -371,11 +373,19 @@ class _Reader:
     def views(self, a: Any) -> tuple[tuple[str, ArrayView], ...]:
         """The arrays to show: the value, and the gradient where there is one to expect."""
         found = []
-        if "values" in self.show:
+        if "values" in self.show or "numbers" in self.show:
             found.append(("value", view_of(a.value if isinstance(a, Vertex) else a)))
-        if "gradients" in self.show and isinstance(a, Vertex) and a.requires_grad:
+        if not isinstance(a, Vertex) or not a.requires_grad:
+            return tuple(found)
+        passing = self.backward.gradients.get(id(a))
+        if "numbers" in self.show:
+            shown = ArrayView(missing="none arrives") if passing is None else view_of(passing)
+            found.append(("gradient", shown))
+        elif "gradients" in self.show:
             retained = a.node is None or bool((a.extra or {}).get("retain_grad"))
-            if a.grad is not None:
+            if a.grad is None and passing is not None:
+                found.append(("gradient", view_of(passing)))
+            elif a.grad is not None:
                 found.append(("gradient", view_of(a.grad)))
             elif retained:
                 found.append(("gradient", ArrayView(missing="backward not run")))

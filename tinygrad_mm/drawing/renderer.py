@@ -34,7 +34,7 @@ __all__ = [
     "write",
 ]
 
-INSTALL = "`apt install graphviz` or `pip install 'tinygrad_mm[pictures]'`"
+INSTALL = "`pip install graphviz-pure` or `apt install graphviz`"
 
 # Bounds of a PNG: sharp where the picture is small, still possible to open where it is large.
 DOTS_PER_INCH = 144.0

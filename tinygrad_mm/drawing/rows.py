@@ -136,7 +136,7 @@ class Plan:
         for first, last in self._reach().values():
             borders[first] += 1
             borders[last + 1] += 1
-        way_back = 60.0 if any(edge.kind == "backward" and edge.label for edge in self.picture.edges) else 0.0
+        way_back = 35.0 if any(edge.kind == "backward" and edge.label for edge in self.picture.edges) else 0.0
         return [
             (
                 lengths[i] + (GAP + way_back if lengths[i] else 0) + FRAME * borders[i],

@@ -90,6 +90,13 @@ class JacobianPicture:
         write(path, self.source.encode() if form == ".dot" else render(self.source, form[1:]))
         return path
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """What a notebook shows: the picture or, without a layout program, how to get one."""
+        try:
+            return {"image/svg+xml": self._repr_svg_(), "text/plain": repr(self)}
+        except RuntimeError as error:
+            return {"text/plain": f"{self!r}\n{error}"}
+
     def _repr_svg_(self) -> str:
         return render(self.source, "svg").decode()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.backprop import backpropagate, unbroadcast
-from tinygrad_mm.drawing.text import index_text, value_text
+from tinygrad_mm.drawing.text import index_text, printable, shortened, value_text
 from tinygrad_mm.explorer.calls import Call, Ref
 from tinygrad_mm.explorer.learning import learn
 from tinygrad_mm.explorer.mathematics import expression, operation_name, tell
@@ -23,6 +24,8 @@ from tinygrad_mm.rules.shown import text_of
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 __all__ = ["record"]
+
+LONGEST_LABEL = 120  # characters
 
 
 def record(
@@ -165,7 +168,7 @@ class _Reader:
             arguments=tuple(arguments),
             modules=self.modules(node.scope),
             line=node.line,
-            code=linecache.getline(*node.line).strip() if node.line else "",
+            code=printable(linecache.getline(*node.line).strip()) if node.line else "",
         )
         number = len(self.values) - 1
         self.forward.append(number)
@@ -175,7 +178,7 @@ class _Reader:
     def add(self, a: Any, kind: Kind, array: Any, **details: Any) -> None:
         number = self.ids[id(a)] = len(self.values)
         name = self.names.of(a)
-        label = name or (f"v{len(self.forward) + 1}" if details else self.unnamed(kind))
+        label = _label(name) if name else (f"v{len(self.forward) + 1}" if details else self.unnamed(kind))
         self.labels[label] += 1
         if self.labels[label] > 1:
             label = f"{label}#{number}"
@@ -195,9 +198,16 @@ class _Reader:
         found = []
         while scope is not None and (scope := scope.module) is not None:
             path = self.names.modules.get(scope.token)
-            found.append(f"{path} ({scope.label})" if path else scope.label)
+            found.append(f"{_label(path)} ({scope.label})" if path else scope.label)
             scope = scope.parent
         return tuple(reversed(found))
+
+
+def _label(name: str) -> str:
+    """A name as it can stand in formulas: on one line, not too long, and set apart where it runs from right to left."""
+    text = shortened(printable(name), LONGEST_LABEL)
+    turned = any(unicodedata.bidirectional(letter) in ("R", "AL", "AN") for letter in text)
+    return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}" if turned else text
 
 
 # ---------------------------------------------------------------------------------------------------------------------

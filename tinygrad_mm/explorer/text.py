@@ -10,11 +10,13 @@ import numpy as np
 
 from tinygrad_mm.drawing.text import shortened
 from tinygrad_mm.explorer.checks import Check
+from tinygrad_mm.explorer.learning import Learning
 from tinygrad_mm.explorer.mathematics import array_text, number_text
 from tinygrad_mm.explorer.steps import record
 from tinygrad_mm.explorer.story import Story
 from tinygrad_mm.explorer.tape import Contribution, Step, Value
 from tinygrad_mm.names import variables_of_caller
+from tinygrad_mm.notebook import Shown
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["Explanation", "explain"]
@@ -25,21 +27,20 @@ NARROWEST = 72
 INDENT = " " * 4
 
 
-class Explanation(str):
-    """Text that shows itself as it is, also where Python shows the value of an expression; `story` is what it tells."""
+class Explanation(Shown):
+    """Text that shows itself as it is, in a notebook too; `story` is what it tells."""
 
     __slots__ = ("story",)
 
     story: Story
 
-    def __repr__(self) -> str:
-        return str(self)
-
 
 def explain(
     loss: Tensor,
     model: Any = None,
+    optimizer: Any = None,
     *,
+    steps: int = 1,
     check: bool = True,
     limit: int | None = 60,
     width: int = 100,
@@ -49,13 +50,14 @@ def explain(
 
     Each step back shows the gradient that arrived and what it is the sum of, then for each argument the rule as
     mathematics, as it stands in the source, with the numbers put in, and the shapes. With `check`, each gradient stands
-    beside finite differences of the loss. It ends with what the wrong order of steps would have given. Of more than
+    beside finite differences of the loss. It ends with what the wrong order of steps would have given and, with
+    `optimizer`, with its updates and with `steps` training steps on the same graph. Of more than
     `limit` steps the middle is left out (None: never); lines are at most `width` characters, but for names and formulas
     longer than that. With `model`, parameters and layers have their paths; `variables` are further names, by default
     those of the caller. A backward pass of its own is run: every `.grad`, the hooks and the graph stay as they are.
 
     Raises TypeError for anything but a Tensor, RuntimeError where there is no graph or it was released, ValueError for
-    a loss of several numbers.
+    a loss of several numbers and for an optimizer of other parameters.
 
     >>> w = Tensor(2.0, requires_grad=True)
     >>> print(explain(w * w, check=False, variables={"w": w}))
@@ -83,7 +85,9 @@ def explain(
     Depth first, every rule would still have run after its last contribution: here the order makes no
     difference.
     """
-    story = record(loss, model, variables_of_caller() if variables is None else variables)
+    if steps > 1 and optimizer is None:
+        raise ValueError("explain: steps= takes training steps, which need optimizer=")
+    story = record(loss, model, variables_of_caller() if variables is None else variables, optimizer, steps)
     text = "\n".join(_Writer(story, check, limit, max(width, NARROWEST)).lines())
     explanation = Explanation(text)
     explanation.story = story
@@ -110,6 +114,9 @@ class _Writer:
         yield from ("", "FORWARD", *self.forward())
         yield from ("", "BACKWARD", *self.backward())
         yield from ("", "IN THE WRONG ORDER", *self.wrong_order())
+        if story.learning is not None:
+            yield from ("", f"UPDATE by {story.learning.optimizer}", *self.updates(story.learning))
+            yield from ("", "TRAINING on the same graph", *self.training(story.learning))
 
     def wrapped(self, text: str, indent: str = "") -> list[str]:
         """The text in lines of the width; the second and further ones start with `indent`."""
@@ -277,6 +284,40 @@ class _Writer:
         yield from self.wrapped(
             f"Handing on each contribution by itself would be right, and take {visits} steps instead of "
             f"{len(story.backward)}."
+        )
+
+    # -- learning
+
+    def updates(self, learning: Learning) -> Iterator[str]:
+        """The update of each parameter, in formulas and numbers."""
+        told: set[tuple[str, ...]] = set()
+        for one in learning.updates:
+            label = self.story.values[one.value].label
+            yield from self.wrapped(one.formula, INDENT)
+            for line in one.where:
+                yield from self.wrapped(f"{INDENT}where    {line}", f"{INDENT}{' ' * 9}")
+            if one.options not in told:  # most parameters have the same
+                yield from self.wrapped(f"{INDENT}with     {', '.join(one.options)}", f"{INDENT}{' ' * 9}")
+                told.add(one.options)
+            for line in filter(None, one.numbers):
+                yield from self.wrapped(f"{INDENT}numbers  {line}", f"{INDENT}{' ' * 9}")
+            moved = number_text(100 * learning.steps[0].ratios[one.value])
+            yield from self.wrapped(
+                f"{INDENT}{label} = {_summary(one.after)}, moved by {moved} % of its norm", INDENT * 2
+            )
+
+    def training(self, learning: Learning) -> Iterator[str]:
+        """The loss before each step, and by how much each parameter moves."""
+        for number, step in self.selected(learning.steps, "training steps"):
+            if not number:
+                yield step
+                continue
+            moved = ", ".join(
+                f"{self.story.values[i].label} {number_text(100 * ratio)} %" for i, ratio in step.ratios.items()
+            )
+            yield from self.wrapped(f"{number}. L = {number_text(step.loss)}, moved: {moved}", INDENT)
+        yield (
+            f"then L = {number_text(learning.loss)}" if learning.loss is not None else f"not known: {learning.problem}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Activations: functions of single numbers, and those that make probabilities of the last axis."""
+"""Activation functions: elementwise ones, and softmax and its relatives along an axis."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 @primitive
 def relu(x: Any) -> Any:
-    """max(x, 0), elementwise; the derivative at 0 is 0.
+    """Rectified linear unit: max(x, 0), elementwise (Nair and Hinton 2010); the derivative at 0 is 0.
 
     Shape: (...) -> (...)
 
@@ -147,7 +147,8 @@ def gelu(x: Any, approximate: str = "none") -> Any:
 
 defvjp(gelu, lambda g, y, x, approximate="none": g * _gelu_slope(y, x, approximate))
 
-# The constants of the tanh form: tanh(A (x + B x^3)). x * x is written so that a compiled program computes it once.
+# The constants of the tanh form: tanh(A (x + B x^3)). Value and slope are both written in x * x, which a compiled
+# program then computes once.
 A, B = math.sqrt(2 / math.pi), 0.044715
 
 
@@ -176,8 +177,9 @@ def _gelu_slope(y: Any, x: Any, approximate: str) -> Any:
 def logsumexp(x: Any, axis: Any = -1, keepdims: bool = False) -> Any:
     """log(sum(exp(x))) along an axis, several or all (None), without overflow.
 
-    Its gradient is `softmax(x)`, which is NaN where all elements are -inf, and the value too: none of them has a share.
-    `np.logaddexp.reduce` shares the gradient of such elements as limits do (impossible paths of a Markov chain).
+    Its gradient is `softmax(x)`. Where all elements are -inf, so is the value, and the gradient is NaN, since shares of
+    nothing are 0 / 0. `np.logaddexp.reduce` gives each of them an equal share instead, the limit of equal elements:
+    what the impossible paths of a Markov chain need.
 
     Shape: (..., n) -> (...)
 
@@ -199,13 +201,13 @@ defvjp(
 
 
 def _top(x: Any, axis: Any) -> Any:
-    """The largest element along an axis, as an axis of length 1; of nothing, any number."""
+    """The largest element along an axis, which is kept with length 1; of an empty array, zeros."""
     return np.max(x, axis=axis, keepdims=True) if x.size else np.sum(x, axis=axis, keepdims=True)
 
 
 @primitive
 def softmax(x: Any, axis: int = -1) -> Any:
-    """exp(x) / sum(exp(x)) along an axis: positive numbers that sum to 1.
+    """exp(x) / sum(exp(x)) along an axis, without overflow: positive numbers that sum to 1.
 
     Shape: (..., n) -> (..., n)
 
@@ -245,7 +247,9 @@ defvjp(
 
 @primitive
 def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
-    """1 at each label's place, 0 elsewhere.
+    """1 in the class of each label, 0 in the others; all 0 for a label that is none of the classes.
+
+    `labels` are integers that count classes from 0.
 
     Shape: (...) -> (..., classes)
 
@@ -261,7 +265,7 @@ defstopped(one_hot)
 
 @primitive
 def pick(x: Any, labels: Any) -> Any:
-    """The element at each label, along the last axis.
+    """x[..., label], for each label: one element of each row along the last axis.
 
     Shape: (..., classes), (...) -> (...)
 

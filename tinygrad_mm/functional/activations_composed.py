@@ -40,7 +40,7 @@ def selu(x: Any) -> Any:
 
 
 def celu(x: Any, alpha: float = 1.0) -> Any:
-    """X where x > 0, alpha * (exp(x / alpha) - 1) elsewhere: an elu with slope 1 at 0 (Barron 2017).
+    """Continuously differentiable ELU: x where x > 0, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017).
 
     Shape: (...) -> (...)
 
@@ -51,7 +51,9 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
 
 
 def prelu(x: Any, weight: Any) -> Any:
-    """X where x > 0, weight * x elsewhere (He et al. 2015); one weight, or one for each channel (axis 1).
+    """Parametric ReLU: x where x > 0, weight * x elsewhere (He et al. 2015).
+
+    There is one weight, or one for each channel (axis 1).
 
     Shape: (N, channels, ...), (1) or (channels) -> (N, channels, ...)
 
@@ -101,7 +103,7 @@ def hard_sigmoid(x: Any) -> Any:
 
 
 def hard_swish(x: Any) -> Any:
-    """X * hard_sigmoid(x), elementwise (Howard et al. 2019).
+    """Piecewise form of swish: x * hard_sigmoid(x), elementwise (Howard et al. 2019).
 
     Shape: (...) -> (...)
 
@@ -112,7 +114,7 @@ def hard_swish(x: Any) -> Any:
 
 
 def mish(x: Any) -> Any:
-    """X * tanh(softplus(x)), elementwise (Misra 2020).
+    """Mish: x * tanh(softplus(x)), elementwise (Misra 2020).
 
     Shape: (...) -> (...)
 
@@ -123,7 +125,7 @@ def mish(x: Any) -> Any:
 
 
 def softsign(x: Any) -> Any:
-    """X / (1 + |x|), elementwise (Bergstra et al. 2009).
+    """Softsign: x / (1 + |x|), elementwise (Bergstra et al. 2009).
 
     Shape: (...) -> (...)
 

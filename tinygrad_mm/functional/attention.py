@@ -28,9 +28,9 @@ def scaled_dot_product_attention(
 ) -> Any:
     """softmax(query @ key.T * scale) @ value, with scale = 1 / sqrt(features) (Vaswani et al. 2017).
 
-    `mask` broadcasts to (..., queries, keys): booleans, True where a query may look, or numbers that are added to the
-    products. With `causal`, query i looks at keys 0..i only. A query that may look nowhere gets zeros. `dropout` drops
-    weights, by draws from `rng`. With `return_weights`, the softmax is returned beside the result.
+    `mask` broadcasts to (..., queries, keys): booleans, True where a query may attend, or numbers that are added to the
+    products. With `causal`, query i attends to keys 0..i only. A query that may attend to no key gets zeros. `dropout`
+    drops weights, by draws from `rng`. With `return_weights`, the softmax is returned beside the result.
 
     The axis before the last two counts heads: keys and values may have fewer heads, each for a group of the queries'
     (Ainslie et al. 2023).

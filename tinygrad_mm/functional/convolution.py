@@ -37,11 +37,11 @@ def conv2d(
     dilation: int | Sizes = 1,
     groups: int = 1,
 ) -> Any:
-    """Images filtered: at each place of a sliding window, the products of the weight with what lies under it, summed.
+    """2-D convolution: at each place of a sliding window, the products of the weight with what lies under it, summed.
 
-    That is the cross-correlation which networks call convolution. `padding` zeros go to both ends, or as many as keep
-    the size with "same", or none with "valid". With `groups`, channels and filters are split into as many parts, and
-    each part of the filters sees its part of the channels only.
+    To be exact, it is the cross-correlation that networks call convolution. `padding` zeros go to both ends, or as many
+    as keep the size with "same", or none with "valid". With `groups`, channels and filters are split into parts,
+    and each part of the filters sees its part of the channels only.
 
     Shape: (N, C, height, width), (filters, C / groups, size, size), (filters,) -> (N, filters, height', width') with
     height' = (height + 2 padding - dilation (size - 1) - 1) // stride + 1
@@ -74,7 +74,7 @@ def conv1d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Any:
-    """Sequences filtered: `conv2d` of images of height 1; the options are those of `conv2d`.
+    """1-D convolution of sequences: `conv2d` of images of height 1; the options are those of `conv2d`.
 
     Shape: (N, C, length), (filters, C / groups, size), (filters,) -> (N, filters, length') with
     length' = (length + 2 padding - dilation (size - 1) - 1) // stride + 1
@@ -103,10 +103,11 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: int | Sizes = 1,
 ) -> Any:
-    """Each number of the images, times the weight, added up where the weight lies: the transpose of `conv2d`.
+    """Transposed 2-D convolution: each number spreads the weight around it, and overlaps are added up.
 
-    It turns what `conv2d` of the same options made back into the shape of the images; where a stride leaves several
-    shapes possible, `output_padding` adds to the smallest (Zeiler et al. 2010; Dumoulin and Visin 2016).
+    It is the transpose of `conv2d` as a linear map: the output has the shape of the images of which `conv2d`, with the
+    same options, makes the shape of x. Where a stride leaves several such shapes possible, `output_padding` adds to the
+    smallest (Zeiler et al. 2010; Dumoulin and Visin 2016).
 
     Shape: (N, C, height, width), (C, filters / groups, size, size), (filters,) -> (N, filters, height', width') with
     height' = (height - 1) stride - 2 padding + dilation (size - 1) + output_padding + 1
@@ -150,7 +151,7 @@ def conv_transpose1d(
     groups: int = 1,
     dilation: int = 1,
 ) -> Any:
-    """The transpose of `conv1d`: `conv_transpose2d` of images of height 1.
+    """Transposed 1-D convolution of sequences: `conv_transpose2d` of images of height 1.
 
     Shape: (N, C, length), (C, filters / groups, size), (filters,) -> (N, filters, length') with
     length' = (length - 1) stride - 2 padding + dilation (size - 1) + output_padding + 1

@@ -17,7 +17,7 @@ __all__ = ["binary_cross_entropy", "ctc_loss", "gaussian_nll_loss", "poisson_nll
 
 
 def binary_cross_entropy(probabilities: Any, targets: Any, weight: Any = None, reduction: str = "mean") -> Any:
-    """-(t log(p) + (1 - t) log(1 - p)), averaged over all elements; of a logarithm below -100, that much counts.
+    """-(t log(p) + (1 - t) log(1 - p)), averaged over all elements; logarithms are at least -100.
 
     `targets` are probabilities too; `weight` weighs the elements, by broadcasting. Where p is the sigmoid of something,
     `binary_cross_entropy_with_logits` is exact for any logits.
@@ -34,8 +34,8 @@ def binary_cross_entropy(probabilities: Any, targets: Any, weight: Any = None, r
     probabilities, targets = _pair(name, probabilities, targets, reduction)
     weight = _factor(name, "weight", weight, probabilities)
     p = checked(probabilities, _check_probabilities)
-    lost = -(targets * _logarithm(p) + (1 - targets) * _logarithm(1 - p))
-    return _reduced(lost if weight is None else lost * weight, reduction)
+    losses = -(targets * _logarithm(p) + (1 - targets) * _logarithm(1 - p))
+    return _reduced(losses if weight is None else losses * weight, reduction)
 
 
 def _logarithm(p: Any) -> Any:
@@ -54,7 +54,7 @@ def _check_probabilities(values: Any) -> None:
 def gaussian_nll_loss(
     means: Any, targets: Any, variances: Any, reduction: str = "mean", full: bool = False, epsilon: float = 1e-6
 ) -> Any:
-    """(log(variance) + (mean - target)^2 / variance) / 2, averaged: how unlikely a normal distribution makes targets.
+    """(log(variance) + (mean - target)^2 / variance) / 2, averaged: a negative log-likelihood, of normal targets.
 
     Variances below `epsilon` count as that (Nix and Weigend 1994). `full` adds the constant log(2 pi) / 2.
 
@@ -69,12 +69,14 @@ def gaussian_nll_loss(
     variances = _factor("gaussian_nll_loss", "variances", variances, means)
     variances = np.maximum(variances, epsilon)
     distance = means - targets
-    lost = 0.5 * (np.log(variances) + distance * distance / variances)
-    return _reduced(lost + 0.5 * math.log(2 * math.pi) if full else lost, reduction)
+    losses = 0.5 * (np.log(variances) + distance * distance / variances)
+    return _reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
 
 
 def poisson_nll_loss(log_rates: Any, targets: Any, reduction: str = "mean") -> Any:
-    """exp(log_rate) - target * log_rate, averaged: how unlikely a Poisson distribution makes counts, up to a constant.
+    """exp(log_rate) - target * log_rate, averaged: a negative log-likelihood, of Poisson counts.
+
+    A constant of the counts, log(target!), is left out.
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
 
@@ -150,10 +152,10 @@ def ctc_loss(
     ends = np.concatenate([nowhere[:, :1], alpha], axis=1)  # state i at place i + 1
     last = 2 * target_lengths[:, None] + np.array([0, 1])
     total = logsumexp(np.take_along_axis(ends, last, axis=1), axis=1)
-    lost = np.where(total > low / 2, -total, 0.0 if zero_infinity else math.inf)
+    losses = np.where(total > low / 2, -total, 0.0 if zero_infinity else math.inf)
     if reduction != "mean":
-        return _reduced(lost, reduction)
-    return np.mean(lost / np.maximum(target_lengths, 1).astype(lost.dtype))
+        return _reduced(losses, reduction)
+    return np.mean(losses / np.maximum(target_lengths, 1).astype(losses.dtype))
 
 
 def _lengths(what: str, lengths: Any, n: int, most: int) -> Any:

@@ -1,4 +1,4 @@
-"""Losses: one number for how far predictions are from what was wanted.
+"""Loss functions: one number for how far predictions are from their targets.
 
 `reduction` is "mean", "sum" or "none" everywhere. A target has the shape and dtype of the prediction: nothing is
 broadcast or promoted silently.
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Classes
+# Labels: one class of several for each example
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -39,12 +39,12 @@ def _cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
     Raises ValueError for labels of another shape, or out of range.
     """
     z = logits - np.max(logits, axis=-1, keepdims=True)  # both terms less the largest logit: exp cannot overflow
-    lost = np.squeeze(np.log(np.sum(np.exp(z), axis=-1, keepdims=True)), -1) - pick(z, labels)
-    return _reduced(lost, reduction)
+    losses = np.squeeze(np.log(np.sum(np.exp(z), axis=-1, keepdims=True)), -1) - pick(z, labels)
+    return _reduced(losses, reduction)
 
 
 def _for_each(g: Any, labels: Any, reduction: str) -> Any:
-    """The gradient of the loss of each example, from that of all."""
+    """The gradient of each example's loss, given g, the gradient of the reduced loss."""
     return np.expand_dims(g, -1) if reduction == "none" else g / max(labels.size, 1) if reduction == "mean" else g
 
 
@@ -88,7 +88,7 @@ def cross_entropy(
             return _cross_entropy(logits, labels, reduction) if reduction != "mean" else _cross_entropy(logits, labels)
         except (ValueError, IndexError) as error:
             failure = error
-        # Shapes that do not fit, or a label without a place, most likely: say which.
+        # Most likely shapes that do not fit, or labels out of range: then these checks raise, and say which.
         _check_kind("cross_entropy", logits, labels)
         _check_range("cross_entropy", logits.shape[-1], None, getattr(labels, "value", labels))
         raise failure
@@ -103,14 +103,14 @@ def cross_entropy(
             )
         if ignore_index is not None:
             raise ValueError("cross_entropy: ignore_index is for integer labels; give such examples probabilities of 0")
-        lost = _expected_loss(logits, labels, _class_weight("cross_entropy", weight, logits), label_smoothing)
-        return _reduced(lost, reduction)
+        losses = _expected_loss(logits, labels, _class_weight("cross_entropy", weight, logits), label_smoothing)
+        return _reduced(losses, reduction)
     labels = _checked_labels("cross_entropy", logits, labels, ignore_index)
     if not label_smoothing:
         return nll_loss(log_softmax(logits), labels, weight, ignore_index, reduction)
     weight = _class_weight("cross_entropy", weight, logits)
-    lost = _expected_loss(logits, one_hot(labels, logits.shape[-1], logits.dtype), weight, label_smoothing)
-    return _over_examples(lost, labels, weight, ignore_index, reduction, weighed=True)
+    losses = _expected_loss(logits, one_hot(labels, logits.shape[-1], logits.dtype), weight, label_smoothing)
+    return _over_examples(losses, labels, weight, ignore_index, reduction, weighed=True)
 
 
 def _expected_loss(logits: Any, probabilities: Any, weight: Any, label_smoothing: float) -> Any:
@@ -126,7 +126,9 @@ def _expected_loss(logits: Any, probabilities: Any, weight: Any, label_smoothing
 def nll_loss(
     log_probabilities: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean"
 ) -> Any:
-    """-log_probabilities[label], averaged over the examples: cross_entropy behind a log_softmax.
+    """-log_probabilities[label], averaged over the examples: the negative log-likelihood of the labels.
+
+    Of log_softmax(logits), it is the `cross_entropy` of the logits.
 
     `weight` and `ignore_index` are those of `cross_entropy`.
 
@@ -143,8 +145,8 @@ def nll_loss(
     labels = _checked_labels("nll_loss", log_probabilities, labels, ignore_index)
     weight = _class_weight("nll_loss", weight, log_probabilities)
     places = labels if ignore_index is None else np.where(labels == ignore_index, 0, labels)
-    lost = -np.take_along_axis(log_probabilities, places[..., None], axis=-1)[..., 0]
-    return _over_examples(lost, labels, weight, ignore_index, reduction)
+    losses = -np.take_along_axis(log_probabilities, places[..., None], axis=-1)[..., 0]
+    return _over_examples(losses, labels, weight, ignore_index, reduction)
 
 
 def _class_weight(name: str, weight: Any, logits: Any) -> Any:
@@ -159,29 +161,29 @@ def _class_weight(name: str, weight: Any, logits: Any) -> Any:
 
 
 def _over_examples(
-    lost: Any, labels: Any, weight: Any, ignore_index: int | None, reduction: str, weighed: bool = False
+    losses: Any, labels: Any, weight: Any, ignore_index: int | None, reduction: str, weighed: bool = False
 ) -> Any:
-    """Losses of examples reduced: those ignored left out, the others weighed with their class (unless `weighed`)."""
+    """The examples' losses reduced, without the ignored ones; times their class weights, unless they are `weighed`."""
     if weight is None and ignore_index is None:
-        return _reduced(lost, reduction)
+        return _reduced(losses, reduction)
     if ignore_index is None:
         weights = at_places(weight, labels)
     else:
         kept = labels != ignore_index
-        lost = np.where(kept, lost, 0)
-        weights = kept.astype(lost.dtype)
+        losses = np.where(kept, losses, 0)
+        weights = kept.astype(losses.dtype)
         if weight is not None:
             weights = weights * at_places(weight, np.where(kept, labels, 0))
     if weight is not None and not weighed:
-        lost = lost * weights
+        losses = losses * weights
     if reduction != "mean":
-        return _reduced(lost, reduction)
+        return _reduced(losses, reduction)
     total = np.sum(weights)
-    return np.sum(lost) / np.where(total == 0, 1, total)
+    return np.sum(losses) / np.where(total == 0, 1, total)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Numbers
+# Targets of the shape of the predictions
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -260,7 +262,8 @@ def binary_cross_entropy_with_logits(
 ) -> Any:
     """-(t log(p) + (1 - t) log(1 - p)) with p = sigmoid(logit), averaged over all elements; stable for any logits.
 
-    `targets` are probabilities. `weight` weighs the elements, `positive_weight` the term of t, both by broadcasting.
+    The targets t are probabilities. `weight` is a factor of each element's loss, `positive_weight` one of the term
+    t log(p); both are broadcast.
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
 
@@ -275,8 +278,8 @@ def binary_cross_entropy_with_logits(
     positive = targets * softplus(-logits)
     if positive_weight is not None:
         positive = positive * positive_weight
-    lost = positive + (1 - targets) * softplus(logits)
-    return _reduced(lost if weight is None else lost * weight, reduction)
+    losses = positive + (1 - targets) * softplus(logits)
+    return _reduced(losses if weight is None else losses * weight, reduction)
 
 
 @named_call
@@ -297,14 +300,14 @@ def kl_div(log_predictions: Any, targets: Any, reduction: str = "mean", log_targ
     batchmean = reduction == "batchmean"
     log_predictions, targets = _pair("kl_div", log_predictions, targets, "sum" if batchmean else reduction)
     if log_target:
-        lost = np.exp(targets) * (targets - log_predictions)
+        losses = np.exp(targets) * (targets - log_predictions)
     else:
-        lost = targets * (np.log(np.where(targets > 0, targets, 1)) - log_predictions)
-    return np.sum(lost) / max(lost.shape[0], 1) if batchmean else _reduced(lost, reduction)
+        losses = targets * (np.log(np.where(targets > 0, targets, 1)) - log_predictions)
+    return np.sum(losses) / max(losses.shape[0], 1) if batchmean else _reduced(losses, reduction)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What all of them share
+# Shared by all losses
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -313,8 +316,8 @@ def _array(a: Any) -> Any:
     return a if isinstance(a, Vertex) or type(a) is np.ndarray else as_array(a)
 
 
-def _reduced(lost: Any, reduction: str) -> Any:
-    return lost if reduction == "none" else np.mean(lost) if reduction == "mean" else np.sum(lost)
+def _reduced(losses: Any, reduction: str) -> Any:
+    return losses if reduction == "none" else np.mean(losses) if reduction == "mean" else np.sum(losses)
 
 
 def _check_reduction(name: str, reduction: str) -> None:

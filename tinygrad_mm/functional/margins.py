@@ -29,9 +29,11 @@ __all__ = [
 
 
 def cosine_similarity(a: Any, b: Any, axis: int = -1, epsilon: float = 1e-8) -> Any:
-    """The cosine of the angle between vectors along an axis; lengths below `epsilon` count as that.
+    """The cosine of the angle between vectors along an axis; a length below `epsilon` counts as `epsilon`.
 
     Shape: (..., n), (..., n) -> (...)
+
+    Raises ValueError for shapes that do not broadcast.
 
     >>> cosine_similarity(np.array([3.0, 4.0]), np.array([0.0, 2.0]))
     np.float64(0.8)
@@ -44,6 +46,8 @@ def pairwise_distance(a: Any, b: Any, p: float = 2.0, epsilon: float = 1e-6) -> 
     """The p-norm of a - b + epsilon along the last axis; epsilon keeps it away from the kink at 0.
 
     Shape: (..., n), (..., n) -> (...)
+
+    Raises ValueError for shapes that do not broadcast.
 
     >>> pairwise_distance(np.array([3.0, 4.0]), np.zeros(2)).round(4)
     np.float64(5.0)
@@ -96,8 +100,8 @@ def multi_margin_loss(scores: Any, labels: Any, reduction: str = "mean", margin:
     labels = _checked_labels("multi_margin_loss", scores, labels, None)
     own = np.take_along_axis(scores, labels[..., None], axis=-1)
     others = np.arange(scores.shape[-1]) != labels[..., None]
-    lost = np.sum(np.where(others, relu(margin - own + scores), 0), axis=-1) * (1 / scores.shape[-1])
-    return _reduced(lost, reduction)
+    losses = np.sum(np.where(others, relu(margin - own + scores), 0), axis=-1) * (1 / scores.shape[-1])
+    return _reduced(losses, reduction)
 
 
 def cosine_embedding_loss(a: Any, b: Any, targets: Any, reduction: str = "mean", margin: float = 0.0) -> Any:
@@ -157,7 +161,7 @@ def triplet_margin_loss(
 def info_nce_loss(
     queries: Any, keys: Any, reduction: str = "mean", temperature: float = 0.1, symmetric: bool = False
 ) -> Any:
-    """The cross entropy of finding each query's key among all keys, by their cosines divided by a temperature.
+    """Contrastive loss: the cross entropy of finding each query's key among all keys, by cosine / temperature.
 
     Key i belongs to query i, all others are negatives (van den Oord et al. 2018; Chen et al. 2020). With `symmetric`,
     each key must find its query too, and the loss is the mean of both (Radford et al. 2021).
@@ -177,7 +181,7 @@ def info_nce_loss(
     units = [v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-8) for v in (queries, keys)]
     scores = (units[0] * (1 / temperature)) @ units[1].swapaxes(-1, -2)
     labels = np.arange(scores.shape[0])
-    lost = cross_entropy(scores, labels, reduction=reduction)
+    losses = cross_entropy(scores, labels, reduction=reduction)
     if not symmetric:
-        return lost
-    return 0.5 * (lost + cross_entropy(scores.swapaxes(-1, -2), labels, reduction=reduction))
+        return losses
+    return 0.5 * (losses + cross_entropy(scores.swapaxes(-1, -2), labels, reduction=reduction))

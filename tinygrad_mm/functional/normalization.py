@@ -1,4 +1,4 @@
-"""Normalisation: numbers shifted and scaled to mean 0 and variance 1 along some axes."""
+"""Normalization: numbers shifted and scaled to mean 0 and variance 1 along some axes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ defvjp(
 def layer_norm(
     x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None, bias: Any = None, epsilon: float = 1e-5
 ) -> Any:
-    """Each example standardized over its last axes, then scaled and shifted elementwise (Ba et al. 2016).
+    """Layer normalization: each example standardized over its last axes, then scaled and shifted (Ba et al. 2016).
 
     `normalized_shape` is the shape of those last axes, and of `weight` and `bias`.
 
@@ -73,7 +73,9 @@ def layer_norm(
 
 
 def rms_norm(x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None, epsilon: float | None = None) -> Any:
-    """X / sqrt(mean(x^2) + epsilon) over the last axes, then scaled elementwise (Zhang and Sennrich 2019).
+    """Root mean square normalization: x / sqrt(mean(x^2) + epsilon), then scaled (Zhang and Sennrich 2019).
+
+    The mean is over the last axes, the scale elementwise.
 
     `normalized_shape` is the shape of those last axes, and of `weight`; `epsilon` is the dtype's machine epsilon unless
     given, as in PyTorch.
@@ -96,9 +98,10 @@ def rms_norm(x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None
 
 
 def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, epsilon: float = 1e-5) -> Any:
-    """Each group of channels of each example standardized, then scaled and shifted by channel (Wu and He 2018).
+    """Group normalization: each group of channels of each example standardized (Wu and He 2018).
 
-    With as many groups as channels this is instance normalisation (Ulyanov et al. 2016).
+    Then each channel is scaled and shifted. With as many groups as channels this is instance normalization (Ulyanov et
+    al. 2016).
 
     Shape: (N, channels, ...) -> (N, channels, ...)
 
@@ -134,10 +137,11 @@ def batch_norm(
     momentum: float = 0.1,
     epsilon: float = 1e-5,
 ) -> Any:
-    """Each channel standardized over the batch, then scaled and shifted (Ioffe and Szegedy 2015).
+    """Batch normalization: each channel standardized over the batch, then scaled and shifted (Ioffe and Szegedy 2015).
 
-    In training, with the mean and the variance of this batch, which also move the running ones, Buffers, a share
-    `momentum` of the way (the unbiased variance, as in PyTorch). Otherwise with the running ones.
+    In training, the mean and the variance are those of this batch, and the running ones (Buffers) become
+    (1 - momentum) running + momentum batch (with the unbiased variance, as in PyTorch). Otherwise the running ones are
+    used.
 
     Shape: (N, channels) -> (N, channels), (N, channels, ...) -> (N, channels, ...)
 

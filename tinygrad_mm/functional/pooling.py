@@ -42,9 +42,9 @@ def max_pool2d(
     padding: int | Sizes = 0,
     dilation: int | Sizes = 1,
 ) -> Any:
-    """The largest number under a window that slides by `stride` (by default its own size).
+    """Max pooling: the largest number under a window that slides by `stride` (by default its own size).
 
-    Padding never wins. Where several are largest they share the gradient.
+    Padding counts as -inf. Where several are largest they share the gradient.
 
     Shape: (N, C, height, width) -> (N, C, height', width'), as for `conv2d`
 
@@ -69,7 +69,7 @@ def avg_pool2d(
     padding: int | Sizes = 0,
     count_include_pad: bool = True,
 ) -> Any:
-    """The mean of the numbers under a window that slides by `stride` (by default its own size).
+    """Average pooling: the mean under a window that slides by `stride` (by default its own size).
 
     Padding counts as zeros, or with `count_include_pad=False` not at all.
 
@@ -95,7 +95,7 @@ def avg_pool2d(
 
 
 def max_pool1d(x: Any, kernel_size: int, stride: int | None = None, padding: int = 0, dilation: int = 1) -> Any:
-    """The largest number under a window that slides along sequences; the options are those of `max_pool2d`.
+    """Max pooling of sequences: the largest number under a sliding window; the options are those of `max_pool2d`.
 
     Shape: (N, C, length) -> (N, C, length'), as for `conv1d`
 
@@ -113,7 +113,7 @@ def max_pool1d(x: Any, kernel_size: int, stride: int | None = None, padding: int
 def avg_pool1d(
     x: Any, kernel_size: int, stride: int | None = None, padding: int = 0, count_include_pad: bool = True
 ) -> Any:
-    """The mean of the numbers under a window that slides along sequences; the options are those of `avg_pool2d`.
+    """Average pooling of sequences: the mean under a sliding window; the options are those of `avg_pool2d`.
 
     Shape: (N, C, length) -> (N, C, length'), as for `conv1d`
 
@@ -128,7 +128,7 @@ def avg_pool1d(
 
 
 def adaptive_avg_pool2d(x: Any, output_size: int | tuple[int | None, int | None]) -> Any:
-    """The means of as many windows as are wanted, of nearly the same size; None leaves an axis as it is.
+    """Adaptive average pooling: the means of `output_size` windows of nearly the same size; None keeps an axis.
 
     Window i begins at floor(i height / height') and ends before ceil((i + 1) height / height'), as in PyTorch. A mean
     is a product with a matrix for each axis.
@@ -157,7 +157,7 @@ def adaptive_avg_pool1d(x: Any, output_size: int) -> Any:
 
 
 def adaptive_max_pool2d(x: Any, output_size: int | tuple[int | None, int | None]) -> Any:
-    """The largest numbers under the windows of `adaptive_avg_pool2d`; where several are, they share the gradient.
+    """Adaptive max pooling: the largest numbers in the windows of `adaptive_avg_pool2d`; ties share the gradient.
 
     Shape: (N, C, height, width) -> (N, C, *output_size)
 

@@ -61,7 +61,7 @@ def feature_dropout(x: Any, rate: float = 0.5, rng: np.random.Generator | None =
 
 
 def _dropped(name: str, x: Any, like: Any, rate: float, rng: Any, training: bool) -> Any:
-    """X with a draw for each element of `like`, which broadcasts to x."""
+    """Dropout of x with one draw for each element of `like`, which is broadcast to x."""
     if not 0 <= rate <= 1:
         raise ValueError(f"{name}: rate={rate} is a probability; it lies between 0 and 1")
     if not training or rate == 0:

@@ -10,13 +10,13 @@ __all__ = ["topk"]
 
 
 def topk(x: Any, k: int, axis: int = -1, largest: bool = True) -> tuple[Any, Any]:
-    """The k largest (or smallest) elements along an axis, best first, and where they are.
+    """The k largest elements along an axis, largest first (or the smallest, smallest first), and their indices.
 
     The gradient goes to the elements that were chosen.
 
     Shape: (..., n) -> (..., k), (..., k)
 
-    Raises ValueError for a k that is larger than the axis, or negative.
+    Raises ValueError for a k that is larger than the axis, or negative, and for an axis that x lacks.
 
     >>> topk(np.array([3.0, 9.0, 5.0]), 2)
     (array([9., 5.]), array([1, 2]))

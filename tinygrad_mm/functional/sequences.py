@@ -28,7 +28,7 @@ defvjp(unstack, lambda g, y, x, axis=0: np.stack(g, axis=axis), signature="(...,
 
 
 def sequence_mask(lengths: Any, steps: int) -> Any:
-    """Where the steps of sequences of some lengths are: True up to each length.
+    """The mask of sequences of different lengths: True for the first `length` of `steps` steps, False for padding.
 
     Shape: (...) -> (..., steps)
 
@@ -59,10 +59,10 @@ def sinusoids(positions: int, features: int, start: int = 0, base: float = 10000
 
 
 def rotary(x: Any, start: int = 0, base: float = 10000.0) -> Any:
-    """Each pair of neighbouring features turned by an angle that grows with the position (RoPE, Su et al. 2021).
+    """Rotary position embedding: neighbouring features turned in pairs, by the position (RoPE, Su et al. 2021).
 
-    The product of two rotated vectors then depends on the distance of their positions only. Features 2 i and 2 i + 1
-    turn by position / base^(2 i / features); positions count from `start`.
+    The dot product of two rotated vectors depends on the distance of their positions only. Features 2 i and 2 i + 1
+    are turned by the angle position / base^(2 i / features); positions count from `start`.
 
     Shape: (..., positions, features) -> (..., positions, features)
 

@@ -1,7 +1,7 @@
-"""Records: what a computation leaves behind, and what a thread is doing meanwhile.
+"""The records that a computation graph is made of, and the state of each thread.
 
-Nothing here knows what a Tensor is. A `Vertex` is any value that can stand in a graph; a `Node` is the record of the
-one call that made it.
+A graph alternates between two kinds of record: a `Vertex` is a value (`Tensor` is its subclass), a `Node` the call that
+computed it. A vertex refers to its node, a node to its arguments, which are vertices again; leaves have no node.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ __all__ = [
 
 NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
-# One clock for the whole process. Every result is stamped when it is made, every leaf when it is written:
-# a result's stamp is larger than that of everything it was made from, unless something was changed since.
+# One counter for the whole process, from which every value gets its `version` when it is made or written. A result has
+# a larger version than its arguments: so sorting by version gives a topological order, and an argument with a larger
+# version than the result has been changed since.
 tick = itertools.count(1).__next__
 
 
@@ -39,7 +40,8 @@ class Node:
     """The record of one call: `fun(*args, **kwargs)`.
 
     It holds no reference to its output, so a graph is a chain of references from results to arguments, without
-    cycles, freed by reference counting alone. `args` is None once a backward pass has released the graph.
+    cycles, freed by reference counting alone. `args` is None once a backward pass has released the graph. `scope` is
+    the module that made the call, `line` its source line (file, number), where those are recorded.
     """
 
     __slots__ = ("args", "fun", "kwargs", "line", "scope")
@@ -63,14 +65,14 @@ class Node:
 
 
 class Vertex:
-    """A value in a graph: `value` is the array (or a tuple of arrays), `node` the call that made it or None.
+    """A value in a graph: `value` is the array (or a tuple of arrays), `node` the call that computed it or None.
 
-    `version` is the tick of the clock at which the value was last written.
+    `version` is the tick at which the value was last written.
     """
 
     __slots__ = ("__weakref__", "extra", "grad", "node", "requires_grad", "value", "version")
 
-    __array_function__: Callable[..., Any]  # where NumPy's functions, and our own, go with it (NEP 18)
+    __array_function__: Callable[..., Any]  # what NumPy's functions and `primitive` ones call (NEP 18)
 
     def __init__(self, value: Any, node: Node | None = None, requires_grad: bool = False) -> None:
         self.value = value
@@ -78,11 +80,11 @@ class Vertex:
         self.requires_grad = requires_grad
         self.grad: Any = None
         self.version: int = tick()
-        self.extra: dict[str, Any] | None = None  # what few have: a name, hooks
+        self.extra: dict[str, Any] | None = None  # a name, hooks, ...: few vertices have any
 
 
 class Scope:
-    """Where a call was made: one entry of a module's `__call__`, or one call of a `named_call`, inside another one.
+    """One call of a module or of a `named_call` function, which operations are recorded in; `parent` is the one around.
 
     `token` identifies the module without holding it (a graph must not keep a model alive); `label` is its class name.
     For a function `token` is the function itself.
@@ -102,7 +104,7 @@ class Scope:
     def module(self) -> Scope | None:
         """The innermost call of a module."""
         scope: Scope | None = self
-        while scope is not None and callable(scope.token):
+        while scope is not None and callable(scope.token):  # a function
             scope = scope.parent
         return scope
 
@@ -117,7 +119,7 @@ class Monitor:
         """The gradient of `vertex` is complete, and its rules run next."""
 
     def contribution(self, vertex: Vertex, i: int, gradient: Any) -> None:
-        """The rule of the call behind `vertex` gave this for its i-th argument, not yet summed back or cast."""
+        """The rule of the call behind `vertex` gave this for its i-th argument; it is un-broadcast and cast next."""
 
 
 class State(threading.local):
@@ -125,17 +127,17 @@ class State(threading.local):
 
     def __init__(self) -> None:
         self.recording: bool = True  # results that need a gradient remember how they were made (`no_grad`: they don't)
-        self.complete: bool = False  # inside a `named_call`: calls on data that needs no gradient are recorded too
+        self.complete: bool = False  # calls on data that needs no gradient are recorded too, as in a `named_call`
         self.tracing: bool = False  # every call is recorded, and no value may leave the graph
         self.transforming: bool = False  # a transform (`grad(f)`, ...) is calling its function
         self.scope: Scope | None = None  # the innermost module being called
         self.lines: bool = False  # record source lines too
         self.monitor: Monitor | None = None  # told of every result
         self.replaying: bool = False  # inside a `checkpoint` replay, where side effects must not happen twice
-        # The random generators drawn from so far, with their states before, where someone asks.
+        # By id, each random generator drawn from and its state before; None where nobody asks (`checkpoint` does).
         self.generators: dict[int, tuple[Any, Any]] | None = None
-        # While tracing: by the id of a buffer that was assigned, the buffer, the Tensor that it stands for since, and
-        # its array before.
+        # While tracing, by the id of a Buffer that was assigned: the buffer, its new value as a Tensor, and its array
+        # before.
         self.assigned: dict[int, tuple[Vertex, Vertex, Any]] | None = None
 
     @property
@@ -178,16 +180,16 @@ def released(node: Node) -> RuntimeError:
     """What to raise for a node whose arguments are gone."""
     return RuntimeError(
         f"the graph behind this {name_of(node.fun)} was released by an earlier backward pass. Of several losses, take "
-        "the backward pass of their sum; cut a state that is carried on loose with h.detach(); make pictures and "
-        "explanations before backward(); or call that one as backward(retain_graph=True) to use the graph again"
+        "the backward pass of their sum; detach a state that one pass hands to the next, as h.detach(); make "
+        "pictures and explanations before backward(); or keep the graph, with backward(retain_graph=True)"
     )
 
 
 def topological(roots: Iterable[Vertex], everything: bool = False) -> list[Vertex]:
-    """All vertices that the roots were made from, arguments before results, without recursion.
+    """The roots and all vertices that they were computed from, arguments before results.
 
-    By default only those on the way of a gradient (`requires_grad`); with `everything` constants and masks too.
-    Vertices are sorted by the time at which they were made, which is an order that dependencies respect.
+    By default only those that require a gradient; with `everything` constants and masks too. The search needs no
+    recursion, which would limit the depth of a graph, and sorting by `version` gives the order: arguments are older.
 
     Raises RuntimeError where a backward pass has released the graph.
     """

@@ -26,13 +26,16 @@ __all__ = [
 class Rule:
     """What is known about one function.
 
-    `forward`: what to call on plain arrays. Then one of three, or none, which stops the gradient: `vjps`, a function
-    for each array argument, called as `vjp(g, y, *args, **kwargs)` (VJP: vector-Jacobian product, the gradient g of the
-    output times the derivative of the output); `each`, one function for any number of arguments, called as
-    `each(i, g, y, *args, **kwargs)`; `composite`, an expression in functions that have rules. Where a function has both
-    a rule and an expression, `when(*args)` says which calls are left to the expression.
+    `forward`: what to call on plain arrays. The derivative is given in one of three ways, and a function with none of
+    them stops the gradient (`differentiable` is False):
 
-    `names`: the parameters that the rule understands, in order; `more` where it takes any number. `metadata`: it looks
+    - `vjps`: for each array argument its vector-Jacobian product, `vjp(g, y, *args, **kwargs)`: the gradient g of the
+      output y times the derivative of y with respect to the argument;
+    - `each`: the same for any number of arguments, `each(i, g, y, *args, **kwargs)` for the i-th;
+    - `composite`: an expression in functions that have rules. Beside `vjps`, it serves the calls for which
+      `when(*args)` holds, and options that the rule does not know.
+
+    `names`: the parameters that the rule knows, in order; `more`: it takes any number. `metadata`: the function looks
     at shapes and dtypes only. `signature`: what it does to shapes, as text.
     """
 
@@ -65,7 +68,7 @@ def _rule(fun: Callable[..., Any]) -> Rule:
 
 
 def _describe(rule: Rule, vjps: Iterable[Callable[..., Any] | None], skip: int) -> None:
-    """Read off the functions of a rule which parameters it understands."""
+    """Read the parameters that a rule knows off its functions, after the first `skip`: (i,) g and y."""
     given = [vjp for vjp in vjps if vjp is not None]
     code = getattr(given[0], "__code__", None) if given else None
     rule.names = tuple(code.co_varnames[skip : code.co_argcount + code.co_kwonlyargcount]) if code else ()
@@ -73,7 +76,7 @@ def _describe(rule: Rule, vjps: Iterable[Callable[..., Any] | None], skip: int) 
 
 
 def _check_operation(fun: Callable[..., Any]) -> None:
-    """Refuse a rule for a function that Tensors would simply run through."""
+    """Refuse a rule for a plain Python function: a call of it is not recorded, only the calls that it makes."""
     if not hasattr(fun, "forward") and not (getattr(fun, "__module__", None) or "numpy").startswith("numpy"):
         raise TypeError(
             f"defvjp: {name_of(fun)} is a plain function, so calls of it are not recorded and its rule would never be "
@@ -85,9 +88,9 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, signature:
     """Give `fun` its derivative: one function per array argument, `vjp(g, y, *args, **kwargs)`.
 
     Each returns the gradient of that argument, given the gradient `g` of the output `y` and the call's own arguments.
-    It may be left at the shape that broadcasting gave it, and must be written in NumPy functions that have rules
-    themselves; None stops the gradient of that argument. `signature` is what the catalogue says of the shapes, as NumPy
-    writes it for its generalized ufuncs.
+    The result may have the broadcast shape: the engine sums it back to the argument's. A rule is written in NumPy
+    functions that have rules themselves, which makes derivatives of every order; None in its place stops the gradient
+    of that argument. `signature` tells the catalogue the shapes, in the notation of NumPy's generalized ufuncs.
 
     Raises TypeError for a plain function, which needs `@primitive` first.
 
@@ -105,7 +108,9 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, signature:
 
 
 def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], signature: str = "") -> None:
-    """Give `fun`, a function of any number of arrays, its derivative: `each(i, g, y, *args, **kwargs)`.
+    """Give `fun`, a function of any number of arrays, its derivative: `each(i, g, y, *args, **kwargs)` for the i-th.
+
+    `signature` is as for `defvjp`. Raises TypeError for a plain function, which needs `@primitive` first.
 
     >>> total = primitive(lambda *xs: sum(xs))
     >>> defvjp_each(total, lambda i, g, y, *xs: g, signature="(...), ... -> (...)")
@@ -126,10 +131,10 @@ def defcomposite(
     signature: str = "",
     when: Callable[..., bool] | None = None,
 ) -> None:
-    """Say what `fun` is in terms of functions that have rules; `expression` has the signature of `fun`.
+    """Define `fun` by an expression in functions that have rules: `expression` is called with the arguments of `fun`.
 
     Where `fun` also has a rule of its own, the expression serves the keywords which that rule does not know, and the
-    arguments for which `when(*args)` holds.
+    calls for which `when(*args)` holds. `signature` is as for `defvjp`.
 
     >>> def double(x): return 2 * x
     >>> defcomposite(double, lambda x: x + x)
@@ -163,10 +168,10 @@ def defmetadata(*funs: Callable[..., Any]) -> None:
 
 
 def primitive(fun: Function) -> Function:
-    """Make a function of arrays an operation of the graph; give it a rule with `defvjp`.
+    """Make a function of arrays an operation of the graph: a decorator; `defvjp` then gives it a rule.
 
-    On plain arrays it stays what it was. On Tensors it goes where NumPy's own functions go by way of NEP 18
-    (`__array_function__`), so that the call is recorded.
+    Called on plain arrays, it is the function as it was. Called on Tensors, it goes the way of NumPy's own functions,
+    by `__array_function__` (NEP 18), and the call is recorded.
 
     >>> import numpy as np
     >>> @primitive
@@ -189,10 +194,10 @@ def primitive(fun: Function) -> Function:
 
 
 def named_call(fun: Function) -> Function:
-    """Let the calls that a function makes be known as parts of one call of it: pictures draw them as one box.
+    """Mark the operations inside a function as parts of one call of it, which pictures draw as one box.
 
-    Where an argument requires a gradient, all of them are recorded, also what is done to data that needs none: the
-    graph then begins with what the function was given.
+    Where an argument requires a gradient, operations on constants are recorded too, so that the box begins with what
+    the function was given.
 
     >>> import numpy as np
     >>> @named_call
@@ -206,9 +211,8 @@ def named_call(fun: Function) -> Function:
     def call(*args: Any, **kwargs: Any) -> Any:
         outer, complete = state.scope, state.complete
         state.scope = Scope(call, name_of(fun), outer)
-        state.complete = state.recording and any(
-            isinstance(a, Vertex) and a.requires_grad for a in (*args, *kwargs.values())
-        )
+        needed = any(isinstance(a, Vertex) and a.requires_grad for a in (*args, *kwargs.values()))
+        state.complete = complete or (needed and state.recording)
         try:
             return fun(*args, **kwargs)
         finally:
@@ -219,7 +223,7 @@ def named_call(fun: Function) -> Function:
 
 @primitive
 def select(outputs: Any, index: int) -> Any:
-    """One output of a call that returned several. The gradient of the call is a list, with None for the others."""
+    """One output of a call that returned several; its rule gives a list, with None as the gradient of the others."""
     return outputs[index]
 
 

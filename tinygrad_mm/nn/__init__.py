@@ -1,4 +1,4 @@
-"""Networks: modules, layers, losses, and how their weights start."""
+"""Networks: modules, layers, losses, and the initialization of weights."""
 
 from tinygrad_mm.nn import init
 from tinygrad_mm.nn.activations import (

@@ -76,7 +76,7 @@ def activation_function(activation: Activation) -> Callable[[Any], Any] | None:
 
 
 class ReLU(Module):
-    """`max(x, 0)`.
+    """Rectified linear unit: `max(x, 0)` (Nair and Hinton 2010).
 
     Shape: (...) -> (...)
 
@@ -90,7 +90,7 @@ class ReLU(Module):
 
 
 class LeakyReLU(Module):
-    """`x` where it is positive, `negative_slope * x` elsewhere.
+    """`x` where it is positive, `negative_slope * x` elsewhere (Maas et al. 2013).
 
     Shape: (...) -> (...)
 
@@ -111,7 +111,7 @@ class LeakyReLU(Module):
 
 
 class ELU(Module):
-    """`x` where it is positive, `alpha * (exp(x) - 1)` elsewhere.
+    """Exponential linear unit: `x` where it is positive, `alpha * (exp(x) - 1)` elsewhere (Clevert et al. 2016).
 
     Shape: (...) -> (...)
 
@@ -132,7 +132,9 @@ class ELU(Module):
 
 
 class GELU(Module):
-    """`x` times the probability that a standard normal number is below it; `approximate` is "none" or "tanh".
+    """Gaussian error linear unit: `x` times the probability that a standard normal number is below it.
+
+    Hendrycks and Gimpel 2016; `approximate` is "none" or "tanh".
 
     Shape: (...) -> (...)
 
@@ -157,7 +159,7 @@ class GELU(Module):
 
 
 class SiLU(Module):
-    """`x * sigmoid(x)`.
+    """`x * sigmoid(x)`, also called swish (Elfwing et al. 2018).
 
     Shape: (...) -> (...)
 
@@ -171,7 +173,7 @@ class SiLU(Module):
 
 
 class Softplus(Module):
-    """`log(1 + exp(beta * x)) / beta`.
+    """`log(1 + exp(beta * x)) / beta`, a smooth ReLU (Dugas et al. 2001).
 
     Shape: (...) -> (...)
 
@@ -192,7 +194,7 @@ class Softplus(Module):
 
 
 class Sigmoid(Module):
-    """`1 / (1 + exp(-x))`.
+    """`1 / (1 + exp(-x))`, without overflow.
 
     Shape: (...) -> (...)
 
@@ -206,7 +208,7 @@ class Sigmoid(Module):
 
 
 class Tanh(Module):
-    """Hyperbolic tangent.
+    """Hyperbolic tangent, `np.tanh(x)`.
 
     Shape: (...) -> (...)
 
@@ -220,7 +222,7 @@ class Tanh(Module):
 
 
 class Softmax(Module):
-    """`exp(x) / sum(exp(x))` along an axis.
+    """`exp(x) / sum(exp(x))` along an axis: positive numbers that sum to 1.
 
     Shape: (..., n) -> (..., n)
 
@@ -241,7 +243,7 @@ class Softmax(Module):
 
 
 class LogSoftmax(Softmax):
-    """`log(softmax(x))` along an axis.
+    """`log(softmax(x))` along an axis, without overflow.
 
     Shape: (..., n) -> (..., n)
 

@@ -40,7 +40,7 @@ class _Activation(Module):
 
 
 class SELU(_Activation):
-    """`1.0507 * elu(x, 1.6733)`, which keeps mean and variance (Klambauer et al. 2017).
+    """Scaled exponential linear unit: `1.0507 * elu(x, 1.6733)`, which keeps mean and variance (Klambauer et al. 2017).
 
     Shape: (...) -> (...)
 
@@ -52,7 +52,7 @@ class SELU(_Activation):
 
 
 class CELU(Module):
-    """`x` where it is positive, `alpha * (exp(x / alpha) - 1)` elsewhere (Barron 2017).
+    """Continuously differentiable ELU: `x` where positive, `alpha * (exp(x / alpha) - 1)` elsewhere (Barron 2017).
 
     Shape: (...) -> (...)
 
@@ -99,7 +99,7 @@ class PReLU(Module):
 
 
 class ReLU6(_Activation):
-    """`min(max(x, 0), 6)`.
+    """`min(max(x, 0), 6)` (Krizhevsky 2010).
 
     Shape: (...) -> (...)
 
@@ -147,7 +147,7 @@ class Hardswish(_Activation):
 
 
 class Hardtanh(Module):
-    """`min(max(x, minimum), maximum)`.
+    """`min(max(x, minimum), maximum)` (Collobert 2004).
 
     Shape: (...) -> (...)
 
@@ -182,7 +182,7 @@ class LogSigmoid(_Activation):
 
 
 class Softsign(_Activation):
-    """`x / (1 + |x|)`.
+    """`x / (1 + |x|)` (Bergstra et al. 2009).
 
     Shape: (...) -> (...)
 
@@ -211,7 +211,7 @@ class _AlongAxis(Module):
 
 
 class Softmin(_AlongAxis):
-    """`softmax(-x)` along an axis.
+    """`softmax(-x)` along an axis: the smallest number gets the largest share.
 
     Shape: (..., n) -> (..., n)
 
@@ -223,7 +223,7 @@ class Softmin(_AlongAxis):
 
 
 class GLU(_AlongAxis):
-    """The first half of an axis times the sigmoid of the second (Dauphin et al. 2017).
+    """Gated linear unit: the first half of an axis times the sigmoid of the second (Dauphin et al. 2017).
 
     Shape: (..., 2 n) -> (..., n)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinygrad_mm import functional
+from tinygrad_mm.graph import state
 from tinygrad_mm.nn import init
 from tinygrad_mm.nn.layers import Linear, positive_integers
 from tinygrad_mm.nn.module import Module, as_tensor
@@ -22,7 +23,8 @@ class KeyValueCache:
     For generating, without gradients: one cache for each layer, `layer(x, causal=True, cache=cache)` with the new
     positions only. `len(cache)` is the number of positions so far.
 
-    Raises ValueError for keys of another shape, RuntimeError where gradients would be lost.
+    Raises ValueError for keys of another shape, RuntimeError where gradients would be lost, TypeError in a compiled
+    function.
 
     >>> from tinygrad_mm.gradient import no_grad
     >>> layer, cache, x = MultiHeadAttention(8, heads=2, rng=0), KeyValueCache(), np.ones((3, 5, 8), np.float32)
@@ -44,6 +46,8 @@ class KeyValueCache:
 
         Shape: (..., positions, features), (..., positions, values) -> (..., all positions, features or values)
         """
+        if state.tracing:
+            raise TypeError("KeyValueCache: a compiled function would see one position again and again; call eagerly")
         if key.requires_grad or value.requires_grad:
             raise RuntimeError("KeyValueCache: it keeps no gradients; generate within `with tg.no_grad():`")
         start, stop = self._length, self._length + key.shape[-2]
@@ -77,8 +81,8 @@ class MultiHeadAttention(Module):
     """Several attentions side by side, each on its part of the features (Vaswani et al. 2017).
 
     `layer(x)` is self-attention, `layer(query, key)` or `layer(query, key, value)` attends to something else. `mask`
-    holds booleans, True where a query may look, or numbers that are added to the scores, of shape (queries, keys),
-    (N, queries, keys), or with the heads before the queries; `causal=True` lets query i look at keys 0..i only.
+    holds booleans, True where a query may attend, or numbers that are added to the scores, of shape (queries, keys),
+    (N, queries, keys), or with the heads before the queries; `causal=True` lets query i attend to keys 0..i only.
     `return_weights=True` also returns where each head looks, (N, heads, queries, keys). `cache` is a `KeyValueCache`
     of the positions before these.
 

@@ -16,6 +16,8 @@ class Sequential(Module):
 
     Shape: that of the first layer's input -> that of the last layer's output
 
+    Raises TypeError for what cannot be called, and for a class in place of a layer.
+
     >>> Sequential(Dense(4, 3, "relu", rng=0), Dense(3, 2, rng=1))
     Sequential(
       layers.0: Dense(4, 3, activation=relu)

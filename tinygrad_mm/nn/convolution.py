@@ -71,7 +71,7 @@ class _Convolution(Module):
 
 
 class Conv1d(_Convolution):
-    """Filters that slide along sequences; the options and the weight's start are those of `Conv2d`.
+    """1-D convolution: filters that slide along sequences; options and initial weights are those of `Conv2d`.
 
     Shape: (N, in_channels, length) -> (N, out_channels, length') with
     length' = (length + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1
@@ -91,7 +91,7 @@ class Conv1d(_Convolution):
 
 
 class Conv2d(_Convolution):
-    """Filters that slide over images: at each place, the products of a filter with what lies under it, summed.
+    """2-D convolution: at each place of an image, the products of a filter with what lies under it, summed.
 
     `padding` is a number of zeros for both ends, "same" or "valid"; with `groups`, each part of the filters sees its
     part of the channels only. The weight, of shape (out_channels, in_channels / groups, *kernel_size), starts with the
@@ -142,7 +142,7 @@ class _TransposedConvolution(_Convolution):
 
 
 class ConvTranspose1d(_TransposedConvolution):
-    """Filters that each number of a sequence is spread by: the transpose of `Conv1d`.
+    """Transposed 1-D convolution: each number of a sequence spreads a filter, the transpose of `Conv1d`.
 
     The options are those of `ConvTranspose2d`.
 
@@ -164,11 +164,12 @@ class ConvTranspose1d(_TransposedConvolution):
 
 
 class ConvTranspose2d(_TransposedConvolution):
-    """Filters that each number of an image is spread by, added up where they overlap: the transpose of `Conv2d`.
+    """Transposed 2-D convolution: each number spreads a filter around it, and overlaps are added up.
 
-    It makes images larger by `stride` (Zeiler et al. 2010). `output_padding` adds to the smallest of the sizes that a
-    convolution of that stride would turn into this one. The weight, of shape (in_channels, out_channels / groups,
-    *kernel_size), starts with the variance of He et al. 2015, the bias at 0.
+    It is the transpose of `Conv2d` as a linear map, and makes images larger by `stride` (Zeiler et al. 2010).
+    `output_padding` adds to the smallest of the sizes that a convolution of that stride would turn into this one. The
+    weight, of shape (in_channels, out_channels / groups, *kernel_size), starts with the variance of He et al. 2015, the
+    bias at 0.
 
     Shape: (N, in_channels, height, width) -> (N, out_channels, height', width') with
     height' = (height - 1) stride - 2 padding + dilation (kernel_size - 1) + output_padding + 1

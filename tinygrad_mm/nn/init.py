@@ -1,4 +1,4 @@
-"""How weights start: each function draws an array of a given shape from an explicit generator.
+"""Initialization of weights: each function draws an array of a given shape from an explicit generator.
 
 `fan_in` and `fan_out` are read off the shape: (in, out) for a dense layer; for more axes, (out, in, *window).
 """
@@ -190,18 +190,19 @@ def sparse(
 ) -> Array:
     """Zeros, but for normal numbers on as many inputs of each unit as there are `connections` (Martens 2010).
 
-    Shape: (in, out)
+    Shape: (in, out), or (out, in, *window)
 
     >>> (sparse((100, 5), rng=0, connections=3) != 0).sum(axis=0)
     array([3, 3, 3, 3, 3])
     """
-    if len(shape) != 2 or connections < 0:
-        raise ValueError(f"sparse: shape {shape} must be (in, out), and connections={connections} not negative")
+    if connections < 0:
+        raise ValueError(f"sparse: connections={connections} must not be negative")
+    fans(shape)  # raises for fewer than two axes
     rng = generator(rng)
     w = np.zeros(shape, dtype)
-    for unit in range(shape[1]):
-        inputs = rng.permutation(shape[0])[:connections]
-        w[inputs, unit] = deviation * rng.standard_normal(len(inputs))
+    for unit in w.T if len(shape) == 2 else w:
+        inputs = rng.permutation(unit.size)[:connections]
+        unit.flat[inputs] = deviation * rng.standard_normal(len(inputs))
     return w
 
 

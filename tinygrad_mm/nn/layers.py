@@ -1,4 +1,4 @@
-"""Layers made of one matrix: every input feeds every output, or every code has its row."""
+"""Layers made of one matrix: dense (fully connected) layers, and embeddings."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ def positive_integers(owner: object, **sizes: Any) -> None:
 
 
 class Dense(Module):
-    """`activation(x @ weight + bias)`: every input feeds every output.
+    """`activation(x @ weight + bias)`: a fully connected layer, in which every input feeds every output.
 
     `activation` is a name ("relu", "sigmoid", "tanh", ...), any callable, or None. `rng` is a NumPy generator or a
     seed. The weight, of shape (in_features, out_features), starts with the variance of He et al. 2015 before a ReLU
-    or one of its kin (leaky_relu, elu, gelu, silu) and of Glorot and Bengio 2010 otherwise; the bias starts at 0.
+    or one like it (leaky_relu, elu, gelu, silu) and of Glorot and Bengio 2010 otherwise; the bias starts at 0.
 
     Shape: (..., in_features) -> (..., out_features)
 
-    Raises ValueError for inputs with another number of features, TypeError for another dtype.
+    Raises ValueError for sizes that are not positive and inputs with another number of features, TypeError for inputs
+    of another dtype.
 
     >>> Dense(3, 2, activation="relu", rng=0)(np.ones((5, 3), np.float32)).shape
     (5, 2)
@@ -94,6 +95,8 @@ class Linear(Dense):
 
     Shape: (..., in_features) -> (..., out_features)
 
+    Raises as `Dense` does.
+
     >>> Linear(3, 2, rng=0)
     Linear(3, 2)
     """
@@ -105,7 +108,7 @@ class Linear(Dense):
 
 
 class Embedding(Module):
-    """`weight[codes]`: a row of features for each of a number of codes (words, characters, users).
+    """`weight[codes]`: a learned row of features for each code, an integer that stands for a word, a user, ...
 
     The weight, of shape (num_embeddings, features), starts normal with variance 1, as in PyTorch. The row of
     `padding_idx`, a code that stands for nothing, starts at 0 and gets no gradient.

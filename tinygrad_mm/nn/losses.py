@@ -47,6 +47,8 @@ class MSELoss(_Loss):
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
 
+    Raises as `functional.mse_loss` does.
+
     >>> MSELoss()([1.0, 2.0], [1.0, 4.0])
     Tensor(2., dtype=float32)
     """
@@ -61,6 +63,8 @@ class L1Loss(_Loss):
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
 
+    Raises as `functional.l1_loss` does.
+
     >>> L1Loss()([1.0, 2.0], [1.0, 4.0])
     Tensor(1., dtype=float32)
     """
@@ -71,9 +75,11 @@ class L1Loss(_Loss):
 
 
 class HuberLoss(_Loss):
-    """Squares of small distances, multiples of distances beyond `delta`, averaged (Huber 1964).
+    """Half the square of distances up to `delta`, linear beyond, averaged (Huber 1964); see `huber_loss`.
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    Raises as `functional.huber_loss` does.
 
     >>> HuberLoss()([0.0, 0.0], [0.5, 3.0])
     Tensor(1.3125, dtype=float32)
@@ -92,6 +98,8 @@ class CrossEntropyLoss(_Loss):
     """`-log(softmax(logits)[label])`, averaged; the options are those of `cross_entropy`.
 
     Shape: (..., classes), (...) -> () or, with reduction="none", (...)
+
+    Raises as `functional.cross_entropy` does.
 
     >>> round(CrossEntropyLoss()([[0.0, 0.0]], [1]).item(), 4)
     0.6931
@@ -121,6 +129,8 @@ class NLLLoss(_Loss):
 
     Shape: (..., classes), (...) -> () or, with reduction="none", (...)
 
+    Raises as `functional.nll_loss` does.
+
     >>> NLLLoss()([[-1.0, -0.5]], [1])
     Tensor(0.5, dtype=float32)
     """
@@ -139,6 +149,8 @@ class BCEWithLogitsLoss(_Loss):
     """Binary cross entropy of logits, averaged; the options are those of `binary_cross_entropy_with_logits`.
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    Raises as `functional.binary_cross_entropy_with_logits` does.
 
     >>> round(BCEWithLogitsLoss()([0.0], [1.0]).item(), 4)
     0.6931
@@ -163,6 +175,8 @@ class KLDivLoss(_Loss):
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
 
+    Raises as `functional.kl_div` does.
+
     >>> KLDivLoss("batchmean")([[-0.5, -1.0]], [[1.0, 0.0]])
     Tensor(0.5, dtype=float32)
     """
@@ -177,9 +191,11 @@ class KLDivLoss(_Loss):
 
 
 class SmoothL1Loss(_Loss):
-    """Squares of small distances, distances beyond `beta`, averaged; the options are those of `smooth_l1_loss`.
+    """`d^2 / (2 beta)` for distances d up to `beta`, linear beyond, averaged (Girshick 2015); see `smooth_l1_loss`.
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    Raises as `functional.smooth_l1_loss` does.
 
     >>> SmoothL1Loss()([0.0, 0.0], [0.5, 3.0])
     Tensor(1.3125, dtype=float32)
@@ -199,6 +215,8 @@ class BCELoss(_Loss):
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
 
+    Raises as `functional.binary_cross_entropy` does.
+
     >>> round(BCELoss()([0.5], [1.0]).item(), 4)
     0.6931
     """
@@ -213,9 +231,11 @@ class BCELoss(_Loss):
 
 
 class GaussianNLLLoss(_Loss):
-    """How unlikely normal distributions make targets, averaged; the options are those of `gaussian_nll_loss`.
+    """Negative log-likelihood of normal targets, averaged; the options are those of `gaussian_nll_loss`.
 
     Shape: (...), (...), (...) -> () or, with reduction="none", (...)
+
+    Raises as `functional.gaussian_nll_loss` does.
 
     >>> GaussianNLLLoss()([0.0], [2.0], [1.0])
     Tensor(2., dtype=float32)
@@ -232,9 +252,11 @@ class GaussianNLLLoss(_Loss):
 
 
 class PoissonNLLLoss(_Loss):
-    """How unlikely Poisson distributions of some log-rates make counts, averaged.
+    """Negative log-likelihood of Poisson counts, given log-rates, averaged; see `poisson_nll_loss`.
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    Raises as `functional.poisson_nll_loss` does.
 
     >>> PoissonNLLLoss()([0.0], [2.0])
     Tensor(1., dtype=float32)
@@ -246,9 +268,13 @@ class PoissonNLLLoss(_Loss):
 
 
 class CTCLoss(_Loss):
-    """Labels without places: `-log` of the probability of all ways to emit them; the options are those of `ctc_loss`.
+    """Connectionist temporal classification (Graves et al. 2006): `-log` of the probability of a sequence of labels.
+
+    The sum is over all places where the labels may lie; the options are those of `ctc_loss`.
 
     Shape: (N, steps, classes), (N, labels), (N,), (N,) -> () or, with reduction="none", (N,)
+
+    Raises as `functional.ctc_loss` does.
 
     >>> import numpy as np
     >>> round(CTCLoss()(np.log(np.full((1, 2, 2), 0.5)), [[1]]).item(), 4)
@@ -280,9 +306,11 @@ class _MarginLoss(_Loss):
 
 
 class HingeLoss(_MarginLoss):
-    """`max(margin - target * prediction, 0)`, averaged; targets are -1 or 1.
+    """`max(margin - target * prediction, 0)`, averaged; targets are -1 or 1 (Cortes and Vapnik 1995).
 
     Shape: (...), (...) -> () or, with reduction="none", (...)
+
+    Raises as `functional.hinge_loss` does.
 
     >>> HingeLoss()([2.0, 0.5], [1.0, -1.0])
     Tensor(0.75, dtype=float32)
@@ -294,9 +322,11 @@ class HingeLoss(_MarginLoss):
 
 
 class MultiMarginLoss(_MarginLoss):
-    """By how much other classes come too near to the label's score, averaged: a hinge loss for several classes.
+    """Hinge loss for several classes, averaged (Weston and Watkins 1999): see `multi_margin_loss`.
 
     Shape: (..., classes), (...) -> () or, with reduction="none", (...)
+
+    Raises as `functional.multi_margin_loss` does.
 
     >>> MultiMarginLoss()([[1.0, 0.5, -1.0, 2.0]], [0])
     Tensor(0.625, dtype=float32)
@@ -311,6 +341,8 @@ class MarginRankingLoss(_MarginLoss):
     """`max(margin - target * (a - b), 0)`, averaged; targets are 1 where a should be larger, -1 where b should.
 
     Shape: (...), (...), (...) -> () or, with reduction="none", (...)
+
+    Raises as `functional.margin_ranking_loss` does.
 
     >>> MarginRankingLoss(margin=1.0)([2.0], [1.5], [1.0])
     Tensor(0.5, dtype=float32)
@@ -329,6 +361,8 @@ class CosineEmbeddingLoss(_MarginLoss):
 
     Shape: (N, n), (N, n), (N,) -> () or, with reduction="none", (N,)
 
+    Raises as `functional.cosine_embedding_loss` does.
+
     >>> round(CosineEmbeddingLoss()([[3.0, 4.0]], [[0.0, 2.0]], [1]).item(), 4)
     0.2
     """
@@ -342,9 +376,13 @@ class CosineEmbeddingLoss(_MarginLoss):
 
 
 class TripletMarginLoss(_MarginLoss):
-    """`max(d(anchor, positive) - d(anchor, negative) + margin, 0)`, averaged; the options are those of the function.
+    """`max(d(anchor, positive) - d(anchor, negative) + margin, 0)`, averaged (Schroff et al. 2015).
+
+    The options are those of `triplet_margin_loss`.
 
     Shape: (..., n), (..., n), (..., n) -> () or, with reduction="none", (...)
+
+    Raises as `functional.triplet_margin_loss` does.
 
     >>> round(TripletMarginLoss()([[0.0]], [[1.0]], [[1.5]]).item(), 4)
     0.5
@@ -363,9 +401,11 @@ class TripletMarginLoss(_MarginLoss):
 
 
 class InfoNCELoss(_Loss):
-    """Finding each query's key among all keys; the options are those of `info_nce_loss`.
+    """Contrastive loss: finding each query's key among all keys; the options are those of `info_nce_loss`.
 
     Shape: (N, n), (N, n) -> () or, with reduction="none", (N,)
+
+    Raises as `functional.info_nce_loss` does.
 
     >>> round(InfoNCELoss(temperature=0.5)([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]).item(), 4)
     0.1269

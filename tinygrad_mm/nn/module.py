@@ -1,4 +1,7 @@
-"""`Module`: an object with parameters and a `forward`. No registration: its attributes are what it consists of."""
+"""`Module`: an object with parameters and a `forward`.
+
+Nothing is registered: parameters and layers are found by walking the attributes, and the lists and dicts in them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from tinygrad_mm.graph import Scope, state, tick
 from tinygrad_mm.nn import states
+from tinygrad_mm.notebook import preformatted
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 if TYPE_CHECKING:
@@ -18,8 +22,8 @@ __all__ = ["Module", "as_tensor"]
 
 T = TypeVar("T")
 
-# Attributes that are about a module and no part of it: what graphs remember it by, and its hooks.
-_ABOUT = ("_token", "_before", "_after")
+# Attributes that are not parts of a module, and are not copied with it: its identity in graphs, and its hooks.
+_INTERNAL = ("_token", "_before", "_after")
 
 
 def as_tensor(x: Any) -> Tensor:
@@ -33,6 +37,9 @@ def as_tensor(x: Any) -> Tensor:
 
 class Module:
     """Base class of layers and networks: assign parameters, layers, lists or dicts of them; define `forward`.
+
+    Calling a module calls its `forward`, and the hooks around it. `training` is True in training mode, False in
+    evaluation mode (`train()`, `eval()`).
 
     >>> class Line(Module):
     ...     def __init__(self):
@@ -52,7 +59,7 @@ class Module:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         module = super().__new__(cls)
-        module.__dict__["_token"] = object()  # what graphs remember a module by, without holding it
+        module.__dict__["_token"] = object()  # stands for the module in graphs, which must not keep it alive
         return module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -71,13 +78,13 @@ class Module:
 
     @property
     def token(self) -> object:
-        """What the graph remembers this module by (`Scope.token`)."""
+        """What stands for this module in graphs (`Scope.token`)."""
         return self.__dict__["_token"]
 
-    # -- walking
+    # -- parts
 
     def _members(self, kind: type[T], inside: bool) -> Iterator[tuple[str, T]]:
-        """Objects of a kind among the attributes, by path, each once; `inside` goes into found modules too."""
+        """(path, object) for objects of a kind among the attributes, each once; `inside`: also inside those found."""
         seen: set[int] = {id(self)}
 
         def walk(value: Any, path: str) -> Iterator[tuple[str, T]]:
@@ -99,7 +106,7 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(path, parameter) for each parameter, in order of assignment; a shared one appears once.
 
-        A parameter is a `Parameter`, or any other given Tensor that requires a gradient (or did, before `freeze`).
+        A parameter is a `Parameter`, or any other leaf Tensor that requires a gradient (or did, before `freeze`).
         """
         for path, tensor in self._members(Tensor, inside=True):
             if is_parameter(tensor):
@@ -123,11 +130,11 @@ class Module:
         yield from self._members(Module, inside=True)
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        """(path, module) for the modules directly inside."""
+        """(path, module) for the outermost modules inside this one, each once."""
         return self._members(Module, inside=False)
 
     def children(self) -> list[Module]:
-        """The modules directly inside."""
+        """The outermost modules inside this one."""
         return [m for _, m in self.named_children()]
 
     # -- modes
@@ -150,10 +157,10 @@ class Module:
     def freeze(self) -> Self:
         """Stop all parameters from learning: they require no gradient until `unfreeze`; returns the module.
 
-        An optimizer passes over parameters without a gradient, so it need not know.
+        An optimizer skips parameters without a gradient, so it need not be told.
         """
         for p in self.parameters():
-            p._set_extra("parameter", True)  # so that a Tensor that is no Parameter is still known as one
+            p._set_extra("parameter", True)  # keeps a Tensor that is no `Parameter` among the parameters
             p.requires_grad_(False)
             p.grad = None
         return self
@@ -278,6 +285,11 @@ class Module:
         lines = [f"  {name}: {module!r}".replace("\n", "\n  ") for name, module in self.named_children()]
         return f"{head}(\n" + "\n".join(lines) + "\n)" if lines else f"{head}({self.describe()})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the layers, and how many numbers they have learned."""
+        count = sum(p.size for p in self.parameters())
+        return preformatted(f"{self!r}\n{count:,} parameters; nn.summary(model, inputs) shows shapes and costs")
+
     # -- copies
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -287,18 +299,18 @@ class Module:
         copy = type(self).__new__(type(self))
         memo[id(self)] = copy
         for name, value in vars(self).items():
-            if name not in _ABOUT:
+            if name not in _INTERNAL:
                 copy.__dict__[name] = deepcopy(value, memo)
         return copy
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _ABOUT}
+        return {name: value for name, value in vars(self).items() if name not in _INTERNAL}
 
 
 def parts_of(value: Any) -> list[tuple[Any, Any]]:
     """(name, part) for what a module, a list, a tuple or a dict consists of; nothing for anything else."""
     if isinstance(value, Module):
-        return [(name, part) for name, part in vars(value).items() if name not in _ABOUT]
+        return [(name, part) for name, part in vars(value).items() if name not in _INTERNAL]
     if isinstance(value, (list, tuple)):
         return list(enumerate(value))
     return list(value.items()) if isinstance(value, dict) else []

@@ -76,10 +76,10 @@ class _BatchNorm(Module):
 
 
 class BatchNorm1d(_BatchNorm):
-    """Each feature standardized over the batch, then scaled and shifted (Ioffe and Szegedy 2015).
+    """Batch normalization: each feature standardized over the batch, scaled and shifted (Ioffe and Szegedy 2015).
 
-    In training with the batch's own mean and variance, which move the running ones a share `momentum` of the way;
-    in evaluation with the running ones. The scale starts at 1, the shift at 0.
+    In training with the batch's own mean and variance, and the running ones become (1 - momentum) running + momentum
+    batch; in evaluation with the running ones. The scale starts at 1, the shift at 0.
 
     Shape: (N, features) -> (N, features), (N, features, length) -> (N, features, length)
 
@@ -94,10 +94,10 @@ class BatchNorm1d(_BatchNorm):
 
 
 class BatchNorm2d(_BatchNorm):
-    """Each channel standardized over the batch and all places, then scaled and shifted (Ioffe and Szegedy 2015).
+    """Batch normalization: each channel standardized over batch and places, scaled, shifted (Ioffe and Szegedy 2015).
 
-    In training with the batch's own mean and variance, which move the running ones a share `momentum` of the way;
-    in evaluation with the running ones. The scale starts at 1, the shift at 0.
+    In training with the batch's own mean and variance, and the running ones become (1 - momentum) running + momentum
+    batch; in evaluation with the running ones. The scale starts at 1, the shift at 0.
 
     Shape: (N, features, height, width) -> (N, features, height, width)
 
@@ -111,7 +111,7 @@ class BatchNorm2d(_BatchNorm):
 
 
 class LayerNorm(Module):
-    """Each example standardized over its last axes, then scaled and shifted elementwise (Ba et al. 2016).
+    """Layer normalization: each example standardized over its last axes, then scaled and shifted (Ba et al. 2016).
 
     `normalized_shape` is the shape of those axes. The scale starts at 1, the shift at 0.
 
@@ -146,10 +146,10 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Each example divided by its root mean square over its last axes, then scaled (Zhang and Sennrich 2019).
+    """RMS normalization: each example divided by its root mean square, then scaled (Zhang and Sennrich 2019).
 
-    `normalized_shape` is the shape of those axes; `epsilon` is the dtype's machine epsilon unless given, as in PyTorch.
-    The scale starts at 1.
+    `normalized_shape` is the shape of the last axes, over which the mean is taken; `epsilon` is the dtype's machine
+    epsilon unless given, as in PyTorch. The scale starts at 1.
 
     Shape: (..., *normalized_shape) -> (..., *normalized_shape)
 
@@ -180,9 +180,9 @@ class RMSNorm(Module):
 
 
 class GroupNorm(Module):
-    """Each group of channels of each example standardized, then scaled and shifted by channel (Wu and He 2018).
+    """Group normalization: each group of channels of each example standardized (Wu and He 2018).
 
-    The scale starts at 1, the shift at 0.
+    Then each channel is scaled (from 1) and shifted (from 0).
 
     Shape: (N, channels, ...) -> (N, channels, ...)
 
@@ -237,7 +237,9 @@ class _InstanceNorm(GroupNorm):
 
 
 class InstanceNorm1d(_InstanceNorm):
-    """Each channel of each sequence standardized, scaled and shifted with `affine` (Ulyanov et al. 2016).
+    """Instance normalization: each channel of each sequence standardized (Ulyanov et al. 2016).
+
+    With `affine`, channels are then scaled (from 1) and shifted (from 0).
 
     Shape: (N, features, length) -> (N, features, length)
 
@@ -251,7 +253,9 @@ class InstanceNorm1d(_InstanceNorm):
 
 
 class InstanceNorm2d(_InstanceNorm):
-    """Each channel of each image standardized, scaled and shifted with `affine` (Ulyanov et al. 2016).
+    """Instance normalization: each channel of each image standardized (Ulyanov et al. 2016).
+
+    With `affine`, channels are then scaled (from 1) and shifted (from 0).
 
     Shape: (N, features, height, width) -> (N, features, height, width)
 

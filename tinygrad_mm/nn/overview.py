@@ -10,12 +10,15 @@ from typing import Any
 from tinygrad_mm.cost import Memory, multiply_adds_of
 from tinygrad_mm.graph import Vertex, entered, state, topological
 from tinygrad_mm.nn.module import Module
+from tinygrad_mm.notebook import Shown
 
 __all__ = ["summary"]
 
 
-def summary(model: Module, *inputs: Any, **options: Any) -> str:
+def summary(model: Module, *inputs: Any, **options: Any) -> Shown:
     """A table of the layers of a model: path, layer, shapes of its own parameters, number of parameters.
+
+    It is a text that shows itself, in a notebook too.
 
     With an example input, `model(*inputs, **options)` is called once, and the table gives the shape of each layer's
     output, the multiply-adds of its matrix products and the memory that it keeps for the backward pass. The model
@@ -68,7 +71,7 @@ def summary(model: Module, *inputs: Any, **options: Any) -> str:
     if cost is not None:
         header = ["layer", "type", "output", "parameters", "multiply-adds", "memory"]
         footer += [f"{sum(cost.products.values()):,}", _megabytes(sum(cost.kept.values()))]
-    return _table(header, rows, footer)
+    return Shown(_table(header, rows, footer))
 
 
 def _table(header: list[str], rows: list[list[str]], footer: list[str]) -> str:

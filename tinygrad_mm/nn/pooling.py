@@ -42,7 +42,7 @@ class _MaxPool(Module):
 
 
 class MaxPool1d(_MaxPool):
-    """The largest number under a window that slides along sequences by `stride` (by default its own size).
+    """Max pooling: the largest number under a window that slides along sequences by `stride` (by default its own size).
 
     Shape: (N, C, length) -> (N, C, length'), as for `Conv1d`
 
@@ -56,7 +56,7 @@ class MaxPool1d(_MaxPool):
 
 
 class MaxPool2d(_MaxPool):
-    """The largest number under a window that slides by `stride` (by default its own size).
+    """Max pooling: the largest number under a window that slides by `stride` (by default its own size).
 
     Shape: (N, C, height, width) -> (N, C, height', width'), as for `Conv2d`
 
@@ -86,7 +86,7 @@ class _AvgPool(Module):
 
 
 class AvgPool1d(_AvgPool):
-    """The mean of the numbers under a window that slides along sequences by `stride` (by default its own size).
+    """Average pooling: the mean under a window that slides along sequences by `stride` (by default its own size).
 
     Padding counts as zeros, or with `count_include_pad=False` not at all.
 
@@ -102,7 +102,7 @@ class AvgPool1d(_AvgPool):
 
 
 class AvgPool2d(_AvgPool):
-    """The mean of the numbers under a window that slides by `stride` (by default its own size).
+    """Average pooling: the mean under a window that slides by `stride` (by default its own size).
 
     Padding counts as zeros, or with `count_include_pad=False` not at all.
 
@@ -133,7 +133,7 @@ class _AdaptivePool(Module):
 
 
 class AdaptiveAvgPool1d(_AdaptivePool):
-    """The means of as many windows as are wanted, whatever the length of the sequences.
+    """Adaptive average pooling: the means of `output_size` windows of sequences of any length.
 
     Shape: (N, C, length) -> (N, C, output_size)
 
@@ -147,7 +147,7 @@ class AdaptiveAvgPool1d(_AdaptivePool):
 
 
 class AdaptiveAvgPool2d(_AdaptivePool):
-    """The means of as many windows as are wanted, whatever the size of the images; None leaves an axis as it is.
+    """Adaptive average pooling: the means of `output_size` windows of images of any size; None keeps an axis.
 
     Shape: (N, C, height, width) -> (N, C, *output_size)
 
@@ -161,7 +161,7 @@ class AdaptiveAvgPool2d(_AdaptivePool):
 
 
 class AdaptiveMaxPool1d(_AdaptivePool):
-    """The largest numbers of as many windows as are wanted, whatever the length of the sequences.
+    """Adaptive max pooling: the largest numbers of `output_size` windows of sequences of any length.
 
     Shape: (N, C, length) -> (N, C, output_size)
 
@@ -175,7 +175,7 @@ class AdaptiveMaxPool1d(_AdaptivePool):
 
 
 class AdaptiveMaxPool2d(_AdaptivePool):
-    """The largest numbers of as many windows as are wanted, whatever the size of the images.
+    """Adaptive max pooling: the largest numbers of `output_size` windows of images of any size; None keeps an axis.
 
     Shape: (N, C, height, width) -> (N, C, *output_size)
 
@@ -200,7 +200,7 @@ class _GlobalPool(Module):
 
 
 class GlobalAvgPool(_GlobalPool):
-    """The mean of each channel over all places: images or sequences become vectors (Lin et al. 2014).
+    """Global average pooling: the mean of each channel, images or sequences become vectors (Lin et al. 2014).
 
     Shape: (N, C, ...) -> (N, C)
 
@@ -214,7 +214,9 @@ class GlobalAvgPool(_GlobalPool):
 
 
 class GlobalMaxPool(_GlobalPool):
-    """The largest number of each channel: images or sequences become vectors; equal ones share the gradient.
+    """Global max pooling: the largest number of each channel, images or sequences become vectors.
+
+    Where several are largest they share the gradient.
 
     Shape: (N, C, ...) -> (N, C)
 

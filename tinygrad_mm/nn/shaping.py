@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Identity(Module):
-    """What it is given, as it is: a place for a layer.
+    """The input, unchanged: a placeholder where a layer is expected.
 
     Shape: (...) -> (...)
 
@@ -39,12 +39,12 @@ class Identity(Module):
     """
 
     def forward(self, x: Any) -> Tensor:
-        """X"""
+        """The input."""
         return as_tensor(x)
 
 
 class Unflatten(Module):
-    """One axis becomes several; one of their lengths may be -1, to be worked out: the opposite of `Flatten`.
+    """One axis becomes several; one of their lengths may be -1, to be worked out: the inverse of `Flatten`.
 
     Shape: (..., n, ...) -> (..., *shape, ...)
 
@@ -158,7 +158,7 @@ class _Pad(Module):
 
 
 class ZeroPad1d(_Pad):
-    """Zeros on all sides of sequences: `padding`, a number or (left, right).
+    """Zero padding: zeros on both sides of sequences; `padding` is one number or (left, right).
 
     Shape: (N, C, length) -> (N, C, length')
 
@@ -173,7 +173,7 @@ class ZeroPad1d(_Pad):
 
 
 class ZeroPad2d(_Pad):
-    """Zeros on all sides of images: `padding`, a number or (left, right, top, bottom).
+    """Zero padding: zeros on all sides of images; `padding` is one number or (left, right, top, bottom).
 
     Shape: (N, C, height, width) -> (N, C, height', width')
 
@@ -204,7 +204,7 @@ class _ConstantPad(_Pad):
 
 
 class ConstantPad1d(_ConstantPad):
-    """The same number on all sides of sequences: `padding`, a number or (left, right).
+    """Constant padding: the same number on both sides of sequences; `padding` is one number or (left, right).
 
     Shape: (N, C, length) -> (N, C, length')
 
@@ -218,7 +218,7 @@ class ConstantPad1d(_ConstantPad):
 
 
 class ConstantPad2d(_ConstantPad):
-    """The same number on all sides of images: `padding`, a number or (left, right, top, bottom).
+    """Constant padding: the same number on all sides of images; `padding` is one number or (left, right, top, bottom).
 
     Shape: (N, C, height, width) -> (N, C, height', width')
 
@@ -232,7 +232,7 @@ class ConstantPad2d(_ConstantPad):
 
 
 class ReflectionPad1d(_Pad):
-    """Reflections of what is inside on all sides of sequences: `padding`, a number or (left, right).
+    """Reflection padding: sequences mirrored at both ends; `padding` is one number or (left, right).
 
     Shape: (N, C, length) -> (N, C, length')
 
@@ -247,7 +247,7 @@ class ReflectionPad1d(_Pad):
 
 
 class ReflectionPad2d(_Pad):
-    """Reflections of what is inside on all sides of images: `padding`, a number or (left, right, top, bottom).
+    """Reflection padding: images mirrored at their edges; `padding` is one number or (left, right, top, bottom).
 
     Shape: (N, C, height, width) -> (N, C, height', width')
 
@@ -262,7 +262,7 @@ class ReflectionPad2d(_Pad):
 
 
 class ReplicationPad1d(_Pad):
-    """Copies of the outermost numbers on all sides of sequences: `padding`, a number or (left, right).
+    """Replication padding: the outermost numbers repeated at both ends; `padding` is one number or (left, right).
 
     Shape: (N, C, length) -> (N, C, length')
 
@@ -277,7 +277,7 @@ class ReplicationPad1d(_Pad):
 
 
 class ReplicationPad2d(_Pad):
-    """Copies of the outermost numbers on all sides of images: `padding`, a number or (left, right, top, bottom).
+    """Replication padding: edges of images repeated outwards; `padding` is one number or (left, right, top, bottom).
 
     Shape: (N, C, height, width) -> (N, C, height', width')
 

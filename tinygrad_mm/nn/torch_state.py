@@ -19,7 +19,7 @@ __all__ = ["from_torch_state", "to_torch_state"]
 
 
 def from_torch_state(model: Module, state: Mapping[str, Any]) -> None:
-    """Take over the weights of a PyTorch model of the same make, from its `state_dict()`.
+    """Take over the weights of a PyTorch model of the same architecture, from its `state_dict()`.
 
     The values may be arrays or PyTorch tensors on the CPU. Nothing is changed unless everything fits. In a Sequential,
     a Dense with an activation stands for two PyTorch layers.

@@ -105,8 +105,8 @@ class TransformerEncoderLayer(_Layer):
 class TransformerDecoderLayer(_Layer):
     """Self-attention, attention to a memory, then two dense layers; each is added to what it was given, and normalised.
 
-    As `TransformerEncoderLayer`, with an attention to what an encoder made (Vaswani et al. 2017). Each position looks
-    back only, unless `causal=False`. `memory_mask` is the mask of the attention to the memory.
+    As `TransformerEncoderLayer`, with an attention to what an encoder made (Vaswani et al. 2017). Each position attends
+    to those before it and itself only, unless `causal=False`. `memory_mask` is the mask of the attention to the memory.
 
     Shape: (N, positions, features), (N, memory positions, features) -> (N, positions, features)
 
@@ -164,13 +164,15 @@ class _Stack(Module):
         *,
         final_norm: bool | None = None,
         epsilon: float = 1e-5,
+        key_value_heads: int | None = None,
+        rotary: bool = False,
         rng: init.Rng = None,
         dtype: Any = np.float32,
-        **options: Any,
     ) -> None:
         positive_integers(self, layers=layers)
-        options |= {"epsilon": epsilon, "rng": init.generator(rng), "dtype": dtype}
         own = features, heads, hidden_features, dropout, activation, norm_first, bias
+        options: dict[str, Any] = {"epsilon": epsilon, "key_value_heads": key_value_heads, "rotary": rotary}
+        options |= {"rng": init.generator(rng), "dtype": dtype}
         self.layers = [self.layer(*own, **options) for _ in range(layers)]
         final_norm = norm_first if final_norm is None else final_norm
         self.norm = LayerNorm(features, epsilon, bias=bias, dtype=dtype) if final_norm else None
@@ -240,7 +242,7 @@ class TransformerDecoder(_Stack):
 
 
 class Transformer(Module):
-    """An encoder of one sequence, and a decoder of another that looks at what it made (Vaswani et al. 2017).
+    """An encoder of one sequence, and a decoder of another that attends to its output (Vaswani et al. 2017).
 
     Both have a final norm; the options are those of `TransformerEncoderLayer`.
 
@@ -259,13 +261,20 @@ class Transformer(Module):
         heads: int,
         encoder_layers: int = 6,
         decoder_layers: int = 6,
-        *options: Any,
+        hidden_features: int | None = None,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        norm_first: bool = False,
+        bias: bool = True,
+        *,
+        epsilon: float = 1e-5,
         rng: init.Rng = None,
-        **named_options: Any,
+        dtype: Any = np.float32,
     ) -> None:
-        named_options |= {"rng": init.generator(rng), "final_norm": True}
-        self.encoder = TransformerEncoder(encoder_layers, features, heads, *options, **named_options)
-        self.decoder = TransformerDecoder(decoder_layers, features, heads, *options, **named_options)
+        own = features, heads, hidden_features, dropout, activation, norm_first, bias
+        options: dict[str, Any] = {"final_norm": True, "epsilon": epsilon, "rng": init.generator(rng), "dtype": dtype}
+        self.encoder = TransformerEncoder(encoder_layers, *own, **options)
+        self.decoder = TransformerDecoder(decoder_layers, *own, **options)
 
     def forward(
         self,

@@ -1,4 +1,8 @@
-"""The optimizers: each one formula, as its paper gives it. `fused` is what `Optimizer` says of it."""
+"""The optimizers: each is one formula, as its paper gives it.
+
+`parameters` and `fused`, and what is raised for parameters, are described in `Optimizer`. Each option but the flags may
+be a schedule; options outside the range that `check` names raise ValueError.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ class SGD(Optimizer):
 
     `weight_decay` adds that multiple of the parameter to its gradient. As in PyTorch, the first velocity is the first
     gradient, and the learning rate multiplies the velocity.
+
+    Raises ValueError for options out of range and for `nesterov` without momentum; else as `Optimizer`.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> w = Tensor([1.0, 2.0], requires_grad=True)
@@ -71,9 +77,11 @@ class SGD(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """Adagrad (Duchi, Hazan and Singer 2011): each element's steps shrink with the gradients it has seen.
+    """Adagrad (Duchi, Hazan and Singer 2011): the gradient divided by the root of the sum of its squares so far.
 
     `weight_decay` adds that multiple of the parameter to its gradient.
+
+    Raises ValueError for options out of range; else as `Optimizer`.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> w = Tensor([1.0, 2.0], requires_grad=True)
@@ -122,9 +130,12 @@ class Adagrad(Optimizer):
 class RMSprop(Optimizer):
     """RMSprop (Tieleman and Hinton 2012): the gradient divided by a running root mean square of it.
 
-    `smoothing` is the decay rate of the running means. With `centered` the running mean is taken off first (Graves
-    2013), so that the divisor is a standard deviation. With `momentum`, velocities of these quotients are followed.
-    `weight_decay` adds that multiple of the parameter to its gradient. `epsilon` is added to the root, as in PyTorch.
+    `smoothing` is the decay rate of the running means. With `centered`, the square of the running mean is subtracted
+    from the running mean square (Graves 2013), so that the divisor is a standard deviation. With `momentum`, a velocity
+    accumulates the quotients as in `SGD`. `weight_decay` adds that multiple of the parameter to its gradient. `epsilon`
+    is added to the root, as in PyTorch.
+
+    Raises ValueError for options out of range; else as `Optimizer`.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> w = Tensor([1.0, 2.0], requires_grad=True)
@@ -190,9 +201,12 @@ class RMSprop(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015): steps scaled by running means of the gradient and of its square.
+    """Adam (Kingma and Ba 2015): a running mean of the gradient, divided by the root of one of its square.
 
-    `weight_decay` adds that multiple of the parameter to its gradient; see AdamW for the other way.
+    `betas` are the decay rates of the two means. `weight_decay` adds that multiple of the parameter to its gradient;
+    `AdamW` has decoupled weight decay.
+
+    Raises ValueError for options out of range; else as `Optimizer`.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> w = Tensor([1.0, 2.0], requires_grad=True)
@@ -201,7 +215,7 @@ class Adam(Optimizer):
     Tensor([0.90000004, 1.9       ], dtype=float32, requires_grad=True)
     """
 
-    states = ("mean", "mean_square")
+    states: tuple[str, ...] = ("mean", "mean_square")
 
     def __init__(
         self,
@@ -250,8 +264,10 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019): the decay is no part of the gradient.
 
-    Each step first takes `learning_rate * weight_decay` of the parameter away, as in PyTorch: the schedule of the
-    learning rate is the paper's schedule multiplier, and its decay is `learning_rate * weight_decay` here.
+    Each step first multiplies the parameter by `1 - learning_rate * weight_decay`, as in PyTorch: so a schedule of the
+    learning rate is the paper's schedule multiplier, and the paper's decay is `learning_rate * weight_decay`.
+
+    Raises ValueError for options out of range; else as `Optimizer`.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> w = Tensor([1.0, 2.0], requires_grad=True)
@@ -295,8 +311,10 @@ class AdamW(Adam):
 class Lion(Optimizer):
     """Lion (Chen et al. 2023): the sign of an interpolated momentum, with decoupled weight decay.
 
-    Every element moves by the learning rate, so that it wants one three to ten times smaller than Adam's, and a
-    weight decay as much larger.
+    Every element moves by the learning rate in each step: so the paper advises one three to ten times smaller than
+    Adam's, and a weight decay as much larger.
+
+    Raises ValueError for options out of range; else as `Optimizer`.
 
     >>> from tinygrad_mm.tensor import Tensor
     >>> w = Tensor([1.0, -2.0], requires_grad=True)

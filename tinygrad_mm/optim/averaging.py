@@ -15,7 +15,7 @@ __all__ = ["ExponentialMovingAverage"]
 
 
 class ExponentialMovingAverage:
-    """A slowly moving copy of the weights (Polyak and Juditsky 1992, with exponential weights): often the better model.
+    """A running average of the weights (Polyak and Juditsky 1992, with exponential weights): often the better model.
 
     Call `update()` after each optimizer step: `average = decay average + (1 - decay) parameter`. The first average is
     the parameters as they are now. `decay` may also be a function of the number of updates so far, such as

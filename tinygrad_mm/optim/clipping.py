@@ -34,6 +34,8 @@ def clip_grad_norm(parameters: Iterable[Any] | Any, max_norm: float, error_if_no
     then), or raises RuntimeError with `error_if_nonfinite`. `parameters` may be a model or an optimizer too;
     `max_norm=math.inf` only measures.
 
+    Raises ValueError for a `max_norm` that is not positive, TypeError for what are no parameters.
+
     >>> w = Tensor([3.0, 4.0], requires_grad=True)
     >>> np.sum(w * w / 2).backward()
     >>> clip_grad_norm([w], max_norm=1.0)
@@ -55,7 +57,9 @@ def clip_grad_norm(parameters: Iterable[Any] | Any, max_norm: float, error_if_no
 
 
 def clip_grad_value(parameters: Iterable[Any] | Any, limit: float) -> None:
-    """Cut every element of every gradient to [-limit, limit]; NaN stays NaN.
+    """Clip every element of every gradient to [-limit, limit]; NaN stays NaN.
+
+    `parameters` are as for `clip_grad_norm`. Raises ValueError for a `limit` that is not positive.
 
     >>> w = Tensor([3.0, -4.0], requires_grad=True)
     >>> np.sum(w * w).backward()

@@ -1,4 +1,7 @@
-"""The runner behind every optimizer: parameters laid end to end, updated in blocks that stay in cache."""
+"""Flat buffers, which run the formula of an optimizer: parameters lie end to end, and are updated in blocks.
+
+Blocks are small enough to stay in the processor's cache for all calls of a formula.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def flats_of(parameters: Sequence[Tensor], states: Sequence[str], fused: bool = 
 
 
 def brought_up_to_date(parameters: Sequence[Tensor], flats: Sequence[Flat], states: Sequence[str]) -> list[Flat]:
-    """The flats after some parameter was given another array than ours, or after other states are wanted.
+    """The flat buffers after some parameter was given another array, or other states are needed.
 
     Where shapes, dtypes and states are the same, the arrays are copied in; otherwise new flats are made, into which
     states follow their parameters as long as the shape is still the same.
@@ -88,7 +91,7 @@ class Flat:
         self.starts = [0, *np.cumsum([p.value.size for p in parameters]).tolist()]
         self.values = aligned(self.starts[-1], self.dtype)
         self.states = {name: aligned(self.values.size, self.precision, np.zeros) for name in states}
-        self.steps = [0] * len(self.parameters)  # a parameter that is skipped falls behind
+        self.steps = [0] * len(self.parameters)  # of each parameter: one that is skipped has fewer
         self._make_views()
 
     def _make_views(self) -> None:
@@ -141,8 +144,8 @@ class Flat:
         return found
 
     def forget_runs(self) -> None:
-        """Plan anew at the next step: the numbers of steps were changed."""
-        self.planned: Any = None  # which parameters were skipped, and the formula, when `runs` were made
+        """Make new runs at the next step, since the numbers of steps were changed."""
+        self.planned: Any = None  # what `runs` were made for: the parameters that are skipped, and the formula
         self.runs: list[Run | _FusedRun] = []
 
     def step(self, gradients: list[Any], update: Update) -> None:
@@ -174,18 +177,19 @@ class Flat:
             state[np.abs(state) < np.finfo(state.dtype).tiny * 1e8] = 0
 
     def _plan(self, skipped: Sequence[int], formula: Formula) -> list[Run | _FusedRun]:
-        """Parameters that are updated and have the same number of steps behind them go together."""
+        """A run for each number of steps: the parameters that are updated and have had that many."""
         members: dict[int, list[int]] = {}
         for i, steps in enumerate(self.steps):
             if i not in skipped:
                 members.setdefault(steps, []).append(i)
         if self.fused and has_loop(formula, self.dtype):
             return [_FusedRun(self, formula, m) for m in members.values()]
-        return [Run(self, m) for m in members.values()]
+        return [Run(self, m, formula.whole) for m in members.values()]
 
     def pieces(self, members: Sequence[int], small: int, most: int) -> list[tuple[int, int, list[int]]]:
-        """(start, stop, parameters inside): neighbours of at most `small` elements each are one piece, of at most
-        `most`; another parameter has pieces of its own, each of at most `most` elements.
+        """(start, stop, parameters inside) of pieces of at most `most` elements that cover the members.
+
+        Neighbours of at most `small` elements each share a piece; a larger parameter has pieces of its own.
         """
         found: list[tuple[int, int, list[int]]] = []
         joins = False
@@ -205,7 +209,10 @@ class Flat:
 
 @dataclass
 class Update:
-    """One step's update of a group: the formula with its options, and the same traced with the numbers it needs."""
+    """One step's update of a group: the optimizer's function `rule` with its options, and the same traced, `formula`.
+
+    `scheduled` are the numbers that schedules gave at this step, further inputs of the traced formula.
+    """
 
     states: tuple[str, ...]
     rule: Callable[..., Any]
@@ -215,7 +222,7 @@ class Update:
     scheduled: Sequence[float]
 
     def numbers(self, count: int) -> Sequence[float]:
-        """What a compiled formula is given at a parameter's `count`-th step."""
+        """The numbers that the traced formula reads at a parameter's `count`-th step."""
         return self.formula.scalars(self.learning_rate, count, *self.scheduled)
 
 
@@ -232,11 +239,14 @@ def _check_gradient(p: Tensor, g: Any) -> None:
 
 
 class Run:
-    """The formula on the blocks of some parameters: in half precision, on blocks in single precision."""
+    """The formula on the blocks of some parameters: in half precision, on blocks in single precision.
 
-    def __init__(self, flat: Flat, members: list[int]) -> None:
-        self.flat, self.members = flat, members
-        self.blocks = flat.pieces(members, EAGER_BLOCK, EAGER_BLOCK)
+    A formula that needs each parameter `whole` is given it in its shape, instead of blocks.
+    """
+
+    def __init__(self, flat: Flat, members: list[int], whole: bool = False) -> None:
+        self.flat, self.members, self.whole = flat, members, whole
+        self.blocks = flat.pieces(members, *((0, flat.values.size + 1) if whole else (EAGER_BLOCK, EAGER_BLOCK)))
         longest = max((stop - start for start, stop, inside in self.blocks if len(inside) > 1), default=0)
         self.gathered = aligned(longest, flat.precision)
 
@@ -251,6 +261,9 @@ class Run:
                 first = flat.starts[inside[0]]
                 gradient = gradients[inside[0]].ravel()[start - first : stop - first].astype(flat.precision, copy=False)
             places = [array[start:stop] for array in (flat.values, *flat.states.values())]
+            if self.whole:
+                shape = flat.shapes[inside[0]]
+                places, gradient = [place.reshape(shape) for place in places], gradient.reshape(shape)
             given = [place.astype(flat.precision, copy=False) for place in places]
             arguments = (given[0], gradient, *given[1:], update.learning_rate, count)
             found = new_values(update.rule, update.rule(*arguments, **update.options), update.states)
@@ -261,7 +274,7 @@ class Run:
 
 @functools.lru_cache(64)
 def has_loop(formula: Formula, dtype: Any) -> bool:
-    """Whether Numba can run a formula; told once where not, since it was asked to."""
+    """Whether Numba can run a formula; where not, a warning is logged once."""
     from tinygrad_mm.compiler.loops import require_numba
     from tinygrad_mm.compiler.loops.updates import elements
 
@@ -273,7 +286,7 @@ def has_loop(formula: Formula, dtype: Any) -> bool:
 
 
 class _FusedRun:
-    """One update as a compiled loop: it reads large gradients where they lie, small neighbours are gathered."""
+    """One update as a compiled loop: large gradients are read where they are, small neighbours copied together."""
 
     def __init__(self, flat: Flat, formula: Formula, members: list[int]) -> None:
         from tinygrad_mm.compiler.loops import Update as Loop
@@ -293,7 +306,7 @@ class _FusedRun:
         """One update of the members, by their gradients."""
         for place, number in zip(self.scalars, update.numbers(count), strict=True):
             place.fill(number)
-        kept = []  # the loop knows addresses only
+        kept = []  # alive while the loop runs, which holds addresses only
         for row, (inside, gathered) in enumerate(zip(self.inside, self.gathered, strict=True)):
             if gathered is not None:
                 np.concatenate([gradients[i].ravel() for i in inside], out=gathered)

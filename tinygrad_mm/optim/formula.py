@@ -1,15 +1,17 @@
 """An optimizer's formula, a pure function of arrays, as a program.
 
-An eager step calls the formula itself. A compiled one traces it: once, on arrays of one element, into a program of the
-compiler's, which is written out in place (`print(optimizer.source)`) or as a loop. Numbers that change from step to
-step (the learning rate, the step number, options that follow a schedule) stay numbers of double precision and are
-worked out first, once a step.
+An eager step calls the formula itself. Compiled steps trace it: once, on arrays of one element, into a program of the
+compiler's, which becomes NumPy calls that write in place (`print(optimizer.source)`) or a loop. Numbers that change
+from step to step (the learning rate, the step number, options that follow a schedule) are inputs of the program, Python
+floats, and what is computed of them alone is computed once a step, before the arrays.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from keyword import iskeyword
 from typing import Any
@@ -23,9 +25,9 @@ from tinygrad_mm.compiler.tracing import ops_of
 from tinygrad_mm.graph import Vertex, entered, name_of
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["Formula", "Number", "replaced", "schedules_in", "trace_formula"]
+__all__ = ["Formula", "Number", "WholeFormula", "replaced", "schedules_in", "trace_formula"]
 
-# Numbers are Python floats: its own operators are ten times as fast on them as NumPy's functions.
+# What a call on numbers alone becomes: on Python floats, Python's operators are much faster than NumPy's functions.
 _OF_NUMBERS: dict[Any, str] = {
     np.add: "{} + {}",
     np.subtract: "{} - {}",
@@ -38,8 +40,10 @@ _OF_NUMBERS: dict[Any, str] = {
 
 
 class Number(float):
-    """An option that follows a schedule, at one step. It counts as true, so that a formula may ask `if momentum:`
-    whether there is a momentum at all.
+    """The number that a scheduled option has at one step.
+
+    It is true even where it is 0, so that `if momentum:` in a formula asks whether there is momentum at all, and takes
+    the same branch at every step.
     """
 
     def __bool__(self) -> bool:
@@ -51,7 +55,7 @@ class Number(float):
 
 
 class _TracedNumber(Tensor):
-    """The same while the formula is traced."""
+    """A `Number` while the formula is traced."""
 
     __slots__ = ()
 
@@ -63,10 +67,12 @@ class Formula:
     """A traced formula.
 
     `program` is a program on arrays of one element: its inputs are the parameter, the gradient, the states and the
-    numbers that `scalars(*inputs)` returns, its outputs the new parameter and states. `code` is it written in place,
-    for arrays of any floating dtype; `source` is both as text, and `update` what it defines. `reads_step`: whether the
-    numbers differ from step to step where no option does.
+    numbers that `scalars` computes, its outputs the new parameter and states. `code` is the same program as calls that
+    write in place, for arrays of any floating dtype. `source` is the text of two functions, `scalars(*numbers)` and
+    `update(*arrays, *scalars)`. `reads_step`: whether these numbers depend on the step number, as Adam's do.
     """
+
+    whole = False  # it treats each element alone
 
     def __init__(
         self,
@@ -76,7 +82,7 @@ class Formula:
     ) -> None:
         self._values = {id(t): Value(t.value, "input", name) for name, t in {**arrays, **numbers}.items()}
         lines: list[str] = []
-        self._read: set[str] = set()  # names of the numbers that others are made from
+        self._read: set[str] = set()  # names of the numbers that other numbers are computed from
         self._names: dict[str, Any] = {"math": math, "inf": math.inf, "nan": math.nan}
         self.program = program = Program()
         for op in self._calls(outputs):
@@ -111,7 +117,7 @@ class Formula:
 
     @property
     def replaced(self) -> list[Value]:
-        """The inputs that the outputs are the new values of."""
+        """The inputs that the outputs replace: the parameter and the states."""
         return [v for v in self.program.inputs if v.ndim and v.name != "gradient"]
 
     def _calls(self, outputs: Sequence[Tensor]) -> list[Op]:
@@ -121,7 +127,7 @@ class Formula:
         return ops_of(outputs, self._value, add, 0)
 
     def _value(self, a: Vertex) -> Any:
-        """The Value of a vertex; a number that was wrapped is that number."""
+        """The Value of a vertex; a Tensor that wraps a plain number is that number."""
         known = self._values.get(id(a))
         return known if known is not None else a.value.item() if not a.value.ndim else Value(a.value, "constant")
 
@@ -139,10 +145,23 @@ class Formula:
         return template.format(*operands)
 
 
+class WholeFormula(Formula):
+    """A formula that is given each parameter whole, in its shape: it is called as it is, and has no program."""
+
+    whole = True
+    reads_step = True
+
+    def __init__(self, rule: Callable[..., Any]) -> None:
+        self.program = Program()
+        self.code = InPlace(self.program, [])
+        self.source = textwrap.dedent(inspect.getsource(rule))
+        self.scalars = lambda *numbers: ()
+
+
 def _not_elementwise(op: Op) -> ValueError:
     return ValueError(
         f"{name_of(op.fun)} in a formula does not treat each element alone, and a formula is run on blocks that are "
-        "not parameters; work such things out before the step, as clip_grad_norm does"
+        "not parameters; work such things out before the step, as clip_grad_norm does, or say whole = True in the class"
     )
 
 

@@ -1,4 +1,4 @@
-"""`Optimizer`: parameter groups with their options around one formula; what is saved and resumed."""
+"""`Optimizer`: one formula, and the parameter groups, options and states that it is run with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygrad_mm.graph import entered
 from tinygrad_mm.optim.flat import Flat, Update, brought_up_to_date, flats_of
-from tinygrad_mm.optim.formula import Formula, Number, replaced, schedules_in, trace_formula
+from tinygrad_mm.optim.formula import Formula, Number, WholeFormula, replaced, schedules_in, trace_formula
 from tinygrad_mm.optim.saving import load_optimizer, save_optimizer
 from tinygrad_mm.tensor import Tensor
 
@@ -27,7 +27,7 @@ NOTHING_TO_DO = (
 
 @dataclass
 class _Known:
-    """A group as it was at the last step, and what its options came to."""
+    """A group as it was at the last step, and the update that its options gave: kept while the group is the same."""
 
     group: dict[str, Any]
     update: Update
@@ -47,7 +47,8 @@ class Optimizer:
 
     The formula is one pure function of NumPy calls,
     `formula(parameter, gradient, *states, learning_rate, step, **options)`, that treats each element alone and returns
-    the new parameter and the new states. States begin at zero; `step` counts the parameter's own steps from 1.
+    the new parameter and the new states. States begin at zero; `step` counts the parameter's own steps from 1. A class
+    whose formula needs norms, shapes or matrices says `whole = True`: it is then given each parameter by itself.
 
     `fused=True` (extra `numba`) runs the formula as one compiled loop, with threads where parameters are large, instead
     of one NumPy call after another, with the same results. Numba compiles it at the first step, within a second or two.
@@ -66,6 +67,7 @@ class Optimizer:
     """
 
     states: tuple[str, ...] = ()
+    whole: bool = False
     formula: Callable[..., Any]
 
     def __init__(self, parameters: Iterable[Any], learning_rate: Any, *, fused: bool = False, **options: Any) -> None:
@@ -89,7 +91,7 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: there are no parameters to optimize; pass model.parameters()")
 
     def add_group(self, group: Mapping[str, Any]) -> None:
-        """Take on more parameters: `{"parameters": [...], **options}`; options not given are those of the optimizer.
+        """Add a group of parameters, `{"parameters": [...], **options}`; options left out are those of the optimizer.
 
         Raises as the constructor does, and then changes nothing.
 
@@ -155,7 +157,10 @@ class Optimizer:
 
     @property
     def source(self) -> str:
-        """The update: the formula traced into NumPy calls on preallocated buffers, which `fused` makes into a loop."""
+        """The update: the formula traced into NumPy calls on preallocated buffers, which `fused` makes into a loop.
+
+        Of a formula that needs each parameter whole, that is the formula itself.
+        """
         return self._formula(self.groups[0]).source
 
     def zero_grad(self) -> None:
@@ -173,7 +178,7 @@ class Optimizer:
         plans = []
         for group, flats in zip(self.groups, self._laid_out(), strict=True):
             known = self._known.get(id(group))
-            if known is None or known.group != group or known.scheduled:  # most steps are like the one before
+            if known is None or known.group != group or known.scheduled:  # else the update is the one of the last step
                 known = self._known[id(group)] = self._looked_at(group)
             for flat in flats:
                 plans.append((flat, flat.gradients(), known))
@@ -226,14 +231,14 @@ class Optimizer:
         return {name: replaced(name, value, scheduled) for name, value in options.items()}, scheduled
 
     def located(self) -> list[tuple[Flat, int]]:
-        """Where the state of each parameter is kept: a flat buffer and the parameter's number in it."""
+        """(flat buffer, index of the parameter in it), where its state is kept, for each parameter in order."""
         places = {
             id(p): (flat, i) for flats in self._laid_out() for flat in flats for i, p in enumerate(flat.parameters)
         }
         return [places[id(p)] for p in self.parameters]
 
     def _laid_out(self) -> list[list[Flat]]:
-        """The parameters of each group in flat buffers, copied in again where they were given arrays of their own."""
+        """The flat buffers of each group; parameters that were given another array since are copied in again."""
         if len(self.groups) != len(self._members):
             raise ValueError("the groups were changed; use optimizer.add_group, or a new optimizer")
         for group, members, flats in zip(self.groups, self._members, self._flats, strict=True):
@@ -251,7 +256,7 @@ class Optimizer:
         return self._flats
 
     def _looked_at(self, group: dict[str, Any]) -> _Known:
-        """What a group's options come to at this step."""
+        """A group with its options checked and schedules replaced by their numbers at this step, and its formula."""
         now, scheduled = self.options_at(self.steps, group)
         self.check(now)
         numbers = {name: Number(value) for name, value in scheduled.items()}
@@ -275,8 +280,9 @@ class Optimizer:
         if formula is None:
             if len(self._formulas) >= 64:  # options changed by hand at every step
                 self._formulas.clear()
-            scalars = ("learning_rate", "step")
-            formula = trace_formula(type(self).formula, self.state_names(group), scalars, options)
+            rule, scalars = type(self).formula, ("learning_rate", "step")
+            traced = (rule, self.state_names(group), scalars, options)
+            formula = WholeFormula(rule) if self.whole else trace_formula(*traced)
             self._formulas[key] = formula
         return formula
 
@@ -321,14 +327,14 @@ def _check_parameter(p: Any, seen: set[int]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """An option as numbers of Python: NumPy's would carry their precision into the formula."""
+    """An option as Python numbers, which are weak: NumPy's would change the dtype of the arrays in the formula."""
     if isinstance(value, (list, tuple)):
         return tuple(map(_plain, value))
     return value.item() if hasattr(value, "item") and not callable(value) else value
 
 
 def _fixed(value: Any) -> Any:
-    """What an option contributes to the choice of a program: its value, or that it follows a schedule."""
+    """An option in the key of a traced formula: its value, or "scheduled", since a schedule's numbers are inputs."""
     if type(value) is tuple:
         return tuple(map(_fixed, value))
     return "scheduled" if callable(value) else value

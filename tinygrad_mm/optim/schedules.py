@@ -38,6 +38,7 @@ __all__ = [
     "joined",
     "linear",
     "one_cycle",
+    "polynomial",
     "step_decay",
     "warm_up",
 ]
@@ -49,6 +50,8 @@ def step_decay(
     learning_rate: float, *, every: int | None = None, at: Sequence[int] | None = None, factor: float = 0.1
 ) -> Schedule:
     """`learning_rate`, multiplied by `factor` after each `every` steps, or `at` each of the given step numbers.
+
+    Raises ValueError for numbers out of range, for an `at` that does not ascend, and where not one of the two is given.
 
     >>> schedule = step_decay(1.0, every=2, factor=0.5)
     >>> [schedule(step) for step in range(5)]
@@ -72,6 +75,8 @@ def step_decay(
 def exponential(learning_rate: float, factor: float, every: int = 1) -> Schedule:
     """`learning_rate` times a power of `factor` that grows by 1 in each `every` steps, smoothly.
 
+    Raises ValueError for numbers that are negative or not finite, and for an `every` that is no positive integer.
+
     >>> schedule = exponential(1.0, factor=0.25, every=2)
     >>> [schedule(step) for step in range(5)]
     [1.0, 0.5, 0.25, 0.125, 0.0625]
@@ -83,6 +88,8 @@ def exponential(learning_rate: float, factor: float, every: int = 1) -> Schedule
 
 def linear(points: Mapping[float, float]) -> Schedule:
     """Straight lines between points, step number to value; constant before the first and after the last.
+
+    Raises ValueError for no points, steps that do not ascend, and values that are negative or not finite.
 
     >>> schedule = linear({0: 1.0, 4: 0.0})
     >>> [schedule(step) for step in range(6)]
@@ -106,6 +113,8 @@ def linear(points: Mapping[float, float]) -> Schedule:
 def cosine(learning_rate: float, steps: int, minimum: float = 0.0) -> Schedule:
     """From `learning_rate` to `minimum` along half a cosine (Loshchilov and Hutter 2017), and then at `minimum`.
 
+    Raises ValueError for numbers that are negative or not finite, and for `steps` that are no positive integer.
+
     >>> schedule = cosine(1.0, steps=4)
     >>> [round(schedule(step), 3) for step in range(6)]
     [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
@@ -119,6 +128,8 @@ def cosine_with_restarts(learning_rate: float, steps: int, growth: int = 1, mini
     """Half cosines one after another (SGDR, Loshchilov and Hutter 2017), each `growth` times as long as the last.
 
     `steps` is the length of the first: the paper's T_0, and `growth` its T_mult.
+
+    Raises ValueError for numbers that are negative or not finite, and `steps` or `growth` that are no positive integer.
 
     >>> schedule = cosine_with_restarts(1.0, steps=2, growth=2)
     >>> [round(schedule(step), 3) for step in range(7)]
@@ -138,6 +149,18 @@ def cosine_with_restarts(learning_rate: float, steps: int, growth: int = 1, mini
     return schedule
 
 
+def polynomial(learning_rate: float, steps: int, power: float = 1.0, minimum: float = 0.0) -> Schedule:
+    """From `learning_rate` to `minimum` as a power of the way that is left, and then at `minimum`.
+
+    >>> schedule = polynomial(1.0, steps=4, power=2)
+    >>> [schedule(step) for step in range(6)]
+    [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
+    """
+    _finite("polynomial", learning_rate=learning_rate, minimum=minimum, power=power)
+    _steps("polynomial", steps=steps)
+    return lambda step: minimum + (learning_rate - minimum) * (1 - min(step, steps) / steps) ** power
+
+
 def one_cycle(
     learning_rate: float,
     steps: int,
@@ -148,7 +171,8 @@ def one_cycle(
     """Up to `learning_rate` and back in straight lines, then on down to `end` (Smith and Topin 2018).
 
     The cycle begins and ends at `start`, a tenth of the peak unless given; the last `tail` (a fraction) of the steps
-    goes down from there to `end`, by default a thousandth of `start`. The paper moves momentum the other way:
+    goes down from there to `end`, by default a thousandth of `start`. Raises ValueError for numbers out of range, and
+    for a `tail` that leaves no steps for the cycle. The paper moves momentum the other way:
 
     >>> rate, momentum = one_cycle(1.0, steps=100), one_cycle(0.85, steps=100, start=0.95, end=0.95)
     >>> [round(rate(step), 4) for step in (0, 45, 90, 100)]
@@ -172,9 +196,11 @@ def one_cycle(
 
 
 def warm_up(steps: int, then: Schedule | float) -> Schedule:
-    """In equal rises over `steps` steps up to where `then` begins; then `then`, from its own step 0.
+    """Linear warm-up: in equal rises over `steps` steps up to where `then` begins; then `then`, from its own step 0.
 
     The gradual warm-up of Goyal et al. 2017, except that the first step is one rise above zero, so as not to be wasted.
+
+    Raises ValueError for numbers that are negative or not finite, and for `steps` that are no positive integer.
 
     >>> schedule = warm_up(3, then=step_decay(1.0, every=2, factor=0.5))
     >>> [schedule(step) for step in range(7)]
@@ -187,6 +213,8 @@ def warm_up(steps: int, then: Schedule | float) -> Schedule:
 
 def joined(schedules: Mapping[int, Schedule | float]) -> Schedule:
     """One schedule after another: each from the step number it stands at, where its own step 0 is.
+
+    Raises ValueError where the first schedule does not start at step 0, or starts do not ascend.
 
     >>> schedule = joined({0: 0.1, 2: linear({0: 1.0, 2: 0.0})})
     >>> [schedule(step) for step in range(5)]
@@ -210,6 +238,8 @@ class ReduceOnPlateau:
     Call it with the metric after each evaluation: it returns the learning rate to go on with. Better is lower, unless
     `higher_is_better`, by more than `threshold` (a fraction of the best value so far, or with `absolute` a difference).
     After a reduction, `cooldown` evaluations are not counted. A metric that is NaN is not better.
+
+    Raises ValueError for a `factor` outside (0, 1) and for negative numbers.
 
     >>> plateau = ReduceOnPlateau(0.1, factor=0.5, patience=2)
     >>> [plateau(loss) for loss in (3.0, 2.0, 2.0, 2.0, 2.0, 1.0)]

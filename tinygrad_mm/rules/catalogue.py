@@ -15,7 +15,7 @@ from typing import Any
 from tinygrad_mm.graph import RULES, Rule, name_of
 from tinygrad_mm.rules.shown import shown, source_of, words_of
 
-__all__ = ["catalogue", "rule_source"]
+__all__ = ["catalogue", "functions", "rule_source"]
 
 WIDTHS = (23, 13, 64, 44)  # columns of the table: function, argument, rule, shapes
 HEADS = ("function", "argument", "gradient of the argument; = is what the function stands for", "shapes")
@@ -52,7 +52,7 @@ def catalogue(names: Iterable[str] = ()) -> str:
     >>> print(catalogue(["exp"]).splitlines()[-1])
     exp                 x             g * y                      (...) -> (...)
     """
-    rules = [rule for rule in RULES.values() if not names] or list({rule.fun: rule for rule in _chosen(names)}.values())
+    rules = _rules(names)
     sections: dict[str, list[str]] = {}
     for rule in rules:
         if rule.differentiable:
@@ -70,6 +70,19 @@ def catalogue(names: Iterable[str] = ()) -> str:
         if found:
             parts.append(f"{title}\n{'-' * (sum(WIDTHS) + 3)}\n{textwrap.fill(', '.join(sorted(found)), sum(WIDTHS))}")
     return "\n\n".join(parts)
+
+
+def functions(names: Iterable[str] = ()) -> list[Callable[..., Any]]:
+    """The functions with a gradient that names or patterns choose, as for `catalogue`; without names all of them.
+
+    >>> sorted(fun.__name__ for fun in functions(["arctan*"]))
+    ['arctan', 'arctan2', 'arctanh']
+    """
+    return [rule.fun for rule in _rules(names) if rule.differentiable]
+
+
+def _rules(names: Iterable[str]) -> list[Rule]:
+    return [rule for rule in RULES.values() if not names] or list({rule.fun: rule for rule in _chosen(names)}.values())
 
 
 def label(fun: Callable[..., Any]) -> str:

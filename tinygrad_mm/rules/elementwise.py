@@ -1,4 +1,4 @@
-"""Functions of single elements, with broadcasting.
+"""Elementwise functions, with broadcasting.
 
 Conventions: `maximum`, `minimum`, `fmax`, `fmin` share the gradient between equal arguments; `absolute` and `hypot`
 have gradient 0 at 0, so that second derivatives of their squares are 0 there (write `x * x` and `a * a + b * b`); `clip`
@@ -15,8 +15,8 @@ from tinygrad_mm.graph import RULES, defcomposite, defmetadata, defstopped, defv
 from tinygrad_mm.rules.indexing import at_places
 from tinygrad_mm.rules.operands import as_arrays, like
 
-# A Python number as the other argument stays a Python number in a rule: np.f(2.0) would be a float64, and turn a
-# float32 gradient into one. So rules apply functions to g, y and arrays, and only arithmetic to numbers.
+# An argument may be a Python number, and np.f(2.0) is a float64, which would turn a float32 gradient into one. So rules
+# call NumPy's functions on g, y and arrays only; beside Python numbers they use operators and `math`.
 
 
 def _power_growth(y, a):
@@ -33,8 +33,8 @@ def _power_slope(a, b):
     return b * np.where(b == 0, 1, a) ** np.where(b == 0, 1, b - 1)
 
 
-def _ahead(a, b, y):
-    """How far the exponent a is ahead of b, 0 where both are the same infinity; the share of b is 1 / (1 + e ** it)."""
+def _difference(a, b, y):
+    """The difference a - b, 0 where both are the same infinity: the slope of b is 1 / (1 + e^(a - b))."""
     a, b = like(a, y), like(b, y)
     same = np.isinf(a) & (a == b)
     return np.where(same, 0, a) - np.where(same, 0, b)
@@ -82,10 +82,10 @@ defvjp(np.log,           lambda g, y, x: g / x)
 defvjp(np.log2,          lambda g, y, x: g / x / math.log(2))
 defvjp(np.log10,         lambda g, y, x: g / x / math.log(10))
 defvjp(np.log1p,         lambda g, y, x: g / (x + 1))
-defvjp(np.logaddexp,     lambda g, y, a, b: g * np.exp(-np.logaddexp(0, _ahead(b, a, y))),
-                         lambda g, y, a, b: g * np.exp(-np.logaddexp(0, _ahead(a, b, y))))
-defvjp(np.logaddexp2,    lambda g, y, a, b: g * np.exp2(-np.logaddexp2(0, _ahead(b, a, y))),
-                         lambda g, y, a, b: g * np.exp2(-np.logaddexp2(0, _ahead(a, b, y))))
+defvjp(np.logaddexp,     lambda g, y, a, b: g * np.exp(-np.logaddexp(0, _difference(b, a, y))),
+                         lambda g, y, a, b: g * np.exp(-np.logaddexp(0, _difference(a, b, y))))
+defvjp(np.logaddexp2,    lambda g, y, a, b: g * np.exp2(-np.logaddexp2(0, _difference(b, a, y))),
+                         lambda g, y, a, b: g * np.exp2(-np.logaddexp2(0, _difference(a, b, y))))
 defvjp(np.ldexp,         lambda g, y, x, i: np.ldexp(g, i), None)
 
 # trigonometric and hyperbolic functions
@@ -131,8 +131,8 @@ defvjp(np.copy,          lambda g, y, a, order="K", subok=False: g)
 defvjp(np.nan_to_num,    lambda g, y, x, copy=True, nan=0.0, posinf=None, neginf=None: np.where(np.isfinite(x), g, 0))
 # fmt: on
 
-RULES[np.power].forward = lambda a, b: a**b  # NumPy's own operator: squares and roots take short ways
-# The ufunc behind the method: x.clip(a, b) of an array and Tensors comes with it.
+RULES[np.power].forward = lambda a, b: a**b  # the operator is faster than np.power for squares and roots
+# `array.clip(low, high)` with Tensors as bounds is a call of this ufunc, not of np.clip.
 _clip = np._core.umath.clip  # type: ignore[attr-defined]
 defcomposite(
     _clip, lambda a, a_min, a_max: np.clip(a, a_min, a_max), signature="(...), (...), (...) -> (...) broadcast"
@@ -172,7 +172,7 @@ defstopped(exponent)
 
 @primitive
 def stop_gradient(x):
-    """The array itself, where no gradient passes: how a traced function records `detach()`."""
+    """The array itself, through which no gradient passes: what `detach()` records while tracing."""
     return x
 
 
@@ -191,7 +191,7 @@ def _select(condlist, choicelist, default=0):
 
 
 def _choose(a, choices, out=None, mode="raise"):
-    n = len(choices)  # a negative choice is one too many: an index would count it from the end
+    n = len(choices)  # negative choices are replaced by n, which raises; as indices they would count from the end
     which = {"wrap": lambda: a % n, "clip": lambda: np.clip(a, 0, n - 1), "raise": lambda: np.where(a < 0, n, a)}
     index = which[mode]()
     index = index if hasattr(index, "requires_grad") else np.asarray(index)
@@ -199,15 +199,25 @@ def _choose(a, choices, out=None, mode="raise"):
     return np.take_along_axis(np.stack(choices), np.expand_dims(index, 0), axis=0)[0]
 
 
+def _one_period(xp, fp, period):
+    """Places in one period in order, with the last one before it and the first one after it, and the values there."""
+    xp = np.mod(xp, period)
+    order = np.argsort(xp)
+    xp, fp = at_places(xp, order), at_places(fp, order)
+    return np.concatenate([xp[-1:] - period, xp, xp[:1] + period]), np.concatenate([fp[-1:], fp, fp[:1]])
+
+
 def _interp(x, xp, fp, left=None, right=None, period=None):
     """In float64 throughout, as NumPy computes it."""
-    if period is not None:
-        raise TypeError("interp: period= is not supported on Tensors; wrap x and xp with np.mod first")
+    if period == 0:
+        raise ValueError("interp: period=0; a period is another number")
     x, xp, fp = (v.astype(np.float64) if hasattr(v, "dtype") else np.asarray(v, np.float64) for v in (x, xp, fp))
-    if xp.ndim != 1 or xp.shape != fp.shape or xp.shape[0] < 2:
+    if xp.ndim != 1 or xp.shape != fp.shape or xp.shape[0] < (2 if period is None else 1):
         raise ValueError(
             f"interp: xp and fp must be two lists of one length, at least 2; they have {xp.shape} and {fp.shape}"
         )
+    if period is not None:
+        x, xp, fp, left, right = np.mod(x, abs(period)), *_one_period(xp, fp, abs(period)), None, None
     i = np.clip(np.searchsorted(xp, x, side="right") - 1, 0, xp.shape[0] - 2)
     x0, x1, y0, y1 = at_places(xp, i), at_places(xp, i + 1), at_places(fp, i), at_places(fp, i + 1)
     inside = y0 + (y1 - y0) * ((x - x0) / (x1 - x0))

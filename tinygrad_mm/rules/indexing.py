@@ -1,4 +1,7 @@
-"""Functions that pick elements, and those that write them into a new array."""
+"""Indexing: functions that pick elements, and those that write elements into a new array.
+
+An index may name an element twice; then its gradients are added up.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tinygrad_mm.rules.axes import along, at_least_one, axis_or_flat
 
 
 class Slot:
-    """A place in an index where a Tensor stood; the Tensors follow the index as arguments of their own."""
+    """Stands in an index for a Tensor, which is an argument of its own in the call, so that the graph shows it."""
 
     __slots__ = ("number",)
 
@@ -25,7 +28,7 @@ class Slot:
 
 
 def without_tensors(key: Any) -> tuple[Any, tuple[Vertex, ...]]:
-    """An index in normal form: Tensors taken out, a numbered Slot left in each one's place.
+    """(index, Tensors): an index in normal form, a numbered Slot in place of each Tensor, and the Tensors in order.
 
     >>> without_tensors((slice(3), Vertex(np.array([0, 1]))))[0]
     (slice(None, 3, None), #0)
@@ -62,9 +65,9 @@ def _may_repeat(key):
 
 
 def add_rows(table: Any, rows: Any, values: Any) -> None:
-    """Add values to the rows of a table; one that is named several times gets the sum.
+    """Add values to the rows of a table; a row that is named several times gets the sum.
 
-    What `np.add.at` does: but values of one row are brought together and summed, which is quicker.
+    The same as `np.add.at(table, rows, values)`, but faster: values of the same row are sorted together and summed.
 
     Shape: (n, ...), (...), (..., ...)
     """
@@ -97,13 +100,13 @@ def getitem(x, key, *arrays):
 
 
 def at_places(x: Any, places: Any) -> Any:
-    """`x[places]`, which an array would refuse for a Tensor of places that is being traced."""
+    """`x[places]` also where x is an array and `places` a Tensor, which the array could not read while tracing."""
     return getitem(x, Slot(0), places)
 
 
 @primitive
 def checked(x: Any, check: Callable[[Any], Any]) -> Any:
-    """The array itself, after `check(x)` could raise: how a function looks at values in every call of a compiled one."""
+    """The array itself, after `check(x)`, which may raise; recorded, so that a compiled function checks in every call."""
     check(x)
     return x
 
@@ -180,7 +183,9 @@ def index_min(x: Any, value: Any, key: Any, *arrays: Any) -> Any:
 
 
 def _winners(y, x, value, key, arrays):
-    """How many candidates each element of the result is equal to: those that tie share the gradient."""
+    """For `index_max` and `index_min`: 1 where x was chosen, 1 where `value` was, and how many candidates tied for each
+    element of the result, which share its gradient.
+    """
     chosen = (getitem(y, key, *arrays) == value).astype(y.dtype)
     return (x == y).astype(y.dtype), chosen, index_add((x == y).astype(y.dtype), chosen, key, *arrays)
 
@@ -196,13 +201,13 @@ def _written_share(g, y, x, value, key, arrays):
 
 
 def _set_back(g, key, arrays):
-    """The gradient of the values of `index_set`: none for those that a later one replaced."""
+    """The gradient of the values of `index_set`: 0 for those that a later one replaced."""
     back = getitem(g, key, *arrays)
     return back * last_writes(g, key, *arrays) if arrays or _may_repeat(key) else back
 
 
 def _multiply_back(g, x, value, key, arrays):
-    """The gradient of the factors of `index_multiply`: where one place gets several, each is multiplied by the others."""
+    """The gradient of the factors of `index_multiply`: where an element gets several, the product of all the others."""
     back = getitem(g * x, key, *arrays)
     if not arrays and not _may_repeat(key):
         return back
@@ -243,9 +248,9 @@ def _take(a, indices, axis=None, out=None, mode="raise"):
         raise ValueError(f"take: mode={mode!r}; use 'raise', 'wrap' or 'clip'")
     if not hasattr(indices, "requires_grad"):
         indices = np.asarray(indices)
-    if indices.dtype == bool or 0 in indices.shape:  # places, not a mask
+    if indices.dtype == bool or 0 in indices.shape:  # np.take reads booleans as the numbers 0 and 1, not as a mask
         indices = indices.astype(np.intp)
-    return getitem(a, (slice(None),) * axis + (Slot(0),), indices)  # also of an array at the places in a Tensor
+    return getitem(a, (slice(None),) * axis + (Slot(0),), indices)
 
 
 def _take_along_axis(arr, indices, axis=-1):
@@ -277,13 +282,13 @@ def _compress(condition, a, axis=None, out=None):
     return along(a, axis, np.flatnonzero(condition))
 
 
-LAW = "(...) -> (...)"
+SAME_SHAPE = "(...) -> (...)"
 
 # fmt: off
 defcomposite(np.take,            _take,                                                                        signature="(..., n, ...), (m...) -> (..., m..., ...)")
 defcomposite(np.take_along_axis, _take_along_axis,                                                             signature="(..., n, ...), (..., m, ...) -> (..., m, ...)")
-defcomposite(np.sort,            _sort,                                                                        signature=LAW)
-defcomposite(np.partition,       _partition,                                                                   signature=LAW)
+defcomposite(np.sort,            _sort,                                                                        signature=SAME_SHAPE)
+defcomposite(np.partition,       _partition,                                                                   signature=SAME_SHAPE)
 defcomposite(np.compress,        _compress,                                                                    signature="(m,), (..., n, ...) -> (..., k, ...)")
 defcomposite(np.extract,         lambda condition, arr: arr.reshape(-1)[np.flatnonzero(condition)],            signature="(...), (...) -> (k,)")
 # fmt: on

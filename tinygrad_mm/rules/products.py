@@ -1,7 +1,7 @@
 """Products of arrays: sums over products of their elements, from `dot` to `einsum`, and the cross product.
 
-The gradient of a product is again a product: that of the output's gradient with the other factor. So each rule here
-names the sum that its function leaves out, and hands it to the same few functions.
+The gradient of a product is again a product: that of the output's gradient with the other factor. The functions differ
+only in the axes that they sum over: so most rules here say which these are, and call `_sum_left` and `_sum_right`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _row(x):
 
 
 def _has_vector(a, b):
-    """Whether a product is one with a vector, and the sizes fit."""
+    """Whether one of two operands of a product is a vector, and the sizes fit."""
     n, m = getattr(a, "ndim", 0), getattr(b, "ndim", 0)
     return min(n, m) > 0 and 1 in (n, m) and a.shape[-1] == b.shape[-2 if m > 1 else 0]
 
@@ -46,14 +46,15 @@ def _with_vectors(a, b):
 
 
 def _keeping_dtype(fun):
-    """`fun` with Python numbers as weak as they are beside an array in `np.multiply`."""
+    """`fun`, in which a Python number takes the dtype of the array beside it, as in `np.multiply`."""
     return lambda a, b, **options: fun(like(a, b), like(b, a), **options)
 
 
 def _sum_left(g, a, b, axes):
     """The gradient of a in a sum of products of a and b over pairs of axes, `np.tensordot(a, b, axes)`.
 
-    The output has the axes of a that were not summed, then those of b. Summing g with b over the latter leaves a's.
+    The output has the axes of a that were not summed, then those of b. Summing g with b over the latter leaves the axes
+    of a, in another order.
     """
     b = like(b, g)
     summed_a, summed_b = numbered(axes[0], np.ndim(a)), numbered(axes[1], b.ndim)
@@ -117,7 +118,7 @@ def _vecdot(g, x, other, axis):
 
 
 def _in_space(v):
-    """Vectors of the plane as vectors of space, with third component 0."""
+    """Vectors of two components as vectors of three, the third being 0."""
     return v if v.shape[-1] == 3 else np.concatenate([v, np.zeros_like(v[..., :1])], axis=-1)
 
 
@@ -139,7 +140,8 @@ def _cross_right(g, a, b, axisa, axisb, axisc, axis):
 
 
 # fmt: off
-# One matrix beside a stack of them: the sum over the stack is inside the product.
+# Where a single matrix is multiplied with a stack of matrices, its gradient is a sum over the stack: the second form puts
+# all rows of the stack into one matrix, and the product sums over them. (Otherwise `g @ b.mT` and `a.mT @ g`.)
 defvjp(np.matmul,     lambda g, y, a, b: g @ b.mT if a.ndim > 2 or b.ndim == 2 else rows(g.mT).mT @ rows(b.mT),
                       lambda g, y, a, b: a.mT @ g if b.ndim > 2 or a.ndim == 2 else rows(a).mT @ rows(g),
                       signature="(..., n, k), (..., k, m) -> (..., n, m)")
@@ -240,8 +242,8 @@ def _letters(sublist):
     return "".join("..." if s is Ellipsis else letters[s] for s in sublist)
 
 
-def _joined(operands):
-    """Subscripts and arrays, from `"ij,jk->ik", a, b` or from the interleaved `a, [0, 1], b, [1, 2], [0, 2]`."""
+def _subscripts_and_arrays(operands):
+    """The two, from `"ij,jk->ik", a, b` or from the interleaved `a, [0, 1], b, [1, 2], [0, 2]`."""
     if isinstance(operands[0], str):
         return operands[0].replace(" ", ""), list(operands[1:])
     arrays, sublists = list(operands[: len(operands) // 2 * 2 : 2]), operands[1::2]
@@ -250,7 +252,7 @@ def _joined(operands):
 
 
 def _written_out(subscripts, arrays):
-    """Subscripts with a letter in place of each axis that an ellipsis stands for, and the output said explicitly."""
+    """Subscripts with a letter for each axis that an ellipsis stands for, and with an explicit output."""
     inputs, arrow, output = subscripts.partition("->")
     terms = inputs.split(",")
     if len(terms) != len(arrays):
@@ -281,11 +283,12 @@ def _written_out(subscripts, arrays):
 
 
 def _einsum_of(*operands, out=None, optimize=None, dtype=None, order="K", casting="safe"):
-    subscripts, arrays = _joined(operands)
+    """`np.einsum` in all its forms, as a call of `einsum`."""
+    subscripts, arrays = _subscripts_and_arrays(operands)
     arrays = as_arrays(arrays)
     if dtype is not None:
         arrays = [a.astype(dtype) for a in arrays]
-    optimize = len(arrays) > 2 if optimize is None else optimize  # one by one, a third operand costs all three's axes
+    optimize = len(arrays) > 2 if optimize is None else optimize  # else three operands are one loop over all axes
     return einsum(*arrays, subscripts=_written_out(subscripts, arrays), optimize=optimize)
 
 

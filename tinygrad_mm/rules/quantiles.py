@@ -36,8 +36,10 @@ def quantile_place(a, q, weights, method, ignore_nan, dtype):
     np.put_along_axis(ranks, order, np.arange(a.shape[-1], dtype=np.float64), axis=-1)
     ranks[np.isnan(a)] = math.nan
     options = {} if weights is None else {"weights": weights}
-    place = (np.nanquantile if ignore_nan else np.quantile)(ranks, q, axis=-1, method=method, **options)
-    place = np.asarray(place)
+    whole = np.nanquantile if ignore_nan else np.quantile
+    place = np.asarray(whole(ranks, q, axis=-1, method=method, **options))
+    if a.dtype == bool:
+        whole(a, q, axis=-1, method=method, **options)  # refuses what would lie between False and True
     low = np.floor(np.nan_to_num(place)).astype(np.intp)
     part = place - low
     return low, low + (part > 0), part.astype(dtype)
@@ -74,18 +76,20 @@ def _as_heavy(weights, a, axis):
 def _quantile_of(ignore_nan):
     def quantile(a, q, axis=None, out=None, overwrite_input=False, method="linear", keepdims=False, *, weights=None):
         if ignore_nan and 0 in a.shape:  # so does NumPy, after a look at the other arguments
-            np.quantile(np.zeros(1), 0.5 if hasattr(q, "requires_grad") else q, method=method)
+            options = {} if weights is None else {"weights": np.ones(1), "method": method}
+            np.quantile(np.zeros(1), 0.5 if hasattr(q, "requires_grad") else q, **options)
             return np.nanmean(a, axis=axis, keepdims=keepdims)
         flat = flat_last(a, axis)
         if weights is not None:
             weights = flat_last(_as_heavy(weights, a, axis), axis)
         dtype = flat.dtype if flat.dtype.kind == "f" else np.float64
         dtype = np.result_type(dtype, q.dtype) if hasattr(q, "dtype") else dtype
-        q = q if hasattr(q, "dtype") else np.asarray(q, np.float64)  # numbers of Python are weak, but exact
+        # Numbers of Python are weak, but exact; of booleans, NumPy takes whole numbers alone.
+        q = q if hasattr(q, "dtype") else np.asarray(q, None if flat.dtype == bool else np.float64)
         low, high, part = quantile_place(flat, q, weights, method, ignore_nan, dtype)
         bad = np.isnan(part)
         part = np.where(bad, 0, part)
-        ordered = np.sort(flat, axis=-1)
+        ordered = np.sort(flat.astype(dtype) if flat.dtype == bool else flat, axis=-1)
         below, above = (_picked(ordered, i, math.prod(np.shape(q))) for i in (low, high))
         result = np.where(part > 0, below * (1 - part) + above * part, below + (above - below) * part)
         result = np.where(bad, math.nan, np.where(low == high, below, result))
@@ -104,6 +108,12 @@ def _picked(ordered, ranks, many):
     return np.moveaxis(picked, -1, 0).reshape(ranks.shape)
 
 
+def _nanmedian(a, axis=None, out=None, overwrite_input=False, keepdims=False):
+    """A median is a mean, where a quantile lies between two elements: there are medians of booleans."""
+    whole = a.dtype.kind != "f"
+    return np.median(a, axis=axis, keepdims=keepdims) if whole else np.nanquantile(a, 0.5, axis=axis, keepdims=keepdims)
+
+
 def _hundredths(q):
     return q / 100 if hasattr(q, "dtype") else np.true_divide(q, 100).tolist()
 
@@ -115,5 +125,5 @@ defcomposite(np.quantile,      _quantile_of(ignore_nan=False),                  
 defcomposite(np.nanquantile,   _quantile_of(ignore_nan=True),                                                                signature=LAW)
 defcomposite(np.percentile,    lambda a, q, *args, **options: np.quantile(a, _hundredths(q), *args, **options),              signature=LAW)
 defcomposite(np.nanpercentile, lambda a, q, *args, **options: np.nanquantile(a, _hundredths(q), *args, **options),           signature=LAW)
-defcomposite(np.nanmedian,     lambda a, axis=None, out=None, overwrite_input=False, keepdims=False: np.nanquantile(a, 0.5, axis=axis, keepdims=keepdims),                                                                                   signature="(..., n, ...) -> (..., ...)")
+defcomposite(np.nanmedian,     _nanmedian,                                                                                   signature="(..., n, ...) -> (..., ...)")
 # fmt: on

@@ -1,8 +1,8 @@
-"""Functions that combine the elements along some axes.
+"""Reductions: functions that combine the elements along some axes.
 
 Conventions: `max` and `min` share the gradient between equal elements; `std` and `norm` have gradient 0 where they are
-0, so that second derivatives of their squares are 0 there (write `var` and `np.sum(x * x)`); `prod` and `cumprod` are
-exact at zeros.
+0, so that second derivatives of their squares are 0 there (write `var` and `np.sum(x * x)` instead); `prod` and
+`cumprod` are exact at zeros.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tinygrad_mm.rules.operands import as_arrays
 
 
 def _freedom(a, axis, ddof):
-    """What a variance is divided by; NaN in place of 0, since its gradient is no number there either."""
+    """The degrees of freedom, which a variance is divided by; NaN where there are none, as the gradient is NaN then."""
     return max(count(a, axis) - ddof, 0) or math.nan
 
 
@@ -68,7 +68,7 @@ def _previous(y):
 
 
 def _cumprod_back(g, a, axis):
-    """Exact at zeros: (the product before i) times (a recurrence over what follows i)."""
+    """For element i: the product of those before it, times a recurrence over those after it. Exact at zeros."""
     x, axis = axis_or_flat(at_least_one(a), axis)
     g, x = np.moveaxis(g, axis, -1), np.moveaxis(x, axis, -1)
     before = np.cumprod(np.concatenate([np.ones_like(x[..., :1]), x[..., :-1]], axis=-1), axis=-1)
@@ -101,7 +101,7 @@ NOT_GIVEN = object()
 
 
 def _options(x, dtype=None, where=True, fill=0):
-    """The array with `dtype=` and `where=` carried out, so that the plain reduction remains."""
+    """The array after the options `dtype=` and `where=` were applied to it, so that a plain reduction is left."""
     x = x if dtype is None else x.astype(dtype)
     return x if where is True else np.where(np.broadcast_to(where, x.shape), x, fill)
 
@@ -125,7 +125,8 @@ def _number(a, axis, where, keepdims):
 
 def _mean(a, axis=None, dtype=None, out=None, keepdims=False, where=True):
     total = np.sum(_options(a, dtype, where), axis=axis, keepdims=keepdims)
-    return total / _number(a, axis, where, keepdims)
+    mean = total / _number(a, axis, where, keepdims)
+    return mean if dtype is None else mean.astype(dtype)
 
 
 def _var(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, where=True, mean=NOT_GIVEN, correction=NOT_GIVEN):
@@ -144,6 +145,8 @@ def _std(*args, **options):
 
 
 def _extreme(whole, pair):
+    """`np.max` or `np.min` (`whole`) with all options; `pair` is `np.maximum` or `np.minimum`."""
+
     def extreme(a, axis=None, out=None, keepdims=False, initial=NOT_GIVEN, where=True):
         if where is not True and initial is NOT_GIVEN:
             raise ValueError(f"{whole.__name__}: where= needs initial=, the value of a selection of nothing")
@@ -156,6 +159,8 @@ def _extreme(whole, pair):
 
 
 def _nan_reduction(whole, fill):
+    """The reduction `whole` with NaN replaced by `fill`."""
+
     def reduction(a, axis=None, dtype=None, out=None, keepdims=False, **options):
         options = options if dtype is None else {"dtype": dtype, **options}
         return whole(np.where(np.isnan(a), fill, a), axis=axis, keepdims=keepdims, **options)
@@ -164,6 +169,8 @@ def _nan_reduction(whole, fill):
 
 
 def _nan_extreme(whole, fill):
+    """`np.max` or `np.min` with NaN replaced by an infinity; NaN where there is no number."""
+
     def extreme(a, axis=None, out=None, keepdims=False, **options):
         result = whole(np.where(np.isnan(a), fill, a), axis=axis, keepdims=keepdims, **options)
         if "initial" in options:
@@ -174,19 +181,24 @@ def _nan_extreme(whole, fill):
 
 
 def _known(a, where, dtype):
-    """Which elements are numbers, and selected."""
+    """Which elements are not NaN, and selected by `where=`."""
     if dtype is not None and a.dtype.kind == "f" and np.dtype(dtype).kind not in "fc":
         raise TypeError(f"nanmean: a mean of {a.dtype} is no {dtype}; leave dtype= out, or take a floating one")
     return ~np.isnan(a) if where is True else ~np.isnan(a) & np.broadcast_to(where, a.shape)
 
 
 def _nanmean(a, axis=None, dtype=None, out=None, keepdims=False, where=True):
+    if a.dtype.kind != "f":
+        return np.mean(a, axis=axis, dtype=dtype, keepdims=keepdims, where=where)
     known = _known(a, where, dtype)
     return _mean(np.where(known, a, 0), axis, dtype, keepdims=keepdims, where=known)
 
 
-def _nan_moment(moment):
+def _nan_moment(whole, moment):
     def reduction(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False, where=True, **options):
+        if a.dtype.kind != "f":
+            options = options if where is True else {"where": where, **options}
+            return whole(a, axis=axis, dtype=dtype, ddof=ddof, keepdims=keepdims, **options)
         known = _known(a, where, dtype)
         result = moment(np.where(known, a, 0), axis, dtype, None, ddof, keepdims, known, **options)
         return np.where(_number(a, axis, known, keepdims) <= options.get("correction", ddof), math.nan, result)
@@ -195,7 +207,7 @@ def _nan_moment(moment):
 
 
 def _not_zero(total):
-    """What a sum of weights must not be."""
+    """Raise where a sum of weights is 0."""
     if np.any(total == 0):
         raise ZeroDivisionError("average: the weights sum to 0, so there is no average")
 
@@ -269,6 +281,8 @@ def _trapezoid(y, x=None, dx=1.0, axis=-1):
 
 
 def _cumulative(whole, first):
+    """`np.cumulative_sum` by `np.cumsum`, or the same of products; `first` is the value before the first element."""
+
     def cumulative(x, /, *, axis=None, dtype=None, out=None, include_initial=False):
         x = at_least_one(x)
         if axis is None and x.ndim > 1:
@@ -282,7 +296,7 @@ def _cumulative(whole, first):
 
 
 def _convolve(a, v, mode="full"):
-    """Each place of v reversed beside a is a row of windows of a, with zeros around it."""
+    """Each output is the sum over a window of the zero-padded a, times v reversed."""
     a, v = sorted(map(at_least_one, as_arrays([a, v])), key=lambda x: -x.shape[0])
     if a.ndim > 1 or v.ndim > 1 or v.shape[0] == 0:
         raise ValueError(
@@ -317,8 +331,8 @@ defcomposite(np.nanprod,        _nan_reduction(np.prod, 1),                     
 defcomposite(np.nanmax,         _nan_extreme(np.max, -math.inf),                                                                signature=REDUCED)
 defcomposite(np.nanmin,         _nan_extreme(np.min, math.inf),                                                                 signature=REDUCED)
 defcomposite(np.nanmean,        _nanmean,                                                                             signature=REDUCED)
-defcomposite(np.nanvar,         _nan_moment(_var),                                                                              signature=REDUCED)
-defcomposite(np.nanstd,         _nan_moment(_std),                                                                              signature=REDUCED)
+defcomposite(np.nanvar,         _nan_moment(np.var, _var),                                                                              signature=REDUCED)
+defcomposite(np.nanstd,         _nan_moment(np.std, _std),                                                                              signature=REDUCED)
 defcomposite(np.nancumsum,      lambda a, axis=None, dtype=None, out=None: np.cumsum(np.where(np.isnan(a), 0, a), axis=axis, dtype=dtype),                         signature="(..., n, ...) -> (..., n, ...)")
 defcomposite(np.nancumprod,     lambda a, axis=None, dtype=None, out=None: np.cumprod(np.where(np.isnan(a), 1, a), axis=axis, dtype=dtype),                        signature="(..., n, ...) -> (..., n, ...)")
 defcomposite(np.diff,           _diff,                                                                                          signature="(..., n, ...) -> (..., n - 1, ...)")

@@ -1,4 +1,4 @@
-"""Functions that arrange elements differently, without computing with them."""
+"""Functions that rearrange elements without computing with them: shapes, axes, joining and splitting."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def _part(i, g, arrays, axis):
 
 
 def _reorder(g, x, order):
+    """A gradient in the shape of x, its elements read in C or Fortran order."""
     return g.reshape(x.shape) if order == "C" else np.reshape(g, x.shape, order=order)
 
 
@@ -57,7 +58,7 @@ defvjp_each(join,          lambda i, g, y, *arrays, axis=0: _part(i, g, arrays, 
 # fmt: on
 
 
-def _reshape(x, shape, order="C"):  # a function of our own, since NumPy 2.0 says `newshape`
+def _reshape(x, shape, order="C"):  # a method call, since the argument of np.reshape is named newshape in NumPy 2.0
     return x.reshape(shape, order=_fixed(order))
 
 
@@ -66,7 +67,7 @@ def _ravel(x, order="C"):
 
 
 def _fixed(order):
-    """An order of elements that does not depend on how an array happens to lie in memory."""
+    """The order, checked: "A" and "K" depend on how an array happens to lie in memory."""
     if order not in ("C", "F"):
         raise ValueError(f"order={order!r} depends on the memory layout, which the graph does not know; use 'C' or 'F'")
     return order
@@ -128,6 +129,8 @@ def _stack(arrays, axis=0, out=None, *, dtype=None, casting="same_kind"):
 
 
 def _joined(at_least, axis):
+    """`np.vstack` and its relatives: the arrays with at least so many axes, joined along `axis`."""
+
     def stack(tup, *, dtype=None, casting="same_kind"):
         arrays = [at_least(a) for a in as_arrays([*tup])]
         return _concatenate(arrays, 0 if arrays and arrays[0].ndim == 1 else axis, dtype=dtype, casting=casting)
@@ -243,7 +246,7 @@ def _delete(arr, obj, axis=None):
 
 
 def _insert(arr, obj, values, axis=None):
-    """NumPy's own insertion of numbers tells where each element goes."""
+    """`np.insert` on the elements' numbers tells where each element goes; then one index puts them there."""
     arr, axis = axis_or_flat(arr, axis)
     values = as_arrays([values, arr])[0]
     n = arr.shape[axis]
@@ -301,7 +304,7 @@ def _unstack(x, *, axis=0):
 
 
 def _sliding_window_view(x, window_shape, axis=None, *, subok=False, writeable=False):
-    """Windows as an index: every place of a window is an element of x."""
+    """The windows of the elements' numbers, as an index into x: so the gradient adds up where windows overlap."""
     window = (window_shape,) if np.ndim(window_shape) == 0 else tuple(window_shape)
     axes = tuple(range(x.ndim)) if axis is None else (axis,) if np.ndim(axis) == 0 else tuple(axis)
     places = np.lib.stride_tricks.sliding_window_view(

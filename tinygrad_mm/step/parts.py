@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.data.structures import mapped
+from tinygrad_mm.errors import caller
+from tinygrad_mm.optim.lbfgs import LBFGS
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.pytree import flatten, unflatten
 from tinygrad_mm.tensor import Tensor
@@ -62,8 +64,8 @@ def detached(prediction: Any) -> Any:
 def check_parts(what: str, model: Any, loss: Callable[[Any, Any], Any], optimizer: Any) -> None:
     """Raise where these cannot make a training step, or would train nothing; warn where they would train a part.
 
-    Raises TypeError for a class in place of an object, ValueError where the optimizer has none of the parameters that
-    the model could train. Warns where it lacks some.
+    Raises TypeError for a class in place of an object and for LBFGS, ValueError where the optimizer has none of the
+    parameters that the model could train. Warns where it lacks some.
     """
     if isinstance(model, type):
         raise TypeError(f"{what}: the model is the class {model.__name__}; make one first: {model.__name__}(...)")
@@ -73,6 +75,8 @@ def check_parts(what: str, model: Any, loss: Callable[[Any, Any], Any], optimize
             f"{what}: the optimizer is the class {optimizer.__name__}; make one first: "
             f"{optimizer.__name__}(model.parameters(), learning_rate=...)"
         )
+    if isinstance(optimizer, LBFGS):
+        raise TypeError(f"{what}: LBFGS asks for the loss several times a step; call optimizer.step(closure) yourself")
     if not hasattr(model, "named_parameters") or not isinstance(optimizer, Optimizer):
         return
     held = {id(p) for p in optimizer.parameters}
@@ -88,10 +92,11 @@ def check_parts(what: str, model: Any, loss: Callable[[Any, Any], Any], optimize
             f"{name}(model.parameters(), ...) after the last change of the model"
         )
     some = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-    warnings.warn(
+    warnings.warn_explicit(
         f"{what}: the optimizer lacks {some}, which will not be trained; make it with {name}(model.parameters(), ...) "
         "after the last change of the model, or freeze() what is to stay as it is",
-        stacklevel=3,
+        UserWarning,
+        *caller(),
     )
 
 

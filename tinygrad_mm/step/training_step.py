@@ -15,6 +15,7 @@ from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
 from tinygrad_mm.compiler.tracing import filled
 from tinygrad_mm.compiler.verification import Progress, difference_error, report, retraced
+from tinygrad_mm.notebook import preformatted
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.step.parts import arranged, check_parts, computation
 from tinygrad_mm.step.plan import BeforeUpdate, Plan
@@ -72,6 +73,7 @@ def compile_step(
     >>> prediction.shape
     (64, 1)
     """
+    check_parts("compile_step", model, loss, optimizer)
     return Step(model, loss, optimizer, backend, verify, outputs)
 
 
@@ -93,7 +95,6 @@ class Step:
         outputs: bool = False,
         before_update: BeforeUpdate | None = None,
     ) -> None:
-        check_parts("compile_step", model, loss, optimizer)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.backend = backend_of(backend)
         self.verifies, self.outputs, self.before_update = verify, outputs, before_update
@@ -238,6 +239,14 @@ class Step:
         if not self.plans:
             raise RuntimeError("compile_step: no step has been made yet, so there is no program")
         return self.plans[0].emitted.source
+
+    def __repr__(self) -> str:
+        made = f"{len(self.plans)} program{'s' * (len(self.plans) != 1)}" if self.plans else "no step made yet"
+        return f"<Step of {type(self.model).__name__} with {type(self.optimizer).__name__}: {made}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the program used last."""
+        return preformatted(f"{self!r}\n\n{self.source}" if self.plans else repr(self))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the program used last as a Python file that needs NumPy alone, with parameters and states as they are.

@@ -120,9 +120,12 @@ class Update:
     # -- as code
 
     def insertions(self) -> list[Insertion]:
-        """The statements that update each segment; one call for all, where that is a loop, or in half precision."""
+        """The statements that update each segment; one call for all: in half precision, where that is a loop, and where
+        the formula needs each parameter whole.
+        """
         flat = self.flat
-        if flat.precision != flat.dtype or (flat.fused and has_loop(self.formula, flat.dtype)):
+        in_calls = flat.precision == flat.dtype and not self.formula.whole
+        if not in_calls or (flat.fused and has_loop(self.formula, flat.dtype)):
             return [self._call()]
         return [self._insertion(start, stop, number) for number, (start, stop) in enumerate(self._segments())]
 
@@ -155,7 +158,9 @@ class Update:
         """The update as an eager step makes it."""
         gradients = [self.flat.view(self.stores[0], i) for i in range(len(self.flat.parameters))]
         with np.errstate(under="ignore"):
-            Run(self.flat, self.active).execute(gradients, self.known.update, self.flat.steps[self.active[0]] + 1)
+            Run(self.flat, self.active, self.formula.whole).execute(
+                gradients, self.known.update, self.flat.steps[self.active[0]] + 1
+            )
 
     def _segments(self) -> list[tuple[int, int]]:
         """(start, stop) of neighbours among the active parameters."""

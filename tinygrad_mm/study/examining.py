@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from tinygrad_mm.study.exercise import EXERCISES, Array, Exercise, Gradient
 
 __all__ = ["Verdict", "check", "examine"]
 
+WIDTH = 96  # columns of what is printed
 CLOSE = 1e-4  # relative to the largest element: an answer may be computed in float32, and in any order
 
 
@@ -37,7 +39,7 @@ def check(name: str, answer: Any) -> None:
     >>> check("4.3", lambda x, W, dy: dy)
     4.3: not yet. In db the sum over the batch is missing.
     """
-    print(examine(name, answer).message)
+    print(textwrap.fill(examine(name, answer).message, WIDTH, subsequent_indent="    "))
 
 
 def examine(name: str, answer: Any) -> Verdict:
@@ -101,7 +103,10 @@ class _Case:
         if value is ...:
             raise _Unanswered
         if self.exercise.judge is not None:
-            return self.exercise.judge(value, *self.args)
+            try:
+                return self.exercise.judge(value, *self.args)
+            except (AttributeError, TypeError, ValueError):  # nothing that can be judged
+                return f"It is {type(value).__name__} {value!r:.60}, not what is asked for."
         given, right = _parts(value, len(self.names)), _parts(self.right, len(self.names))
         if len(given) != len(right):
             return f"It asks for {len(right)} results, {', '.join(self.exercise.results)}; there are {len(given)}."

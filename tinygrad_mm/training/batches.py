@@ -175,8 +175,7 @@ def examples_in(target: Any) -> int:
     """The number of examples in a batch, by its target."""
     while isinstance(target, (tuple, list, dict)) and target:
         target = next(iter(target.values() if isinstance(target, dict) else target))
-    shape = np.shape(target)
-    return shape[0] if shape else 1
+    return len(target) if np.ndim(target) else 1
 
 
 def joined(parts: list[Any]) -> Any:

@@ -16,9 +16,9 @@ __all__ = ["CSVLogger", "TensorBoard"]
 
 
 class CSVLogger:
-    """Writes the history to a CSV file after each epoch: one row for each, one column for each number.
+    """Write the history to a CSV file after each epoch: one row for each epoch, one column for each number.
 
-    The file holds the whole history each time, so a resumed run goes on with it.
+    The whole history is written each time, so the file of a resumed run is complete.
 
     >>> import tempfile
     >>> from tinygrad_mm import nn, optim
@@ -46,12 +46,12 @@ class CSVLogger:
 
 
 class TensorBoard:
-    """Writes the numbers of each epoch to a folder that `tensorboard --logdir FOLDER` shows (extra `tensorboard`).
+    """Write the numbers of each epoch to a folder that `tensorboard --logdir FOLDER` shows (extra `tensorboard`).
 
     A number and the one of the validation data are drawn into one chart: "loss/training" and "loss/validation". With
     `every_steps`, the averages so far in the epoch are written as well, each so many steps.
 
-    Raises ImportError where neither tensorboardX nor tensorboard is installed.
+    Raises ImportError where neither tensorboardX nor tensorboard is installed. For example::
 
         fit(model, data, loss, optimizer, epochs, callbacks=[TensorBoard("runs/first")])
     """

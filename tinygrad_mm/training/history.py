@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinygrad_mm.notebook import curve, table
+
 __all__ = ["History"]
+
+MOST_ROWS = 20  # epochs in a notebook's table
 
 
 class History(dict[str, list[float]]):
@@ -23,6 +27,17 @@ class History(dict[str, list[float]]):
         """Take down the numbers of one more epoch."""
         for name, value in numbers.items():
             self.setdefault(name, []).append(float(value))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the losses as a curve, and the numbers of each epoch."""
+        lines = {name: self[name] for name in ("loss", "validation_loss") if name in self}
+        epochs = range(max(map(len, self.values()), default=0))
+        rows = [[str(i + 1), *(f"{v[i]:.4g}" if i < len(v) else "" for v in self.values())] for i in epochs]
+        if len(rows) > MOST_ROWS:
+            left_out = len(rows) - MOST_ROWS
+            rows[MOST_ROWS // 2 : -MOST_ROWS // 2] = [[f"… {left_out} more", *("" for _ in self)]]
+        header = ["epoch", *(name.replace("_", " ") for name in self)]
+        return curve(lines) + table(header, rows, f"stopped: {self.stopped}" if self.stopped else "")
 
     def plot(self) -> Any:
         """Draw the losses, and beside them each metric, over the epochs; returns Matplotlib's Figure.

@@ -194,6 +194,8 @@ def predict(model: Module | Step | Compiled, data: Any, batch_size: int = 256) -
 
     Shape: inputs (n, ...) -> predictions (n, ...)
 
+    Raises ValueError for data without a batch.
+
     >>> from tinygrad_mm import nn
     >>> predict(nn.Linear(3, 2, rng=0), np.zeros((1000, 3), np.float32)).shape
     (1000, 2)

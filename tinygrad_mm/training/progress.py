@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
-import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+from tinygrad_mm.notebook import is_notebook
+from tinygrad_mm.training.live import NotebookBar
 
 if TYPE_CHECKING:
     from tinygrad_mm.training.run import Run
@@ -24,12 +26,14 @@ class Progress:
         self.bar: Any = None
         self.drawn = time.monotonic()
         if shown:
-            from tqdm import auto
-
-            tqdm: Any = auto.tqdm
             steps = operator.length_hint(run.loader, 0) * run.epochs or None
-            hidden: Any = False if "ipykernel" in sys.modules else None  # None: hidden unless this is a terminal
-            self.bar = tqdm(total=steps, initial=run.step, unit=" steps", disable=hidden, dynamic_ncols=True)
+            if is_notebook():
+                self.bar = NotebookBar(total=steps, initial=run.step, unit=" steps")
+            else:
+                from tqdm import tqdm
+
+                # disable=None: hidden unless this is a terminal
+                self.bar = tqdm(total=steps, initial=run.step, unit=" steps", disable=None, dynamic_ncols=True)
 
     def step(self) -> None:
         """One step more: the bar is drawn ten times a second."""

@@ -21,7 +21,11 @@ DIVERGED = 4  # times the lowest loss
 
 
 class RangeTest:
-    """What `learning_rate_range_test` returns: the `learning_rates`, the smoothed `losses`, and a `suggestion`."""
+    """What `learning_rate_range_test` returns: the `learning_rates`, the smoothed `losses`, and a `suggestion`.
+
+    >>> RangeTest([0.001, 0.01, 0.1], [1.0, 0.5, 2.0])
+    RangeTest(3 steps, suggestion=0.001)
+    """
 
     def __init__(self, learning_rates: list[float], losses: list[float]) -> None:
         self.learning_rates, self.losses = learning_rates, losses
@@ -98,13 +102,11 @@ def learning_rate_range_test(
         growing = np.geomspace(lowest, highest, steps)
         for number, (rate, batch) in enumerate(zip(growing, _again(loader), strict=False), 1):
             optimizer.learning_rate = float(rate)
-            total = run.totals.get("loss", 0.0), run.examples
             try:
                 run.train_step(batch)
             except FloatingPointError:
                 break
-            value = (run.totals["loss"] - total[0]) / (run.examples - total[1])
-            average = SMOOTHING * average + (1 - SMOOTHING) * value
+            average = SMOOTHING * average + (1 - SMOOTHING) * run.newest["loss"]
             smoothed = average / (1 - SMOOTHING**number)
             found.learning_rates.append(float(rate))
             found.losses.append(smoothed)

@@ -24,7 +24,8 @@ __all__ = ["Run", "evaluated", "evaluating"]
 
 
 class Run:
-    """What callbacks are given: `model`, `optimizer`, `history`, `epochs`, and what has been done: `epoch`, `step`.
+    """What callbacks are given: `model`, `optimizer`, `history`, `epochs`, and what has been done: `epoch`, `step`,
+    `newest` (the loss and the metrics of the last batch).
 
     `fit` makes it. A callback is a function of it, called after each epoch, or an object with any of the methods
     `on_gradients(run)` (before the optimizer's step: the place to clip), `on_step(run)`, `on_epoch(run)` and
@@ -78,7 +79,8 @@ class Run:
         self.history = History()
         self.examples = 0  # seen in this epoch
         self.totals: dict[str, float] = {}  # over them, of the loss and the metrics
-        self.generators = self._generators()
+        self.newest: dict[str, float] = {}
+        self.drawn_from = [rng for _, rng in model.named_generators()]  # in a step
         self.final = False  # whether the reason for stopping still holds when the run is resumed
 
     def stop(self, reason: str) -> None:
@@ -113,7 +115,7 @@ class Run:
         Raises AnomalyError, before anything is updated, where the loss or a gradient is not finite.
         """
         inputs, named, target = parted(batch)
-        drawn = [(rng, rng.bit_generator.state) for rng in self.generators.values()]
+        drawn = [(rng, rng.bit_generator.state) for rng in self.drawn_from]
         examples = examples_in(target)
         self.waiting[0] += 1
         self.waiting[1] += examples
@@ -128,7 +130,8 @@ class Run:
             _explain_not_finite(where, self.model, lambda: self.trained_on(self.model(*inputs, **named), target))
         self.step += 1
         truth = target[0] if self.samples_weighted else target
-        self._count(examples, {"loss": value, **self._measured(prediction, truth)})
+        self.newest = {"loss": value, **self._measured(prediction, truth)}
+        self._count(examples, self.newest)
         if self.updated:
             self._average()
         self._tell("on_step")
@@ -141,9 +144,7 @@ class Run:
         self.updated = False
         if not math.isfinite(loss):
             raise _NotFiniteError(f"the loss is {loss}")
-        with np.errstate(all="ignore"):
-            finite = all(map(_finite, found))
-        if not finite:
+        if not all(map(_finite, found)):
             show()
             raise _NotFiniteError(f"the gradient of {self._not_finite()} is not finite")
         if self.accumulate > 1:
@@ -164,7 +165,7 @@ class Run:
         """Add the gradients of a batch to those since the last update, each example with the same weight."""
         for i, p in enumerate(self.optimizer.parameters):
             if p.grad is not None:
-                share = p.grad * p.grad.dtype.type(self.now)
+                share = np.multiply(p.grad, self.now, dtype=np.result_type(p.grad, np.float32))
                 self.gradients[i] = self.gradients[i] + share if i in self.gradients else share
 
     def _put_averages(self) -> None:
@@ -172,8 +173,11 @@ class Run:
         for i, p in enumerate(self.optimizer.parameters):
             total = self.gradients.get(i)
             if total is not None:
-                out = p.grad if p.grad is not None and p.grad.flags.writeable else None
-                p.grad = np.divide(total, total.dtype.type(self.waiting[1]), out=out)
+                average = np.divide(total, self.waiting[1], dtype=total.dtype)
+                if p.grad is not None and p.grad.flags.writeable:
+                    p.grad[...] = average  # where a compiled update reads it
+                else:
+                    p.grad = average.astype(p.dtype)
         self.gradients = {}
 
     def _change_gradients(self) -> None:
@@ -245,7 +249,7 @@ class Run:
         return next((names.get(id(p), "a parameter") for p in broken), "a parameter")
 
     def _generators(self) -> dict[str, np.random.Generator]:
-        """All generators that a step may draw from, by name."""
+        """All generators that the rest of the run may draw from, by name."""
         own = {} if self.rng is None else {"rng": self.rng}
         return {**own, **{f"model.{path}": rng for path, rng in self.model.named_generators()}}
 

@@ -27,6 +27,8 @@ Argnums: TypeAlias = "int | tuple[int, ...]"
 def value_and_grad(f: Function, argnums: Argnums = 0, has_aux: bool = False, create_graph: bool = False) -> Function:
     """The function that returns `(f(...), gradient)`; see `grad`. With `has_aux`: `((value, aux), gradient)`.
 
+    Raises as `grad` does.
+
     >>> value, gradient = value_and_grad(lambda x: np.sum(x * x))(np.array([1.0, 2.0]))
     >>> float(value), gradient
     (5.0, array([2., 4.]))

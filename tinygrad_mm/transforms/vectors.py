@@ -1,4 +1,4 @@
-"""Trees as vectors, for what minimizes functions of one vector: SciPy, and formulas on the page."""
+"""Trees of arrays as vectors, for what minimizes functions of one vector: SciPy, and formulas on the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["flatten", "unflatten"]
 
 
 def flatten(tree: Any) -> Any:
-    """All arrays of a tree behind each other, as one vector: a Tensor, to which gradients go back, where one is.
+    """All arrays of a tree end to end, as one vector: a Tensor, if one of them is, through which gradients flow.
 
     A tree is an array, or nested dicts, lists and tuples of them; a module is a dict of its parameters that learn.
     SciPy begins at `flatten(model).detach().numpy()`.
@@ -36,7 +36,7 @@ def flatten(tree: Any) -> Any:
 
 
 def unflatten(vector: Any, like: Any) -> Any:
-    """The tree like `like` whose arrays behind each other are `vector`; the other way round than `flatten`.
+    """The tree like `like` whose arrays, end to end, are `vector`: the inverse of `flatten`.
 
     Arrays have the dtypes of those in `like`; gradients go to a vector that is a Tensor. A module becomes a dict by
     path, which `functional_call` takes.

@@ -120,7 +120,7 @@ def address(array: Any) -> int:
 @functools.lru_cache(64)
 def elements(formula: Any, dtype: Any) -> str | None:
     """A formula as a function of the addresses of arrays and numbers, and a count; None where it has no loop."""
-    if dtype not in (np.float32, np.float64):
+    if dtype not in (np.float32, np.float64) or formula.whole:
         return None
     kind, code, program = typename(dtype), formula.code, formula.program
     constants = {number: name for name, number in code.constants.items()}

@@ -18,6 +18,8 @@ def takes_scaled_gradients(update: Program, gradient: str = "gradient", rate: st
     The same, because gradients are linear in what the backward pass begins with; the rounding is another one.
     """
     inputs = {v.name: v for v in update.inputs}
+    if gradient not in inputs:  # of a formula that has no program
+        return None
     readers = [op for op in update.ops if any(a is inputs[gradient] for a in op.operands())]
     if len(readers) != 1 or readers[0].fun is not np.multiply or inputs[gradient] in update.outputs:
         return None
