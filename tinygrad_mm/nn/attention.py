@@ -97,10 +97,6 @@ class KeyValueCache:
         self._length = stop
         return self.held()
 
-    def select(self, rows: Any) -> None:
-        """Go on with these sequences, by number; one may occur several times, as in beam search."""
-        self._held = [held[np.asarray(rows, np.intp)] for held in self._held]
-
 
 class MultiHeadAttention(Module):
     """Several attentions side by side, each on its part of the features (Vaswani et al. 2017).
