@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,8 +175,8 @@ class DataLoader:
 
     def _ahead(self, chosen: Iterator[Any]) -> Iterator[Any]:
         """The batches, `prefetch` of them under way in a thread that ends with this iterator, however it ends."""
-        thread = ThreadPoolExecutor(1, "DataLoader")
-        under_way: deque[Future[Any]] = deque()
+        thread = futures.ThreadPoolExecutor(1, "DataLoader")  # loaded here: a thread that outlives the program may not
+        under_way: deque[futures.Future[Any]] = deque()
         try:
             for part in chosen:
                 under_way.append(thread.submit(self._batch, part))
