@@ -270,15 +270,16 @@ class Sampler:
 
 
 def written(model, vocabulary, prompt, length, options):
-    """What a model writes behind a prompt."""
-    cache = None if model.cache is None else model.cache
-    how = {"temperature": options.temperature, "rng": options.seed} if options.temperature else {}
-    if options.top_k and how:
-        how["top_k"] = min(options.top_k, len(vocabulary))
-    how |= {"beams": options.beams} if options.beams > 1 else {}
-    return text.generate(
-        model, prompt, length, vocabulary=vocabulary, cache=cache, context=model.context, **how
-    ).removeprefix("\n")
+    """What a model writes behind a prompt; ten lines of their own with `--lines`."""
+    how = {"cache": model.cache, "context": model.context, "beams": options.beams}
+    if options.temperature:
+        how |= {"temperature": options.temperature, "rng": options.seed}
+        how |= {"top_k": min(options.top_k, len(vocabulary))} if options.top_k else {}
+    if not options.lines:
+        return text.generate(model, prompt, length, vocabulary=vocabulary, **how).removeprefix("\n")
+    start = vocabulary.encode("\n" + prompt.removeprefix("\n"))
+    rows = text.generate(model, np.tile(start, (10, 1)), min(length, 30), stop=start[0], **how)
+    return ", ".join(vocabulary.decode(row).strip("\n") for row in rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
