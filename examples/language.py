@@ -67,6 +67,7 @@ class Window(tg.Module):
     def __init__(self, characters, rng, window=16, features=32, hidden=512):
         self.window = window
         self.embedding = tg.nn.Embedding(characters, features, rng=rng)
+        self.embedding.weight.value *= 0.1  # so that what is learned shows in the picture, not where it began
         self.hidden = tg.nn.Dense(window * features, hidden, "relu", rng=rng)
         self.output = tg.nn.Linear(hidden, characters, rng=rng)
 
@@ -86,6 +87,7 @@ class Recurrent(tg.Module):
 
     def __init__(self, characters, rng, layer=tg.nn.GRU, features=64, hidden=256):
         self.embedding = tg.nn.Embedding(characters, features, rng=rng)
+        self.embedding.weight.value *= 0.1
         self.recurrent = layer(features, hidden, rng=rng)
         self.output = tg.nn.Linear(hidden, characters, rng=rng)
 

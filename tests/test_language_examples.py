@@ -40,7 +40,8 @@ def language(example, monkeypatch, tmp_path, capsys):
     module = example("language")
     for name in ("draw_comparison", "draw_embedding", "draw_last_product"):
         drawn = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, drawn=drawn: drawn(*a) if "transformer" in str(a[-1]) else a[-1])
+        wanted = lambda path: "transformer" in path.name or len([*path.parent.glob("*.json")]) == 4
+        monkeypatch.setattr(module, name, lambda *a, f=drawn: f(*a) if wanted(a[-1]) else a[-1])
     small = {
         "transformer": functools.partial(module.Transformer, layers=1, features=16, heads=2),
         "gru": functools.partial(module.Recurrent, layer=module.tg.nn.GRU, features=8, hidden=16),
@@ -79,14 +80,14 @@ def test_models_that_look_further_back_are_better_and_are_resumed(language):
     for model in ("mlp", "gru", "transformer"):
         said = language("--model", model)
         assert loss_in(said) < counted - 0.3, model
-        again = language("--model", model, "--resume")
-        assert loss_in(again) == loss_in(said)
-        assert "epoch" not in again  # nothing was left to do
+    again = language("--model", "transformer", "--resume")
+    assert loss_in(again) == loss_in(said)
+    assert "epoch" not in again  # nothing was left to do
     table = said[said.index("model ") :]
     assert [line.split()[0] for line in table.splitlines()[1:5]] == ["bigram,", "MLP", "GRU", "transformer"]
     for name in ("embedding", "last-product", "attention"):
         assert (language.path / f"transformer-{name}.png").stat().st_size > 5000
-    assert (language.path / "comparison.png").exists()
+    assert (language.path / "comparison.png").stat().st_size > 5000
     assert "It was" in language(
         "--model", "transformer", "--resume", "--prompt", "It w", "--temperature", 0, "--beams", 3
     )
