@@ -38,9 +38,9 @@ def example(monkeypatch):
 def language(example, monkeypatch, tmp_path, capsys):
     """examples/language.py with small models, on a text of one sentence; returns what it printed. It draws little."""
     module = example("language")
+    wanted = lambda path: "transformer" in path.name or len([*path.parent.glob("*.json")]) == 4
     for name in ("draw_comparison", "draw_embedding", "draw_last_product"):
         drawn = getattr(module, name)
-        wanted = lambda path: "transformer" in path.name or len([*path.parent.glob("*.json")]) == 4
         monkeypatch.setattr(module, name, lambda *a, f=drawn: f(*a) if wanted(a[-1]) else a[-1])
     small = {
         "transformer": functools.partial(module.Transformer, layers=1, features=16, heads=2),
