@@ -329,3 +329,21 @@ def test_a_recorded_backward_pass(page: Page, tmp_path: Path) -> None:
     assert set(ids(page, NODE)) == {n.id for n in drawing.whole.nodes}
     page.click("#fold")
     assert ids(page, FRAME) == []
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_a_picture_turns_dark_with_its_reader(page: Page, name: str, tmp_path: Path) -> None:
+    """Every text of the SVG can be read on what is behind it, in the light and in the dark."""
+    models.MODELS[name]().save(tmp_path / "graph.svg")
+    script = """const lum = (c) => { const v = c.match(/[\\d.]+/g).slice(0, 3).map((n) => n / 255)
+          .map((n) => n <= 0.04045 ? n / 12.92 : ((n + 0.055) / 1.055) ** 2.4); return 0.2126 * v[0] + 0.7152 * v[1] + 0.0722 * v[2]; };
+        const filled = (g) => [...g.querySelectorAll("path, polygon, ellipse")].map((s) => getComputedStyle(s).fill).filter((f) => f.startsWith("rgb("));
+        return [...document.querySelectorAll("g.node, g.cluster")].filter((g) => filled(g).length).flatMap((g) => [...g.querySelectorAll("text")].map((t) => {
+          const a = lum(getComputedStyle(t).fill), b = lum(filled(g)[0]); return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); }))"""
+    papers = []
+    for scheme in ("light", "dark"):
+        page.prefer(scheme)
+        page.open(tmp_path / "graph.svg")
+        assert min(page.run(script)) >= 4.5
+        papers.append(page.run("return getComputedStyle(document.querySelector('g.graph > polygon')).fill"))
+    assert papers == ["rgb(255, 255, 255)", "rgb(24, 32, 41)"]

@@ -129,21 +129,23 @@ def read(path: Path) -> Page:
 @example(HOSTILE[12])
 @example(HOSTILE[14])
 @settings(max_examples=10)
-def test_a_page_holds_one_picture_one_script_and_no_link(tmp_path_factory: object, name: str) -> None:
+def test_a_page_holds_its_data_one_script_the_picture_to_print_and_no_link(tmp_path_factory: object, name: str) -> None:
     folder = tmp_path_factory.mktemp("page")  # type: ignore[attr-defined]
     drawing = named(name)
     page = read(drawing.save(folder / "graph.html"))
-    assert page.tags.count("script") == page.tags.count("svg") == page.tags.count("html") == 1
+    assert page.tags.count("html") == 1
+    assert page.tags.count("script") == page.tags.count("svg") == 2
     assert all(link.startswith("data:image/png") for link in page.links)
     text = (folder / "graph.html").read_text(encoding="utf-8")
-    inside = text[text.index("<svg") : text.index("</svg>") + 6]
+    printed = text.index("<svg", text.index('<div id="print">'))
+    inside = text[printed : text.index("</svg>", printed) + 6]
     shown = {"".join(t.itertext()).replace("\N{NO-BREAK SPACE}", " ") for t in ET.fromstring(inside).iter(f"{SVG}text")}
     if name.strip() and len(printable(name)) <= 40:
         assert printable(name) in shown
 
 
 def test_every_format_can_be_saved_and_is_the_same_each_time(tmp_path: Path) -> None:
-    for form in ("svg", "png", "dot", "html", "txt", "mmd"):
+    for form in ("svg", "png", "dot", "html", "txt", "mmd", "json"):
         once, again = (named("x").save(tmp_path / f"{i}.{form}").read_bytes() for i in (1, 2))
         assert once == again
         assert len(once) > 100

@@ -180,7 +180,7 @@ def test_any_name_arrives_as_it_is(leaf: str, hidden: str, layer: str) -> None:
     svg = svg_of(drawing)
 
     assert {e.tag.removeprefix(SVG) for e in svg.iter()} <= {
-        *("svg", "g", "title", "polygon", "path", "ellipse", "polyline", "text", "a"),
+        *("svg", "g", "title", "polygon", "path", "ellipse", "polyline", "text", "a", "style"),
     }
     hints = [plain(a.get(XLINK + "title", "")) for a in svg.iter(SVG + "a")]
     assert not any(a.get(XLINK + "href") for a in svg.iter(SVG + "a"))

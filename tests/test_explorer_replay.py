@@ -101,3 +101,15 @@ def test_other_leaves_give_what_the_engine_gives_for_them():
 def test_a_checkpointed_call_cannot_be_made_again():
     x = tg.Tensor(np.array([0.5, 1.0]), requires_grad=True)
     assert "checkpointed" in refusal(record(np.sum(tg.checkpoint(np.exp)(x))))
+
+
+def test_an_array_given_twice_is_one_value():
+    model = nn.Sequential(nn.Dense(4, 2, "sigmoid", rng=0), nn.Dense(2, 4, rng=1))
+    images = np.random.default_rng(0).uniform(size=(3, 4)).astype(np.float32)
+    story = record(tg.mse_loss(model(images), images), model)
+    (value,) = (v for v in story.values if v.kind != "parameter" and v.is_leaf)
+    assert value.label == "images"
+    assert sum(value.id in call.sources for call in story.calls.values()) == 2
+    twins = [tg.Tensor(images, requires_grad=True), tg.Tensor(images, requires_grad=True)]  # each has its own gradient
+    story = record(np.sum(twins[0] * twins[1]), variables={})
+    assert len([v for v in story.values if v.is_leaf]) == 2

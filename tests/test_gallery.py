@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import struct
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from gallery import FOLDER, loaded
 
-FOLDER = Path(__file__).parent.parent / "examples" / "gallery"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gallery_make", FOLDER / "make.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-NAMES = list(script().PICTURES)
+NAMES = list(loaded("make").PICTURES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_picture_of_the_gallery(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script().main(["--out", str(tmp_path), "--only", name])
+    loaded("make").main(["--out", str(tmp_path), "--only", name])
     assert f"{name}.png" in capsys.readouterr().out
     svg, png = (tmp_path / f"{name}.{form}" for form in ("svg", "png"))
     assert ET.parse(svg).getroot().tag == SVG + "svg"

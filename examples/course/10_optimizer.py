@@ -57,8 +57,9 @@ show(
 # %% [markdown]
 # ## By hand
 #
-# Near a minimum every smooth loss is a quadratic, L(x) = ½ xᵀ H x with a symmetric H. Its
-# gradient is H x. So a step of gradient descent with rate η is
+# Near a minimum every smooth loss is nearly a quadratic, L(x) = ½ xᵀ H x, with x counted from the
+# minimum and a symmetric H whose eigenvalues are positive. Its gradient is H x. So a step of
+# gradient descent with rate η is
 #
 #     x  ←  x - η H x  =  (1 - η H) x
 #
@@ -78,6 +79,8 @@ show(
 
 # %% [markdown]
 # ## Checked
+#
+# Rates below, at and above 2/λ, a thousand steps each.
 
 # %%
 lambdas = np.linalg.eigvalsh(H)

@@ -24,7 +24,8 @@ TEMPLATE = """
 {%- extends 'basic/index.html.j2' -%}
 {% block any_cell %}
 {%- if 'solution' in cell.metadata.get('tags', []) -%}
-<details class="solution"><summary>Solution</summary>{{ super() }}</details>
+<details class="solution">
+<summary>Solution {{ cell.metadata.solves }}</summary>{{ super() }}</details>
 {%- else -%}{{ super() }}{%- endif -%}
 {% endblock any_cell %}
 {% block input_group %}
@@ -97,6 +98,8 @@ def page(notebook: Any, title: str, links: str) -> str:
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
 
+    for cell in notebook.cells:
+        cell.metadata["solves"] = ", ".join(re.findall(r'check\(\s*"([\d.]+)"', cell.source))
     exporter = HTMLExporter(raw_template=TEMPLATE, exclude_anchor_links=True)
     body, _ = exporter.from_notebook_node(notebook)
     light = HtmlFormatter(style="default").get_style_defs(".highlight")

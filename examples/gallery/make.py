@@ -1,8 +1,8 @@
 """Makes the pictures of this folder: `python examples/gallery/make.py`.
 
-Each is written as SVG and as PNG, the same bytes on every run. `--out DIR` writes them elsewhere, `--only NAME` makes
-one of them. (graph.svg and first-layer.png come from examples/digits.py; explore.png
-shows a page that `tg.explore` wrote, in a browser.)
+Each is written as SVG and as PNG, the same bytes on every run; the five networks of models.py also as pages, in which
+modules fold and unfold. `--out DIR` writes them elsewhere, `--only NAME` makes one of them. (graph.svg and
+first-layer.png come from examples/digits.py; explore.png shows a page that `tg.explore` wrote, in a browser.)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import models
 import numpy as np
 
 import tinygrad_mm as tg
@@ -97,7 +98,7 @@ class ResidualNetwork(nn.Module):
 def residual_cnn() -> tg.Drawing:
     """A convolutional network with three residual blocks, drawn as one, and its layers folded."""
     model = ResidualNetwork(8, 3)
-    images = tg.Tensor(np.ones((4, 1, 28, 28), np.float32), requires_grad=True)  # or its windows would be the input
+    images = np.ones((4, 1, 28, 28), np.float32)
     labels = np.zeros(4, np.int64)
     loss = tg.cross_entropy(model(images), labels)
     return tg.draw(loss, model=model, depth=2, direction="TB")
@@ -160,6 +161,7 @@ PICTURES: dict[str, Callable[[], tg.Drawing]] = {
     "residual-cnn": residual_cnn,
     "recurrent": recurrent,
     "shape-error": shape_error,
+    **models.MODELS,
 }
 
 
@@ -170,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     options: Any = parser.parse_args(arguments)
     for name in [options.only] if options.only else PICTURES:
         drawing = PICTURES[name]()
-        for form in ("svg", "png"):
+        for form in ("svg", "png", "html") if name in models.MODELS else ("svg", "png"):
             path = drawing.save(options.out / f"{name}.{form}")
             print(f"{path.name}: {len(drawing.picture.nodes)} nodes, {path.stat().st_size / 1000:.0f} kB")
 

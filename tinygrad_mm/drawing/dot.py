@@ -24,8 +24,9 @@ from tinygrad_mm.drawing.labels import (
     operand_label,
     tooltip,
 )
-from tinygrad_mm.drawing.order import columns, docked, innermost_around, sequence
-from tinygrad_mm.drawing.picture import KINDS, Kind, Picture, PictureEdge, PictureNode
+from tinygrad_mm.drawing.order import docked, innermost_around, sequence
+from tinygrad_mm.drawing.picture import KINDS, LEAVES, Kind, Picture, PictureEdge, PictureNode
+from tinygrad_mm.drawing.rows import reaching
 from tinygrad_mm.drawing.theme import (
     ALARM,
     BACKWARD,
@@ -127,6 +128,11 @@ def digraph(
     for above, below in () if large or places else sequence(picture, beside):
         if not nodes[above].backward and not nodes[below].backward and canvas.shows(above) and canvas.shows(below):
             graph.edge(above, below, style="invis", weight="0")
+    gate = next((name for name, (_, rank) in row.gates.items() if rank == "source"), None) if row else None
+    if gate is not None:  # no leaf stands where a line comes in, which would run through it
+        for node in picture.nodes:
+            if node.kind in LEAVES and canvas.shows(node.id) and node.id not in beside:
+                graph.edge(gate, node.id, style="invis", weight="0")
     return graph
 
 
@@ -157,19 +163,8 @@ def rows_of(picture: Picture) -> list[Row]:
     """The rows of a wrapped picture. Its lines pass through the frames around their ends, but for those far inside."""
     parent = {cluster.id: cluster.parent for cluster in picture.clusters}
     nodes = {node.id: node for node in picture.nodes}
-    place = columns(picture)
+    at_an_end = reaching(picture)
     count = 1 + max((node.row for node in picture.nodes), default=0)
-    columns_in: list[list[int]] = [[] for _ in range(count)]
-    for node in picture.nodes:
-        columns_in[node.row].append(place[node.id])
-    ends = [{"source": min(inside, default=0), "sink": max(inside, default=0)} for inside in columns_in]
-    reaching: set[tuple[str | None, int, str]] = set()  # frames that reach an end of a row
-    for node in picture.nodes:
-        for end, column in ends[node.row].items():
-            cluster = node.cluster if place[node.id] == column else None
-            while cluster is not None:
-                reaching.add((cluster, node.row, end))
-                cluster = parent[cluster]
     gates: list[dict[str, tuple[str | None, str]]] = [{} for _ in range(count)]
     for number, edge in enumerate(picture.edges):
         way_back = edge.kind == "backward"
@@ -180,7 +175,7 @@ def rows_of(picture: Picture) -> list[Row]:
         for gate, end, node in ((f"{name}_out", "sink", tail), (f"{name}_in", "source", head)):
             found = gates[node.row]
             frame = innermost_around(found.get(gate, (node.cluster, end))[0], node.cluster, parent)
-            while frame is not None and (frame, node.row, end) not in reaching:
+            while frame is not None and (frame, node.row, end) not in at_an_end:
                 frame = parent[frame]
             found[gate] = frame, end
     return [Row(number, found) for number, found in enumerate(gates)]
@@ -276,10 +271,12 @@ def _draw_nodes(canvas: _Canvas, picture: Picture, beside: Mapping[str, str], im
             frame = innermost_around(cluster_of.get(edge.tail), cluster_of[edge.head], parent)
             look = {"shape": "plain", "fontsize": "9", "fontcolor": BACKWARD, "width": "0", "height": "0"}
             canvas.node(frames[frame], _place_of_label(number), edge_label(edge.label), id=f"e{number}_text", **look)
-    for name, (place, rank) in gates.items():
-        frames[place].node(name, "", shape="point", width="0.01", height="0.01", style="invis")
+    for rank in ("source", "sink"):
         with canvas.graph.subgraph(graph_attr={"rank": rank}) as end:
-            end.node(name)
+            for name, (place, side) in gates.items():
+                if side == rank:
+                    frames[place].node(name, "", shape="point", width="0.01", height="0.01", style="invis")
+                    end.node(name)
     # A subgraph is copied when it is put into another one: so the inner ones first.
     for outer in [*(cluster.id for cluster in reversed(picture.clusters)), None]:
         for inner in inside[outer]:

@@ -70,10 +70,13 @@ def view_rows(what: str, view: ArrayView, images: Images) -> Iterator[str]:
     yield _cell_row(_numbers(view) if view.numbers else _heat_map(view, images))
     if view.scale:
         yield _cell_row(_tiny(f"colours: 0 ± {view.scale:.3g}", QUIET))
-    if view.statistics:
-        yield _cell_row(_tiny(view.statistics, QUIET))
+    for line in textwrap.wrap(view.statistics, STATISTICS):
+        yield _cell_row(_tiny(line, QUIET))
     if view.alarm:
         yield _cell_row(f"<b>{_tiny(view.alarm, ALARM)}</b>")
+
+
+STATISTICS = 26  # characters of a line of statistics
 
 
 def _cell_row(content: str) -> str:
@@ -164,7 +167,7 @@ def size_of(node: PictureNode) -> tuple[float, float]:
             width, height = max(width, _width(f"{what} {view.numbers[0][0]}", 9)), height + 14.0
             continue
         colours = f"colours: 0 ± {view.scale:.3g}" if view.scale else ""
-        texts += [text for text in (colours, view.statistics, view.alarm) if text]
+        texts += [text for text in (colours, *textwrap.wrap(view.statistics, STATISTICS), view.alarm) if text]
         if view.numbers:
             widest = max(_width(number, 9) for row in view.numbers for number in row)
             width = max(width, len(view.numbers[0]) * (widest + 6) + 6)

@@ -6,6 +6,7 @@ everything in the place that it is given here. Lines from one row to the next ru
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from tinygrad_mm.drawing.dot import Direction, Places, digraph, rows_of
 from tinygrad_mm.drawing.picture import Picture
 from tinygrad_mm.drawing.renderer import laid_out, render
 from tinygrad_mm.drawing.rows import PAGE, Plan, wrapped
+from tinygrad_mm.drawing.theme import in_the_dark
 
 __all__ = ["drawn"]
 
@@ -34,7 +36,23 @@ def drawn(picture: Picture, direction: Direction, form: str) -> bytes:
     wrapping, places = _arranged(picture, direction)
     images: dict[str, bytes] | None = {} if form == "svg" else None
     graph = digraph(wrapping, direction, images, places=places)
-    return render(graph.source, form, images, fixed=places is not None)
+    image = render(graph.source, form, images, fixed=places is not None)
+    return _with_dark_colours(image) if form == "svg" else image
+
+
+def _with_dark_colours(svg: bytes) -> bytes:
+    """An SVG that turns dark where its reader prefers that; on paper it is light."""
+    text = svg.decode().replace('fill="white"', 'fill="#ffffff"').replace('stroke="black"', 'stroke="#000000"')
+    rules = "".join(
+        f'.graph-picture [{name}="{colour}"]{{{name}:{in_the_dark(colour)}}}'
+        for name, colour in sorted(set(re.findall(r' (fill|stroke)="(#[0-9a-f]{6})"', text)))
+    )
+    if not rules:
+        return svg
+    style = f"<style>@media screen and (prefers-color-scheme:dark){{{rules}}}</style>"
+    head, tag, body = text.partition("<svg ")
+    opening, end, rest = body.partition(">")
+    return f'{head}{tag}class="graph-picture" {opening}{end}{style}{rest}'.encode()
 
 
 def _arranged(picture: Picture, direction: Direction) -> tuple[Picture, Places | None]:

@@ -15,7 +15,7 @@ from tinygrad_mm.drawing.labels import size_of
 from tinygrad_mm.drawing.order import columns
 from tinygrad_mm.drawing.picture import LEAVES, Picture, PictureCluster, PictureEdge, PictureNode
 
-__all__ = ["PAGE", "Plan", "referring", "wrapped"]
+__all__ = ["PAGE", "Plan", "reaching", "referring", "wrapped"]
 
 # A page is A4. A picture that is shown as wide as one, 794 pixels, is as many points wide at most, so that its
 # letters of 9 points are 9 pixels high.
@@ -46,11 +46,42 @@ def wrapped(picture: Picture, horizontal: bool = True, longest: float | None = N
     picture = replace(picture, nodes=tuple(replace(node, row=rows[node.id]) for node in picture.nodes))
     nodes = {node.id: node for node in picture.nodes}
 
+    at_an_end = reaching(picture)
+    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
+
+    def inside(node: PictureNode) -> bool:
+        """Whether it lies in a frame that begins in the middle of its row, so that a line would run through a title."""
+        frame = node.cluster
+        while frame is not None and (frame, node.row, "source") in at_an_end:
+            frame = parent[frame]
+        return frame is not None
+
     def far(edge: PictureEdge) -> bool:
-        apart = abs(nodes[edge.head].row - nodes[edge.tail].row)
-        return apart > 1 or (apart == 1 and (edge.kind == "repeat" or nodes[edge.tail].kind in LEAVES))
+        tail, head = nodes[edge.tail], nodes[edge.head]
+        apart = abs(head.row - tail.row)
+        later = tail if edge.kind == "backward" else head
+        return apart > 1 or (apart == 1 and (edge.kind == "repeat" or tail.kind in LEAVES or inside(later)))
 
     return _frames_in_pieces(referring(picture, {i for i, edge in enumerate(picture.edges) if far(edge)}))
+
+
+def reaching(picture: Picture) -> set[tuple[str, int, str]]:
+    """Which frames reach the beginning ("source") or the end ("sink") of which rows of a wrapped picture."""
+    place = columns(picture)
+    parent = {cluster.id: cluster.parent for cluster in picture.clusters}
+    inside: dict[int, list[PictureNode]] = {}
+    for node in picture.nodes:
+        inside.setdefault(node.row, []).append(node)
+    found: set[tuple[str, int, str]] = set()
+    for row, nodes in inside.items():
+        ends = {"source": min(place[n.id] for n in nodes), "sink": max(place[n.id] for n in nodes)}
+        for node in nodes:
+            for end, column in ends.items():
+                frame = node.cluster if place[node.id] == column else None
+                while frame is not None:
+                    found.add((frame, row, end))
+                    frame = parent[frame]
+    return found
 
 
 def referring(picture: Picture, cut: set[int]) -> Picture:
@@ -266,7 +297,7 @@ def _frames_in_pieces(picture: Picture) -> Picture:
             if first_row.setdefault(cluster, row) == row:
                 pieces[cluster, row] = replace(frame, parent=parent)
             else:
-                label = f"{frame.label}, continued"
+                label = f"{frame.label}, continued" if frame.label else "continued"
                 pieces[cluster, row] = replace(frame, id=f"{cluster}_{row}", parent=parent, label=label)
         return pieces[cluster, row].id
 

@@ -6,6 +6,7 @@ apart; the borders are darker shades of the same hues.
 
 from __future__ import annotations
 
+import colorsys
 from dataclasses import dataclass
 
 from tinygrad_mm.drawing.picture import Kind
@@ -23,6 +24,7 @@ __all__ = [
     "REPEAT",
     "STOPPED",
     "Look",
+    "in_the_dark",
 ]
 
 FONT = "Helvetica"  # layout programs know its letters' widths, and every viewer has it or something as wide
@@ -61,3 +63,18 @@ LOOKS: dict[Kind, Look] = {
     "output": Look("ellipse", "#cfece2", "#00795a", lines=2),  # bluish green
     "error": Look("octagon", "#fde3e3", ALARM, lines=2),
 }
+
+
+def in_the_dark(colour: str) -> str:
+    """What stands for a colour on a dark page: as far from the paper as in the light, and of the same hue.
+
+    >>> in_the_dark("#ffffff"), in_the_dark("#000000")
+    ('#182029', '#ffffff')
+    """
+    if colour == "#ffffff":
+        return "#182029"
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
+    fill = lightness > 0.7
+    turned = colorsys.hls_to_rgb(hue, (0.94 if fill else 1.0) - 0.84 * lightness, saturation * (0.6 if fill else 0.85))
+    return "#" + "".join(f"{round(255 * part):02x}" for part in turned)

@@ -65,6 +65,7 @@ def conv2d(
     return y if bias is None else y + bias.reshape(-1, 1, 1)
 
 
+@named_call
 def conv1d(
     x: Any,
     weight: Any,
@@ -93,6 +94,7 @@ def conv1d(
     return np.squeeze(conv2d(images, filters, bias, (1, *steps), pad, (1, *gaps), groups), 2)
 
 
+@named_call
 def conv_transpose2d(
     x: Any,
     weight: Any,
@@ -141,6 +143,7 @@ def conv_transpose2d(
     return y if bias is None else y + bias.reshape(-1, 1, 1)
 
 
+@named_call
 def conv_transpose1d(
     x: Any,
     weight: Any,

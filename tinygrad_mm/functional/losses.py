@@ -236,6 +236,7 @@ def huber_loss(predictions: Any, targets: Any, reduction: str = "mean", delta: f
     return _reduced(near * (distance - 0.5 * near), reduction)
 
 
+@named_call
 def smooth_l1_loss(predictions: Any, targets: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
     """d^2 / (2 beta) where d = |prediction - target| is up to beta, d - beta / 2 beyond (Girshick 2015), averaged.
 

@@ -72,6 +72,7 @@ def layer_norm(
     return y if bias is None else y + bias
 
 
+@named_call
 def rms_norm(x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None, epsilon: float | None = None) -> Any:
     """Root mean square normalization: x / sqrt(mean(x^2) + epsilon), then scaled (Zhang and Sennrich 2019).
 
@@ -97,6 +98,7 @@ def rms_norm(x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None
     return y if weight is None else y * weight
 
 
+@named_call
 def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, epsilon: float = 1e-5) -> Any:
     """Group normalization: each group of channels of each example standardized (Wu and He 2018).
 

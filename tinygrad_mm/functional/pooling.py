@@ -110,6 +110,7 @@ def max_pool1d(x: Any, kernel_size: int, stride: int | None = None, padding: int
     return np.squeeze(max_pool2d(np.expand_dims(x, 2), (1, size), (1, steps), (0, pad), (1, gap)), 2)
 
 
+@named_call
 def avg_pool1d(
     x: Any, kernel_size: int, stride: int | None = None, padding: int = 0, count_include_pad: bool = True
 ) -> Any:
@@ -127,6 +128,7 @@ def avg_pool1d(
     return np.squeeze(avg_pool2d(np.expand_dims(x, 2), (1, size), (1, steps), (0, pad), count_include_pad), 2)
 
 
+@named_call
 def adaptive_avg_pool2d(x: Any, output_size: int | tuple[int | None, int | None]) -> Any:
     """Adaptive average pooling: the means of `output_size` windows of nearly the same size; None keeps an axis.
 
@@ -143,6 +145,7 @@ def adaptive_avg_pool2d(x: Any, output_size: int | tuple[int | None, int | None]
     return _adaptive_avg("adaptive_avg_pool2d", x, output_size, 2)
 
 
+@named_call
 def adaptive_avg_pool1d(x: Any, output_size: int) -> Any:
     """`adaptive_avg_pool2d` for sequences.
 
@@ -156,6 +159,7 @@ def adaptive_avg_pool1d(x: Any, output_size: int) -> Any:
     return _adaptive_avg("adaptive_avg_pool1d", x, output_size, 1)
 
 
+@named_call
 def adaptive_max_pool2d(x: Any, output_size: int | tuple[int | None, int | None]) -> Any:
     """Adaptive max pooling: the largest numbers in the windows of `adaptive_avg_pool2d`; ties share the gradient.
 
@@ -169,6 +173,7 @@ def adaptive_max_pool2d(x: Any, output_size: int | tuple[int | None, int | None]
     return _adaptive_max("adaptive_max_pool2d", x, output_size, 2)
 
 
+@named_call
 def adaptive_max_pool1d(x: Any, output_size: int) -> Any:
     """`adaptive_max_pool2d` for sequences.
 
