@@ -236,6 +236,7 @@ EXCEPTIONS = {
     np.take: (9, "a place that is no integer"),
     np.nan_to_num: (11, "copy=False would write into the Tensor"),
     np.linalg.svd: (5, "columns that fill up a basis in any way have no derivative"),
+    np.linalg.cond: (3 if NUMPY >= "2.5.0" else 0, "of NaN, whose singular values do not converge"),
     np.reshape: (8 if NUMPY >= "2.4.0" else 0, "copy=False is a promise about memory"),
     np.linalg.tensorsolve: (2, "an axis named twice"),
     np.linalg.tensorinv: (1, "of a number"),
