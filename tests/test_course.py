@@ -74,7 +74,7 @@ def test_the_pages_need_nothing_else_and_fold_the_solutions(build, tmp_path, cap
     pytest.importorskip("jupytext")
     pytest.importorskip("nbconvert")
     pytest.importorskip("ipykernel")
-    build.main(["1", "--short", "--out", str(tmp_path)])
+    build.main(["1", "--short", "--out", str(tmp_path), "--notebooks", str(tmp_path)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["01_nudge.html", "01_nudge.ipynb", "index.html"]
     page = (tmp_path / "01_nudge.html").read_text("utf-8")
     assert not re.search(r'(?:src|href)="(?!data:|[\w-]+\.html")', page)
