@@ -27,10 +27,10 @@ class Autoencoder(tg.Module):
     def __init__(self, pixels, rng):
         dense = tg.nn.Dense
         self.encoder = tg.nn.Sequential(
-            dense(pixels, 256, "relu", rng=rng), dense(256, 64, "relu", rng=rng), dense(64, 2, rng=rng)
+            dense(pixels, 256, "tanh", rng=rng), dense(256, 64, "tanh", rng=rng), dense(64, 2, rng=rng)
         )
         self.decoder = tg.nn.Sequential(
-            dense(2, 64, "relu", rng=rng), dense(64, 256, "relu", rng=rng), dense(256, pixels, rng=rng)
+            dense(2, 64, "tanh", rng=rng), dense(64, 256, "tanh", rng=rng), dense(256, pixels, rng=rng)
         )
 
     def forward(self, images):

@@ -208,21 +208,22 @@ def attacked(model: tg.nn.Module, images: Array, labels: Array, epsilon: float) 
 def favourites(model: tg.nn.Sequential, images: Array, units: int = 8, steps: int = 100) -> list[tuple[Array, Array]]:
     """What units of the last hidden layer like: for each an image made for it, and the places of real ones.
 
-    The image begins grey and follows the gradient of the unit; what ink costs keeps it from becoming black all over.
-    The units are those that differ most from image to image.
+    The image begins as the mean of these and follows the gradient of the unit; what ink costs keeps it from becoming
+    black all over. The units are those that differ most from image to image.
     """
     hidden = tg.nn.Sequential(*model.layers[:-1]) if len(model.layers) > 1 else model
     with tg.no_grad():
         parts = [hidden(as_vectors(some)).data for some in tg.data.DataLoader(images, batch_size=1000)]
     found = np.concatenate(parts)
     chosen = np.argsort(-found.std(axis=0), kind="stable")[:units]
+    liked = [np.argsort(-found[:, unit], kind="stable")[:8] for unit in chosen]
+    x = np.stack([as_vectors(images[places]).mean(axis=0) for places in liked])
     ink = np.abs(found).mean() / as_vectors(images).sum(axis=1).mean()
     climb = tg.grad(lambda x: np.sum(hidden(x)[np.arange(len(chosen)), chosen]) - ink * np.sum(x * x))
-    x = np.full((len(chosen), images[0].size), 0.1, np.float32)
     for _ in range(steps):
         slope = climb(x)
         x = np.clip(x + slope * np.float32(0.1) / (np.abs(slope).max(axis=1, keepdims=True) + np.float32(1e-8)), 0, 1)
-    return [(image, np.argsort(-found[:, unit], kind="stable")[:8]) for image, unit in zip(x, chosen, strict=True)]
+    return list(zip(x, liked, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ settings.register_profile(
 settings.load_profile("default")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
 def ctrl_c():
     """Python's own handler of SIGINT: a suite started in the background inherits that it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

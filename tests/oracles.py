@@ -42,13 +42,18 @@ def second_derivative(
     )
 
 
-def units_apart(a: np.ndarray, b: np.ndarray) -> float:
-    """By how many units in the last place two arrays differ at most; NaN and infinity must stand in the same places."""
+def units_apart(a: np.ndarray, b: np.ndarray, size: float = 0.0) -> float:
+    """By how many units in the last place two arrays differ at most; NaN and infinity must stand in the same places.
+
+    With a `size`, units are those of the largest number, or of the size if that is larger.
+    """
     both = np.isfinite(a) & np.isfinite(b)
     if not np.array_equal(a[~both], b[~both], equal_nan=True):
         return np.inf
     a, b = a[both], b[both]
-    return float(np.max(np.abs(a - b) / np.spacing(np.maximum(np.abs(a), np.abs(b))), initial=0))
+    larger = np.maximum(np.abs(a), np.abs(b))
+    unit = np.spacing(np.max(larger, initial=size) if size else larger)
+    return float(np.max(np.abs(a - b) / unit, initial=0))
 
 
 def is_of_the_library(fun: Any) -> bool:

@@ -107,6 +107,27 @@ def test_a_cache_changes_nothing(name, cuts, masked):
     assert np.allclose(np.concatenate(parts, axis=1).data, whole.data, atol=1e-5)
 
 
+def test_a_cache_projects_the_memory_once_and_follows_a_beam():
+    x, memory = normal(3, 6, 8).astype(np.float32), normal(3, 5, 8, seed=1).astype(np.float32)
+    decoder = nn.TransformerDecoder(2, 8, 2, rng=0).eval()
+    caches = [nn.KeyValueCache() for _ in decoder.layers]
+    chosen = np.array([2, 0, 0])
+    projected = []
+    for layer in decoder.layers:
+        attention = layer.cross_attention
+        attention._project = lambda x, i, project=attention._project: projected.append(i) or project(x, i)
+    with tg.no_grad():
+        decoder(x[:, :4], memory, caches=caches)
+        for cache in caches:
+            cache.select(chosen)
+        last = decoder(x[chosen, 4:5], memory[chosen], caches=caches)
+        assert projected == [0, 1, 2] * 2 + [0, 0]
+        whole = decoder(np.concatenate([x[chosen, :4], x[chosen, 4:5]], axis=1), memory[chosen])
+    assert [len(cache) for cache in caches] == [5, 5]
+    assert [len(cache.memory) for cache in caches] == [5, 5]
+    assert np.allclose(last.data[:, 0], whole.data[:, 4], atol=1e-5)
+
+
 def test_rotary_products_depend_on_the_distance():
     q, k = normal(1, 6), normal(1, 6, seed=1)
     products = [(functional.rotary(q, 3 + s) @ functional.rotary(k, s).T).item() for s in range(5)]

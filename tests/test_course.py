@@ -74,12 +74,13 @@ def test_the_pages_need_nothing_else_and_fold_the_solutions(build, tmp_path, cap
     pytest.importorskip("jupytext")
     pytest.importorskip("nbconvert")
     pytest.importorskip("ipykernel")
-    build.main(["1", "--short", "--out", str(tmp_path)])
+    build.main(["1", "--short", "--out", str(tmp_path), "--notebooks", str(tmp_path)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["01_nudge.html", "01_nudge.ipynb", "index.html"]
     page = (tmp_path / "01_nudge.html").read_text("utf-8")
     assert not re.search(r'(?:src|href)="(?!data:|[\w-]+\.html")', page)
     assert "<script" not in page
-    assert page.count('<details class="solution">') == 3
+    solutions = re.findall(r'<details class="solution">\s*<summary>(.+?)</summary>', page)
+    assert solutions == ["Solution 1.1", "Solution 1.2", "Solution 1.3"]
     assert page.count('<details class="maker">') == 2
     assert page.count("<figcaption>") == page.count('<img alt="') == 2
     assert '<a href="02_paths.html">2. How do many paths add up? →</a>' in page
@@ -93,3 +94,11 @@ def test_the_index_names_every_chapter(build):
     for chapter in CHAPTERS:
         assert f"course/{chapter.name}" in text
         assert build.title_of(chapter).split(". ", 1)[1] in text
+
+
+def test_what_the_index_links_to_exists():
+    index = COURSE.parent / "README.md"
+    links = re.findall(r"\]\(([^)]+)\)", index.read_text("utf-8"))
+    assert len(links) > 40
+    for link in links:
+        assert (index.parent / link).exists(), link

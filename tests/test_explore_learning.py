@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import strategies as my
 from browsing import DESKTOP, Page, needs_browser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import leaves as results
+from table import ROWS
+from table.row import Row
+from test_explorer_formulas import weights
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
 from tinygrad_mm.explorer import record
+from tinygrad_mm.explorer.payload import payload
 from tinygrad_mm.explorer.program import ELEMENTWISE, program
+from tinygrad_mm.functional.normalization import standardize
+from tinygrad_mm.functional.sequences import unstack
 from tinygrad_mm.mistakes import likely_mistakes
 
 pytestmark = needs_browser
@@ -68,9 +79,29 @@ def probabilities(a: Any, b: Any) -> Any:
     return h + tg.cross_entropy(a, np.array([2, 0]), reduction="sum")
 
 
+def images(x: Any, w: Any) -> Any:
+    h = tg.max_pool2d(tg.relu(tg.conv2d(x, w, padding=1)), 2)
+    return np.sum(tg.avg_pool2d(h, 2) ** 2) + np.sum(np.max(h, axis=(1, 3)) * np.min(h - 1, axis=1)[..., 0])
+
+
+def normalized(x: Any, w: Any, b: Any) -> Any:
+    y, mean, variance = standardize(tg.gelu(x) * w, (0, 2), 1e-5)
+    return np.sum(tg.layer_norm(y, 3, w, b) ** 3) + np.sum(mean * variance)
+
+
+def recurrent(x: Any, w: Any) -> Any:
+    h = np.zeros((2, 3))
+    for step in unstack(x, 1):
+        h = np.tanh(step + h @ w)
+    return tg.cross_entropy(np.stack([h, x[:, 0]], axis=1), np.array([[0, 1], [2, 2]]))
+
+
 CASES: dict[str, tuple[Callable[..., Any], list[np.ndarray[Any, Any]]]] = {
     "layers": (layers, [leaf(4, 3), leaf(3, 5, seed=1), leaf(5, seed=2), leaf(5, 2, seed=3)]),
     "stacks": (stacks, [leaf(2, 1, 3, 4), leaf(3, 4, 2, seed=1), leaf(2, 2, seed=2)]),
+    "images": (images, [leaf(2, 2, 4, 4), leaf(3, 2, 3, 3, seed=1)]),
+    "normalized": (normalized, [leaf(2, 4, 3), leaf(3, seed=1), leaf(3, seed=2)]),
+    "recurrent": (recurrent, [leaf(2, 4, 3), leaf(3, 3, seed=1)]),
     "functions": (functions, [leaf(3, 2), leaf(3, 2, seed=1, positive=True)]),
     "broadcasting": (broadcasting, [leaf(3, 4), leaf(4, seed=1), leaf(3, 1, seed=2)]),
     "choices": (choices, [leaf(2, 3), leaf(2, 3, seed=1)]),
@@ -87,7 +118,8 @@ def leaves_of(arrays: list[np.ndarray[Any, Any]]) -> list[tg.Tensor]:
 
 
 def test_the_cases_use_every_operation_that_the_page_knows():
-    known = {*ELEMENTWISE.values(), "take", "matmul", "sum", "mean", "softmax", "log_softmax", "cross_entropy", "kept"}
+    structural = "take largest select unstack standardize matmul sum mean softmax log_softmax cross_entropy kept"
+    known = {*ELEMENTWISE.values(), *structural.split()}
     used = {"kept"}  # a draw: below
     for f, arrays in CASES.values():
         found = program(record(f(*leaves_of(arrays))))
@@ -115,16 +147,9 @@ def test_after_an_edit_the_page_has_the_engines_numbers(page, tmp_path, name):
     page.move(page.last)
     page.move(0)
     for value in story.values:
-        shown = page.run(
-            "return Array.from(numbersOf(edits.data.arrays[edits.data.values[arguments[0]].array]))", value.id
-        )
-        np.testing.assert_allclose(shown, np.ravel(value.array), rtol=1e-9, atol=1e-12, err_msg=value.label)
+        shows_the_same(page, f"values[{value.id}].array", value.array)
     for step in story.backward:
-        shown = page.run(
-            "return Array.from(numbersOf(edits.data.arrays[edits.data.steps[arguments[0]].gradient]))",
-            page.run("return data.values[arguments[0]].step", step.value),
-        )
-        np.testing.assert_allclose(shown, np.ravel(step.gradient), rtol=1e-9, atol=1e-12)
+        shows_the_same(page, f"steps[data.values[{step.value}].step].gradient", step.gradient)
     page.move(1 + len(story.forward) + len(story.backward) - 1)  # on a card, in cells
     last = story.values[page.value]
     page.shows('[data-role="gradient"]', story.gradient(last.id), 1e-5)
@@ -133,6 +158,45 @@ def test_after_an_edit_the_page_has_the_engines_numbers(page, tmp_path, name):
     page.click("#undo")
     assert page.run("return edits.data === data")
     page.shows('[data-role="gradient"]', record(loss).gradient(last.id))
+
+
+@pytest.fixture(scope="module")
+def blank(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """A page whose program computes whatever it is handed."""
+    path = tmp_path_factory.mktemp("blank") / "blank.html"
+    return Page(driver).open(tg.explore(tg.Tensor(1.0, requires_grad=True) * 2, path=path))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=repr)
+@settings(max_examples=1)
+@given(data=st.data())
+def test_every_rule_is_computed_as_by_the_engine_or_named_as_unknown(blank, row: Row, data: st.DataObject) -> None:
+    case = data.draw(my.cases(row, my.shapes(row)))
+    inputs = [tg.Tensor(a, requires_grad=True) for a in case.arrays]
+    outputs = [y for y in results(row.call(*inputs, **case.options)) if isinstance(y, tg.Tensor) and y.requires_grad]
+    if not outputs:
+        return
+    story = record(
+        sum((np.sum(y * tg.Tensor(w)) for y, w in zip(outputs, weights(outputs, case.seed), strict=True)), 0.0)
+    )
+    found = payload(story, {}, {})
+    text = json.dumps(found, allow_nan=False)
+    if found["program"]["problem"]:
+        assert re.match("it does not know |the places that |one pass takes ", found["program"]["problem"])
+    else:
+        problem = blank.run("return new Edits(JSON.parse(arguments[0])).problem", text)
+        assert problem in ("", "nothing that was given is a floating number"), row
+
+
+def shows_the_same(page: Page, what: str, expected: Any) -> None:
+    """The edited data hold these numbers; of a call with several results the list of them."""
+    script = "[edits.data.%s].flat().map((n) => n === null ? null : Array.from(numbersOf(edits.data.arrays[n])))"
+    found = page.run(f"return {script % what}")
+    arrays = expected if isinstance(expected, (list, tuple)) else [expected]
+    for numbers, array in zip(found, arrays, strict=True):
+        assert (numbers is None) == (array is None)
+        if array is not None:
+            np.testing.assert_allclose(numbers, np.ravel(array), rtol=1e-9, atol=1e-12, err_msg=what)
 
 
 def edit(page: Page, label: str, place: tuple[int, ...], value: float) -> None:
@@ -175,7 +239,7 @@ def test_a_click_chooses_the_number_and_nonsense_is_refused(page, tmp_path):
     ("f", "arrays", "said"),
     [
         (lambda a: np.sum(np.linalg.inv(a)), [leaf(3, 3)], "it does not know inv"),
-        (lambda a: np.sum(tg.layer_norm(a, 4)), [leaf(3, 4)], "several results"),
+        (lambda a: np.sum(np.linalg.qr(a)[1]), [leaf(3, 3)], "several results"),
         (lambda a: np.sum(a * a), [leaf(100, 100)], "only a sample of the numbers of leaf0"),
         (lambda a: np.sum(a @ a @ a @ a @ a @ a @ a @ a @ a), [leaf(64, 64)], "2,000,000"),
     ],

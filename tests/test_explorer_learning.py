@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -14,6 +15,7 @@ from tinygrad_mm import nn, optim
 from tinygrad_mm.__main__ import main
 from tinygrad_mm.explorer import Story, record
 
+NEWER = ("Adadelta", "Adamax", "AMSGrad", "RAdam", "NAdam", "LAMB", "Muon")
 OPTIMIZERS = {
     "SGD": lambda p: optim.SGD(p, 0.1),
     "momentum": lambda p: optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
@@ -23,6 +25,7 @@ OPTIMIZERS = {
     "Adam": lambda p: optim.Adam(p, 0.1, weight_decay=0.01),
     "AdamW": lambda p: optim.AdamW(p, 0.1, betas=(0.8, 0.95)),
     "Lion": lambda p: optim.Lion(p, 0.01, weight_decay=0.1),
+    **{name: functools.partial(getattr(optim, name), learning_rate=0.05) for name in NEWER},
     "schedule": lambda p: optim.SGD(p, optim.schedules.exponential(0.1, 0.5), momentum=0.5),
     "groups": lambda p: optim.SGD([{"parameters": p[:1], "learning_rate": 0.5}, {"parameters": p[1:]}], 0.01),
 }
@@ -147,8 +150,9 @@ def test_what_does_not_go_with_the_loss_is_refused(tmp_path):
     run, other = Run("SGD"), Run("SGD")
     with pytest.raises(ValueError, match="another model"):
         record(run.loss(), run.model, optimizer=other.optimizer)
-    with pytest.raises(TypeError, match=r"tg\.optim\.SGD"):
-        record(run.loss(), run.model, optimizer=run.model)
+    for wrong in (run.model, optim.LBFGS(run.model.parameters())):
+        with pytest.raises(TypeError, match=r"tg\.optim\.SGD"):
+            record(run.loss(), run.model, optimizer=wrong)
     with pytest.raises(ValueError, match="optimizer="):
         tg.explore(run.loss(), run.model, steps=2, path=None)
     with pytest.raises(ValueError, match="optimizer="):

@@ -25,7 +25,7 @@ FLOORS = (
     {"gradient"},
     {"debug", "drawing", "functional", "transforms"},
     {"compiler"},
-    {"data", "explorer", "nn", "onnx", "optim", "random", "testing", "weights"},
+    {"data", "explorer", "nn", "onnx", "optim", "random", "testing", "text", "weights"},
     {"distributed", "step"},
     {"sklearn", "study", "training"},
     {"__init__", "__main__"},

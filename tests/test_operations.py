@@ -78,20 +78,20 @@ def tensors(arrays: list[np.ndarray]) -> list[tg.Tensor]:
     return [tg.Tensor(a, requires_grad=True) for a in arrays]
 
 
-def assert_same(ours: Any, expected: Any, ulps: int = 0) -> None:
+def assert_same(ours: Any, expected: Any, ulps: int = 0, size: float = 0.0) -> None:
     """The same structure, Tensors in place of arrays, of the same dtype, shape and value: bit for bit if ulps is 0."""
     if isinstance(expected, (tuple, list)):
         assert type(ours) is type(expected)
         assert len(ours) == len(expected)
         for one, other in zip(ours, expected, strict=True):
-            assert_same(one, other, ulps)
+            assert_same(one, other, ulps, size)
         return
     assert isinstance(ours, tg.Tensor), f"{type(ours)} instead of a Tensor"
     expected = np.asarray(expected)
     assert ours.dtype == expected.dtype
     assert ours.shape == expected.shape
     if ulps and expected.dtype.kind == "f":
-        assert units_apart(ours.detach().data, expected) <= ulps
+        assert units_apart(ours.detach().data, expected, size) <= ulps
     else:
         np.testing.assert_array_equal(ours.detach().data, expected, strict=True)
         if expected.dtype.kind == "f":
@@ -210,7 +210,7 @@ def test_forward_equals_numpy(row: Row, data: st.DataObject) -> None:
     for dtype in my.FLOATS:
         arrays = [a.astype(dtype) for a in case.arrays]
         expected = row.oracle(*arrays, **case.options)
-        assert_same(row.call(*tensors(arrays), **case.options), expected, row.ulps)
+        assert_same(row.call(*tensors(arrays), **case.options), expected, row.ulps, row.size(arrays))
 
 
 @every_row
@@ -246,7 +246,8 @@ def test_broadcasting_both_ways(row: Row, data: st.DataObject) -> None:
         dots = iter([*pair, *[(1,)] * len(row.shapes)])
         shapes = my.fill(row, lengths, [next(dots) if "..." in law.split() else () for law in row.shapes], ())
         case = data.draw(my.cases(row, st.just(shapes)))
-        assert_same(row.call(*tensors(case.arrays), **case.options), row.oracle(*case.arrays, **case.options), row.ulps)
+        expected = row.oracle(*case.arrays, **case.options)
+        assert_same(row.call(*tensors(case.arrays), **case.options), expected, row.ulps, row.size(case.arrays))
         check_gradients(row, case, case.arrays, order=1)
 
 
@@ -323,7 +324,7 @@ def check_judgement(row: Row, case: my.Case, declared: tuple[type[Exception], ..
             return kind
         xs = tensors(case.arrays)
         ours = row.call(*xs, **case.options)
-        assert_same(ours, expected, row.ulps)
+        assert_same(ours, expected, row.ulps, row.size(case.arrays))
         outputs = floating(ours)
         first = all_gradients(outputs, [np.ones_like(y.data) for y in outputs], xs, create_graph=True)
         second = all_gradients(first, [np.ones_like(g.data) for g in first], xs)
@@ -369,7 +370,8 @@ def test_empty_arguments(row: Row) -> None:
 def test_arguments_that_are_not_contiguous(row: Row, data: st.DataObject) -> None:
     case = data.draw(my.cases(row, my.shapes(row, least=2)))
     for arrays in zip(*map(my.layouts, case.arrays), strict=True):
-        assert_same(row.call(*tensors(list(arrays)), **case.options), row.oracle(*arrays, **case.options), row.ulps)
+        expected = row.oracle(*arrays, **case.options)
+        assert_same(row.call(*tensors(list(arrays)), **case.options), expected, row.ulps, row.size(arrays))
         check_gradients(row, case, list(arrays), order=1)
 
 

@@ -17,7 +17,7 @@ from tinygrad_mm.graph import defcomposite, defstopped, defvjp, defvjp_each, pri
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor, from_dlpack
 
 if TYPE_CHECKING:
-    from tinygrad_mm import data, nn, optim, random, study, testing, training, weights
+    from tinygrad_mm import data, nn, optim, random, study, testing, text, training, weights
     from tinygrad_mm.compiler import CompileWarning, compile
     from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
     from tinygrad_mm.drawing import Drawing, draw, draw_error, record_lines
@@ -230,6 +230,7 @@ __all__ = [
     "swiglu",
     "tanh",
     "testing",
+    "text",
     "topk",
     "training",
     "triplet_margin_loss",
@@ -243,7 +244,7 @@ __all__ = [
 # Loaded when first used, so that `import tinygrad_mm` stays quick: name -> the module it lives in. All others are
 # network functions, which live in `functional`.
 _LATER = {
-    **{name: name for name in ("data", "nn", "optim", "random", "study", "testing", "training", "weights")},
+    **{name: name for name in ("data", "nn", "optim", "random", "study", "testing", "text", "training", "weights")},
     **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
     **dict.fromkeys(("Drawing", "draw", "draw_error", "record_lines"), "drawing"),
     **dict.fromkeys(("draw_jacobian", "explain", "explore", "rule"), "explorer"),

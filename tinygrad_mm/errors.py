@@ -28,7 +28,8 @@ def caller() -> tuple[str, int]:
 
 
 def qualified(fun: Callable[..., Any]) -> str:
-    module = getattr(fun, "__module__", None) or ("numpy" if isinstance(fun, np.ufunc) else "")
+    name = getattr(fun, "__name__", "")
+    module = getattr(fun, "__module__", None) or ("numpy" if getattr(np, name, None) is fun else "")
     return f"{module}.{name_of(fun)}".lstrip(".").replace("numpy.", "np.", 1)
 
 

@@ -17,7 +17,7 @@ from tinygrad_mm.arrays import as_array, index_arrays, is_foreign_array
 from tinygrad_mm.at import At
 from tinygrad_mm.backprop import accumulate, backpropagate, seed
 from tinygrad_mm.dispatch import in_normal_form, normal_form, plain, rule_of
-from tinygrad_mm.errors import caller, explained, qualified, refuse_while_tracing
+from tinygrad_mm.errors import caller, explained, leaving, qualified, refuse_while_tracing
 from tinygrad_mm.graph import NO_KWARGS, RULES, Node, Vertex, entered, name_of, select, state, tick
 from tinygrad_mm.memory import keep_freed_memory
 from tinygrad_mm.rules.elementwise import stop_gradient
@@ -27,6 +27,7 @@ from tinygrad_mm.rules.indexing import getitem, without_tensors
 __all__ = ["Buffer", "Parameter", "Tensor", "apply", "from_dlpack", "result"]
 
 TensorLike: TypeAlias = "Tensor | np.ndarray[Any, Any] | float | int | bool | Sequence[Any]"
+ITSELF = "use t itself (t.copy(), t.astype(dtype))"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A call and its record
@@ -162,6 +163,7 @@ class Tensor(ArrayMethods, Vertex):
                 data = data.detach() if dtype is None else data.detach().astype(dtype)
                 super().__init__(data.value, data.node, requires_grad)
                 return
+            leaving(data.requires_grad, "Tensor(t)", ITSELF)
             if data.node is not None:
                 raise TypeError("Tensor(t) would cut t from its graph; say t.detach() if that is what you want")
             data = data.value
@@ -305,7 +307,7 @@ class Tensor(ArrayMethods, Vertex):
             raise TypeError(
                 "converting a Tensor that requires grad to an array would lose its gradient silently; "
                 "say t.detach() to leave the graph, t.data for the array itself, or np.stack([...]) to make one Tensor "
-                "of several"
+                "of several (SciPy's functions and pandas' df @ t convert: write NumPy's, and tg.Tensor(df) @ t)"
             )
         if copy is None and (dtype is None or np.dtype(dtype) == self.value.dtype):
             return self.value
@@ -325,19 +327,19 @@ class Tensor(ArrayMethods, Vertex):
         return self.value.__dlpack_device__()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        refuse_while_tracing("copy.deepcopy(t)")
+        leaving(self.requires_grad, "copy.deepcopy(t)", ITSELF)
         if self.node is not None:
             raise RuntimeError("only leaves can be deep-copied; use t.detach() to cut a computed tensor loose")
         return self._leaf_like(self.value.copy(), memo)
 
     def __copy__(self) -> Tensor:
-        if self.node is not None:
+        if self.node is not None or state.transforming:
             return self.copy()
         kind, parts = self.__reduce__()
         return kind(*parts)
 
     def __reduce__(self) -> Any:
-        refuse_while_tracing("pickle.dumps(t) or copy.copy(t)")
+        leaving(self.requires_grad, "pickle.dumps(t)", ITSELF)
         if self.node is not None:
             raise TypeError("only leaves can be pickled: a graph belongs to the process that made it; use t.detach()")
         return _rebuild, (type(self), self.value, self.requires_grad, self.grad, self._extra_of_a_copy())

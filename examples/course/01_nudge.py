@@ -128,7 +128,8 @@ print("two-sided:  ", (np.sin(1 + 1e-5) - np.sin(1 - 1e-5)) / 2e-5)
 
 # %% [markdown]
 # It knows the derivative of sin because that is written down, once, in one line. `g` is the
-# derivative of everything that comes after; chapter 2 says why it is multiplied.
+# derivative of everything that comes after, ∂L/∂y; chapter 2 says why it is multiplied. (`rule`
+# shows what `tg.rule` returns. In a terminal: `python -m tinygrad_mm.rules sin`.)
 
 # %%
 rule(np.sin)

@@ -111,11 +111,11 @@ print(f"(at best {max(reached):.2f} %)")
 assert reached[-1] > (40 if SHORT else 96.0)
 
 # %% [markdown]
-# That is a lucky start: of the seeds 0 to 4 only this one gets there, the others end between 77
-# and 88 %. One or two of their outputs say "no" to every image, as surely as in the picture
-# above, and 150,000 steps do not change their mind. Here are the remedies. The same network with
+# That is a lucky start: of the seeds 0 to 4 only this one gets there, the others end between 78
+# and 88 %. One or two of their outputs stay near 0 whatever the image, as stuck as in the picture
+# above, and 150,000 steps do not move them. Here are the remedies. The same network with
 # cross-entropy, and weights that start smaller (chapter 9 says how small), needs a third of the
-# epochs to do better, from any start:
+# epochs to do better, and no luck:
 
 # %%
 rng = np.random.default_rng(0)

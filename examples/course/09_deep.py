@@ -162,7 +162,8 @@ except tg.AnomalyError as error:
     print(error)
 
 # %% [markdown]
-# Does it matter? The same 20 layers trained on the same task, started in two ways:
+# Does it matter? The same 20 layers, trained on the same task by the same gradient descent,
+# started in four ways:
 
 
 # %%

@@ -111,9 +111,10 @@ assert np.allclose(H, nudged, atol=1e-8)
 assert np.allclose(tg.hvp(loss, w, direction), H @ direction, atol=1e-12)
 
 # %% [markdown]
-# **Its spectrum.** The eigenvalues of H are the curvatures in 33 directions at right angles to
-# each other. Train a little and look again: a few directions are steep, most are nearly flat, and
-# some bend downwards. (The steepest one limits the learning rate: chapter 10.)
+# **Its spectrum.** The eigenvalues of H are the curvatures in 33 directions at right angles to each
+# other. Before training, a third of them bend downwards. After it, a few directions are steep, and
+# the others are nearly flat: along them, weights may change and the network hardly does. (The
+# steepest direction limits the learning rate: chapter 10.)
 
 # %%
 trained = w.copy()

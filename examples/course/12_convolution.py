@@ -40,7 +40,7 @@ show(fig, "A sliding window, written as a matrix. Every row has the same three n
 #     y[i]  =  Σⱼ k[j] · x[i + j]
 #
 # That is y = T x, with T[i, i + j] = k[j]: a matrix whose diagonals are constant, a **Toeplitz
-# matrix**. (Networks do not turn k round, as mathematicians do; they call it convolution all the
+# matrix**. (Mathematicians turn k round first; networks do not, and call it convolution all the
 # same.) So the way back is that of chapter 4, and T is transposed:
 #
 #     dx  =  Tᵀ dy         dx[n]  =  Σⱼ k[j] · dy[n - j]

@@ -106,10 +106,9 @@ def show(picture: Any, caption: str, cover: bool = False) -> None:
 
     The cover of a chapter stands in the index of the examples; by default it is its first picture.
     """
-    if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
+    if in_notebook():
         from IPython.display import HTML, display
 
-        assert shell is not None
         words = f"<figcaption>{html.escape(caption)}</figcaption>"
         kind = ' class="cover"' if cover else ""
         display(HTML(f"<figure{kind}>{_inline(picture, caption)}{words}</figure>"))
@@ -144,14 +143,18 @@ def _inline(picture: Any, caption: str) -> str:
 
 
 def rule(*functions: Any) -> None:
-    """Print rules as they stand in the library's source: `python -m tinygrad_mm.rules NAME`."""
-    from tinygrad_mm.graph import RULES, name_of
-    from tinygrad_mm.rules.shown import text_of
+    """Show the rules of functions as `tg.rule` has them: mathematics, source, an example."""
+    import tinygrad_mm as tg
 
     for function in functions:
-        found = RULES[function]
-        print(f"{name_of(function)}, with g the gradient of the result y:")
-        for name, vjp in zip(found.names, found.vjps, strict=False):
-            if vjp is not None:
-                text = text_of(vjp).replace("\n  if ", "  if ").replace("\n", "\n        ")
-                print(f"    gradient of {name}:  {text}")
+        if in_notebook():
+            from IPython.display import display
+
+            display(tg.rule(function))
+        else:
+            print(tg.rule(function))
+
+
+def in_notebook() -> bool:
+    """Whether cells show what they return."""
+    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None

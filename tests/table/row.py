@@ -6,8 +6,10 @@ and what NumPy itself refuses there. `tests/test_operations.py` draws arguments 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from tinygrad_mm.graph import name_of
 
@@ -42,6 +44,9 @@ class Row:
 
     `ulps`: 0 for "equals NumPy bit for bit"; a composite states how many units in the last place it may be off.
 
+    `cancels`: whether numbers cancel in it, so that those units are the ones of the largest number in the first argument
+    and in the result.
+
     `zero_d`: the exception that NumPy raises when every argument is 0-d, or None where it accepts that.
     `empty`: the exceptions that NumPy raises for arguments with a length of 0; () where it accepts all of them.
 
@@ -73,6 +78,7 @@ class Row:
         zero_d: type[Exception] | None = None,
         empty: type[Exception] | tuple[type[Exception], ...] = (),
         promotes: bool = False,
+        cancels: bool = False,
         tolerance: float = 0.0,
         note: str = "",
     ) -> None:
@@ -83,6 +89,7 @@ class Row:
         self.domains = domain if isinstance(domain, list) else [domain] * len(self.shapes)
         self.oracle = oracle or self.call
         self.ulps = ulps
+        self.cancels = cancels
         self.zero_d = zero_d
         self.empty = empty if isinstance(empty, tuple) else (empty,)
         self.promotes = promotes
@@ -90,6 +97,10 @@ class Row:
         self.note = note
         if len(self.domains) != len(self.shapes):
             raise ValueError(f"{self}: {len(self.domains)} domains for {len(self.shapes)} arguments")
+
+    def size(self, arrays: Sequence[np.ndarray]) -> float:
+        """The number whose unit in the last place counts, where the results are smaller."""
+        return float(np.max(np.abs(arrays[0]), initial=0)) if self.cancels else 0.0
 
     @property
     def broadcasts(self) -> bool:

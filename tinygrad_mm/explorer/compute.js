@@ -5,6 +5,18 @@ const sigmoid = (x) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Mat
 const logaddexp = (a, b) => Math.max(a, b) + Math.log1p(Math.exp(-Math.abs(a - b)));
 const nothing = () => 0;
 
+/** The normal distribution's cumulative probability: its series, whose terms all have one sign (DLMF 7.6.2). */
+function normal(x) {
+  const z = x / Math.SQRT2;
+  if (Math.abs(z) > 6) return x > 0 ? 1 : 0;
+  let [term, sum] = [z, z];
+  for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n += 1) {
+    term *= (2 * z * z) / (2 * n + 1);
+    sum += term;
+  }
+  return 0.5 + (sum * Math.exp(-z * z)) / Math.sqrt(Math.PI);
+}
+
 // What works element by element: its value, and for each argument the slope, given the result and the arguments.
 const ELEMENTWISE = {
   negative: [(x) => -x, [() => -1]],
@@ -21,6 +33,7 @@ const ELEMENTWISE = {
   sign: [Math.sign, [nothing]],
   relu: [(x) => Math.max(x, 0), [(y, x) => (x <= 0 ? 0 : 1)]],
   sigmoid: [sigmoid, [(y) => y * (1 - y)]],
+  gelu: [(x) => x * normal(x), [(y, x) => normal(x) + (x * Math.exp((-x * x) / 2)) / Math.sqrt(2 * Math.PI)]],
   add: [(a, b) => a + b, [() => 1, () => 1]],
   subtract: [(a, b) => a - b, [() => 1, () => -1]],
   multiply: [(a, b) => a * b, [(y, a, b) => b, (y, a) => a]],
@@ -108,6 +121,12 @@ function logSoftmax(x) {
   return y;
 }
 
+/** How many examples there are, and how many numbers each has. */
+function examples({ shape, numbers }) {
+  const classes = shape[shape.length - 1];
+  return [numbers.length / classes, classes];
+}
+
 const mapped = (x, f) => ({ shape: x.shape, numbers: x.numbers.map(f) });
 const whole = (array) => ({ before: array, array });
 
@@ -158,9 +177,9 @@ const OPERATIONS = {
   sum: reduction(() => 1),
   mean: reduction((x, y) => y.numbers.length / x.numbers.length),
   take: {
-    forward(inputs, { from }, shape) {
+    forward(inputs, { from, fill }, shape) {
       const all = inputs.flatMap((one) => [...one.numbers]);
-      return { shape, numbers: Float64Array.from(from, (place) => all[place]) };
+      return { shape, numbers: Float64Array.from(from, (place) => (place < 0 ? Number(fill) : all[place])) };
     },
     back(g, y, inputs, { from }, k) {
       const found = zeros(inputs[k].shape);
@@ -168,6 +187,25 @@ const OPERATIONS = {
       from.forEach((place, i) => {
         if (place >= start && place < start + found.numbers.length) found.numbers[place - start] += g.numbers[i];
       });
+      return whole(found);
+    },
+  },
+  largest: {
+    forward([x], { from, width, sign }, shape) {
+      const y = zeros(shape);
+      y.numbers.fill(-sign * Infinity);
+      from.forEach((place, i) => {
+        const at = Math.floor(i / width);
+        if (place >= 0) y.numbers[at] = sign * Math.max(sign * y.numbers[at], sign * x.numbers[place]);
+      });
+      return y;
+    },
+    back(g, y, [x], { from, width }) {
+      const found = zeros(x.shape);
+      for (let at = 0; at < y.numbers.length; at += 1) {
+        const equal = from.slice(at * width, (at + 1) * width).filter((place) => place >= 0 && x.numbers[place] === y.numbers[at]);
+        for (const place of equal) found.numbers[place] += g.numbers[at] / equal.length;
+      }
       return whole(found);
     },
   },
@@ -199,14 +237,53 @@ const OPERATIONS = {
     forward([logits, labels], { mean }, shape) {
       const y = zeros(shape);
       const logs = logSoftmax(logits);
-      const [rows, classes] = logits.shape;
+      const [rows, classes] = examples(logits);
       for (let i = 0; i < rows; i += 1) y.numbers[0] -= logs.numbers[i * classes + labels.numbers[i]] / (mean ? rows : 1);
       return y;
     },
     back(g, y, [logits, labels], { mean }) {
-      const [rows, classes] = logits.shape;
+      const [rows, classes] = examples(logits);
       const hit = (i) => Number(labels.numbers[Math.floor(i / classes)] === i % classes);
       return whole(mapped(logSoftmax(logits), (value, i) => (g.numbers[0] / (mean ? rows : 1)) * (Math.exp(value) - hit(i))));
+    },
+  },
+  select: {
+    forward: ([several], { index }) => several[index],
+    back: (g, y, [several], { index }) => whole(several.map((one, i) => (i === index ? g : null))),
+  },
+  unstack: {
+    forward: ([x], { from, shape }) => from.map((part) => ({ shape, numbers: Float64Array.from(part, (place) => x.numbers[place]) })),
+    back(g, y, [x], { from }) {
+      const found = zeros(x.shape);
+      from.forEach((part, k) => part.forEach((place, i) => { found.numbers[place] += g[k] ? g[k].numbers[i] : 0; }));
+      return whole(found);
+    },
+  },
+  standardize: {
+    forward([x], { kept, epsilon }) {
+      const average = reduction((a, b) => b.numbers.length / a.numbers.length);
+      const map = broadcast(kept, x.shape);
+      const mean = average.forward([x], { kept }, kept);
+      const centred = mapped(x, (value, i) => value - mean.numbers[map[i]]);
+      const variance = average.forward([mapped(centred, (value) => value * value)], { kept }, kept);
+      return [mapped(centred, (value, i) => value / Math.sqrt(variance.numbers[map[i]] + epsilon)), mean, variance];
+    },
+    back([g, toMean, toVariance], [y, mean, variance], [x], { kept, epsilon }) {
+      const map = broadcast(kept, x.shape);
+      const n = x.numbers.length / mean.numbers.length;
+      const [shift, scale] = [zeros(kept), zeros(kept)];
+      y.numbers.forEach((value, i) => {
+        const upstream = g ? g.numbers[i] : 0;
+        shift.numbers[map[i]] += upstream / n;
+        scale.numbers[map[i]] += (upstream * value) / n;
+      });
+      return whole(mapped(y, (value, i) => {
+        const at = map[i];
+        const deviation = Math.sqrt(variance.numbers[at] + epsilon);
+        const shifted = shift.numbers[at] - ((toMean ? toMean.numbers[at] : 0) * deviation) / n;
+        const scaled = scale.numbers[at] - ((toVariance ? toVariance.numbers[at] : 0) * deviation * deviation * 2) / n;
+        return ((g ? g.numbers[i] : 0) - shifted - value * scaled) / deviation;
+      }));
     },
   },
   leaky_relu: {
@@ -215,6 +292,12 @@ const OPERATIONS = {
   },
 };
 for (const [name, rule] of Object.entries(ELEMENTWISE)) OPERATIONS[name] = elementwise(rule);
+
+/** The sum of two gradients; of a call with several results of two lists, null for what has none. */
+function sumOf(a, b) {
+  if (a === null || b === null) return a || b;
+  return Array.isArray(a) ? a.map((one, i) => sumOf(one, b[i])) : mapped(a, (value, i) => value + b.numbers[i]);
+}
 
 /** The computation of one page; `recorded(id)` is the recorded array of a value as {shape, numbers}. */
 class Computation {
@@ -233,7 +316,7 @@ class Computation {
   }
 
   inputs(call, arrays) {
-    return call.inputs.map((one) => (one.value === undefined ? { shape: [], numbers: Float64Array.of(one.number) } : arrays[one.value]));
+    return call.inputs.map((one) => (one.value === undefined ? { shape: [], numbers: Float64Array.of(Number(one.number)) } : arrays[one.value]));
   }
 
   /** What the rule of a call sends to the argument at a position, given the gradient of its result. */
@@ -253,8 +336,7 @@ class Computation {
         const part = this.sent(call, arrays, g, position);
         const target = call.inputs.find((one) => one.position === position).value;
         sent.set(`${call.value}/${position}`, part);
-        const before = gradients.get(target);
-        gradients.set(target, before ? mapped(before, (value, i) => value + part.array.numbers[i]) : part.array);
+        gradients.set(target, gradients.has(target) ? sumOf(gradients.get(target), part.array) : part.array);
       }
     }
     return { gradients, sent };

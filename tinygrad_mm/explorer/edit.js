@@ -35,15 +35,16 @@ class Edits {
     const { program, values, arrays } = this.recorded;
     if (program.problem) return program.problem;
     if (!this.leaves.length) return "nothing that was given is a floating number";
-    const cut = values.find((value) => !isSplit(value.array) && arrays[value.array].every.some((step) => step > 1));
+    const cut = values.find((value) => [value.array].flat().some((one) => arrays[one].every.some((step) => step > 1)));
     if (cut) return `only a sample of the numbers of ${cut.label} is on this page`;
     const found = this.engine.forward(new Map());
     const { gradients } = this.engine.backward(found);
     for (const value of values) {
-      if (isFar(found[value.id], numbersOf(arrays[value.array]))) return `its own ${value.operation} (${value.label}) is not the recorded one`;
-      const gradient = gradients.get(value.id);
+      const isWrong = (part, number) => number !== null && (!part || isFar(part, numbersOf(arrays[number])));
+      const areWrong = (part, stored) => (isSplit(stored) ? stored.some((one, i) => isWrong(part && part[i], one)) : isWrong(part, stored));
+      if (areWrong(found[value.id], value.array)) return `its own ${value.operation} (${value.label}) is not the recorded one`;
       const rounded = value.check && value.check.status === "rounding";
-      if (value.step !== null && !rounded && (!gradient || isFar(gradient, numbersOf(arrays[value.gradient])))) {
+      if (value.step !== null && !rounded && areWrong(gradients.get(value.id), value.gradient)) {
         return `its own gradient of ${value.label} is not the recorded one`;
       }
     }
@@ -81,6 +82,8 @@ class Edits {
     const { gradients, sent } = engine.backward(found);
     const arrays = [...recorded.arrays];
     const add = (array, was) => {
+      if (array === null) return null;
+      if (Array.isArray(array)) return array.map((one, i) => add(one, isSplit(was) ? was[i] : null));
       arrays.push(freshEntry(array, was === null ? null : recorded.arrays[was]));
       return arrays.length - 1;
     };
@@ -107,8 +110,9 @@ class Edits {
     const steps = recorded.steps.map((step) => {
       let total = null;
       const ledger = step.ledger.map((one) => {
+        if (isSplit(entries[one.entry].array)) return { ...one, sum: entries[one.entry].array };
         const part = this.arrayOf({ arrays }, entries[one.entry].array);
-        total = total ? mapped(total, (value, i) => value + part.numbers[i]) : part;
+        total = total ? sumOf(total, part) : part;
         return { ...one, sum: add(total, one.sum) };
       });
       return { ...step, gradient: values[step.value].gradient, ledger };
@@ -137,7 +141,7 @@ class Edits {
     const pass = 2000 * this.recorded.program.calls.length + this.recorded.program.calls.reduce((sum, call) => sum + call.work, 0);
     for (const value of values) {
       const gradient = gradients.get(value.id);
-      if (!gradient) continue;
+      if (!gradient || Array.isArray(gradient)) continue;
       const count = Math.min(MOST_DIFFERENCES, gradient.numbers.length);
       left -= 2 * count * pass;
       if (value.operation || left < 0) {

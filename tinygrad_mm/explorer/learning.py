@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.explorer.formula import Formula, formula_of
-from tinygrad_mm.explorer.mathematics import at_place, number_text
+from tinygrad_mm.explorer.mathematics import at_place, number_text, of_elements
 from tinygrad_mm.explorer.replay import Replay, refusal
 from tinygrad_mm.explorer.tape import Tape
 from tinygrad_mm.explorer.terms import Term, constant, several_of, write
@@ -160,7 +160,7 @@ class _State:
             f"{label} ← {write(lines[-1][1])}",
             tuple(f"{name} = {write(term)}" for name, term in lines[:-1]),
             text_of(rule),
-            tuple(_at(term, name, place, weight.shape) for name, term in lines),
+            tuple(filter(None, (_at(term, name, place, weight.shape) for name, term in lines))),
             place,
             tuple(f"{name} = {_value_text(options[name])}" for name in options) + (f"step = {count}",),
             tuple(zip(self.names, arrays, self.arrays, strict=True)),
@@ -198,7 +198,8 @@ def _at(term: Term, name: str, place: tuple[int, ...], shape: tuple[int, ...]) -
     """One line with the numbers at one place; "" where it has no element there."""
     if np.shape(term.value) not in ((), shape):
         return ""
-    return f"{name} = {at_place(term, place, shape)} = {number_text(np.broadcast_to(term.value, shape)[place])}"
+    result = number_text(np.broadcast_to(term.value, shape)[place])
+    return f"{name} = {at_place(of_elements(term), place, shape)} = {result}"
 
 
 def _value_text(value: Any) -> str:

@@ -17,7 +17,7 @@ from tinygrad_mm.graph import RULES, name_of, select
 from tinygrad_mm.rules.indexing import getitem
 from tinygrad_mm.rules.shape import join
 
-__all__ = ["Told", "array_text", "at_place", "expression", "number_text", "operation_name", "tell"]
+__all__ = ["Told", "array_text", "at_place", "expression", "number_text", "of_elements", "operation_name", "tell"]
 
 SMALL = 6  # elements of an array whose numbers are written out in a formula
 LONGEST = 160  # characters of a formula with numbers
@@ -69,11 +69,19 @@ class Told:
 
 
 def tell(
-    call: Call, result: Value, target: Value, entry: Contribution, gradient: Any, arrays: Sequence[Any], several: bool
+    call: Call,
+    result: Value,
+    target: Value,
+    entry: Contribution,
+    gradient: Any,
+    arrays: Sequence[Any],
+    several: bool,
+    every_place: bool = True,
 ) -> Told:
     """The rule of a call as mathematics, with numbers (or None), and what the shapes have to do with it.
 
-    `several` says that the target's gradient has other contributions, too.
+    `several` says that the target's gradient has other contributions, too, `every_place` that the numbers are to be put
+    in at each place of a small array.
     """
     formula = _formula(call, result, entry, gradient, arrays)
     output = "" if entry.output is None else f"[{entry.output}]"
@@ -85,7 +93,7 @@ def tell(
         _numbers(formula.term, entry),
         _shapes(call, entry, gradient, arrays),
         tuple(_operands(formula.term)),
-        tuple(_places(formula.term, entry)),
+        tuple(_places(formula.term, entry)) if every_place else (),
     )
 
 
@@ -172,7 +180,7 @@ def _numbers(term: Term, entry: Contribution) -> str | None:
         return _one_product(term, before)
     if _works_at_places(term, before):
         place = _largest(before)
-        return f"at {list(place)}: {_at(term, before, place)}"
+        return f"at {list(place)}: {_at(of_elements(term), before, place)}"
     return None
 
 
@@ -182,7 +190,8 @@ def _places(term: Term, entry: Contribution) -> Iterator[str]:
     if not isinstance(before, np.ndarray) or before.size > MOST_PLACES or not before.ndim or entry.summed:
         return
     if term.kind != "name" and _works_at_places(term, before):
-        yield from (_at(term, before, place) for place in np.ndindex(before.shape))
+        single = of_elements(term)
+        yield from (_at(single, before, place) for place in np.ndindex(before.shape))
 
 
 def _whole(term: Term, whole: Term) -> str | None:
@@ -202,7 +211,7 @@ def _at(term: Term, before: Any, place: tuple[int, ...]) -> str:
 
 
 def at_place(term: Term, place: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    """A formula with the numbers at one place; constants that have names are numbers, too."""
+    """A formula `of_elements` with the numbers at one place; constants that have names are numbers, too."""
 
     def words(one: Term) -> str | None:
         if one.kind == "constant" and one.text.isidentifier() and isinstance(one.value, (int, float)):
@@ -211,15 +220,15 @@ def at_place(term: Term, place: tuple[int, ...], shape: tuple[int, ...]) -> str:
             return None
         return _wrapped(number_text(np.broadcast_to(one.value, shape)[place]))
 
-    return write(_plain(term), words)
+    return write(term, words)
 
 
-def _plain(term: Term) -> Term:
+def of_elements(term: Term) -> Term:
     """The same formula for single elements, where every product is a plain one."""
     if not term.pointwise:
         return term
     text = "·" if term.kind == "infix" and term.text == "⊙" else term.text
-    return replace(term, text=text, parts=tuple(map(_plain, term.parts)))
+    return replace(term, text=text, parts=tuple(map(of_elements, term.parts)))
 
 
 def _one_product(term: Term, before: Any) -> str | None:

@@ -188,7 +188,7 @@ def _learning(learning: Learning | None, arrays: Store) -> dict[str, Any] | None
                 "formula": one.formula,
                 "where": one.where,
                 "source": one.source,
-                "numbers": [line for line in one.numbers if line],
+                "numbers": one.numbers,
                 "place": one.place,
                 "options": one.options,
                 "states": [

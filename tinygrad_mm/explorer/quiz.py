@@ -14,14 +14,20 @@ __all__ = ["questions"]
 MOST_ASKED = 80  # elements of a gradient that can be asked for: those that are shown as numbers
 MOST_EXAMPLES = 16  # in a batch
 MOST_PATHS = 6
+MOST_QUESTIONS = 200  # on one page
 
 
 def questions(tape: Tape) -> dict[int, dict[str, Any]]:
     """For the id of each value whose gradient is small: what likely mistakes give, by their names."""
-    found = {}
-    for step in tape.backward:
+    found: dict[int, dict[str, Any]] = {}
+    for step in sorted(tape.backward, key=lambda step: bool(step.sent)):  # leaves first
         right = step.gradient
-        if isinstance(right, np.ndarray) and right.size <= MOST_ASKED and step.value != tape.loss:
+        if (
+            len(found) < MOST_QUESTIONS
+            and isinstance(right, np.ndarray)
+            and right.size <= MOST_ASKED
+            and step.value != tape.loss
+        ):
             entries = [entry.array for entry in step.ledger if entry.output is None]
             paths = entries if 1 < len(entries) <= MOST_PATHS else []
             examples = _examples(tape, step.value)

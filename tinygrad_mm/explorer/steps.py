@@ -19,13 +19,14 @@ from tinygrad_mm.explorer.mathematics import expression, operation_name, tell
 from tinygrad_mm.explorer.story import Story
 from tinygrad_mm.explorer.tape import Argument, Contribution, Kind, Step, Value
 from tinygrad_mm.graph import RULES, Monitor, Node, Scope, Vertex, entered, select, topological
-from tinygrad_mm.names import Names, names_in, variables_of_caller
+from tinygrad_mm.names import Names, names_in, place_of, variables_of_caller
 from tinygrad_mm.rules.shown import text_of
 from tinygrad_mm.tensor import Buffer, Parameter, Tensor
 
 __all__ = ["record"]
 
 LONGEST_LABEL = 120  # characters
+MOST_TOLD_AT_EACH_PLACE = 300  # steps; of more, formulas have their numbers at one place only
 
 
 def record(
@@ -116,6 +117,7 @@ class _Reader:
         self.forward: list[int] = []
         self.calls: dict[int, Call] = {}
         self.ids: dict[int, int] = {}  # id() of a vertex or array -> id of its value
+        self.given: dict[Any, int] = {}  # place in memory of what was given -> id of its value
         self.labels: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()  # of leaves without a name
         arrays = {id(v.value) for v in self.computed}
@@ -131,6 +133,10 @@ class _Reader:
             self.add_leaf(loss, arrays)
 
     def add_leaf(self, a: Any, computed: set[int]) -> None:
+        place = place_of(a)
+        if place is not None and place in self.given:  # the same array, given twice
+            self.ids[id(a)] = self.given[place]
+            return
         array = a.value if isinstance(a, Vertex) else a
         kind: Kind = "constant"
         if isinstance(a, Vertex):
@@ -143,6 +149,8 @@ class _Reader:
                 kind = "detached" if id(array) in computed else "input"
         # Whoever gave an array may write to it later (as an optimizer does), so the story has a copy.
         self.add(a, kind, array if kind == "detached" else array.copy())
+        if place is not None and kind != "detached":
+            self.given[place] = self.ids[id(a)]
 
     def add_computed(self, vertex: Vertex, node: Node, args: tuple[Any, ...]) -> None:
         rule = RULES[node.fun]
@@ -304,6 +312,7 @@ def _tell(story: Story) -> None:
                 written[vjp] = text_of(vjp)
             entry.source = written[vjp]
             several = uses[entry.target, entry.output] > 1
-            told = tell(call, result, story.values[entry.target], entry, step.gradient, arrays, several)
+            target, few = story.values[entry.target], len(story.backward) <= MOST_TOLD_AT_EACH_PLACE
+            told = tell(call, result, target, entry, step.gradient, arrays, several, few)
             entry.formula, entry.where, entry.numbers = told.formula, told.where, told.numbers
             entry.shapes, entry.operands, entry.places = told.shapes, told.operands, told.places

@@ -299,7 +299,7 @@ class _Writer:
             if one.options not in told:  # most parameters have the same
                 yield from self.wrapped(f"{INDENT}with     {', '.join(one.options)}", f"{INDENT}{' ' * 9}")
                 told.add(one.options)
-            for line in filter(None, one.numbers):
+            for line in one.numbers:
                 yield from self.wrapped(f"{INDENT}numbers  {line}", f"{INDENT}{' ' * 9}")
             moved = number_text(100 * learning.steps[0].ratios[one.value])
             yield from self.wrapped(

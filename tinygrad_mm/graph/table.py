@@ -92,7 +92,7 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, signature:
     functions that have rules themselves, which makes derivatives of every order; None in its place stops the gradient
     of that argument. `signature` tells the catalogue the shapes, in the notation of NumPy's generalized ufuncs.
 
-    Raises TypeError for a plain function, which needs `@primitive` first.
+    Raises TypeError for a plain function, which needs `@primitive` first, and for a `vjp` of too few arguments.
 
     >>> cube = primitive(lambda x: x * x * x)
     >>> defvjp(cube, lambda g, y, x: g * 3 * x * x, signature="(...) -> (...)")
@@ -104,6 +104,11 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, signature:
     rule.vjps = vjps
     rule.differentiable = True
     _describe(rule, vjps, skip=2)
+    if not rule.more and len(rule.names) < len(vjps):
+        raise TypeError(
+            f"defvjp: a rule of {name_of(fun)} takes g, y and its {len(vjps)} arguments, as in lambda g, y, x: g * y "
+            "(what HIPS autograd writes as lambda y, x: lambda g: g * y)"
+        )
     rule.signature = signature or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
 
 

@@ -21,7 +21,8 @@ class KeyValueCache:
     """Keys and values of the positions that an attention has seen, so that each new one is projected once.
 
     For generating, without gradients: one cache for each layer, `layer(x, causal=True, cache=cache)` with the new
-    positions only. `len(cache)` is the number of positions so far.
+    positions only. `len(cache)` is the number of positions so far. Where attention goes to something else, its keys and
+    values are kept from the first call on; of a decoder layer, in `cache.memory`.
 
     Raises ValueError for keys of another shape, RuntimeError where gradients would be lost, TypeError in a compiled
     function.
@@ -37,9 +38,34 @@ class KeyValueCache:
     def __init__(self) -> None:
         self._held: list[np.ndarray[Any, Any]] = []
         self._length = 0
+        self._memory: KeyValueCache | None = None
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def memory(self) -> KeyValueCache:
+        """The cache of the attention to an encoder's output, in the same layer."""
+        self._memory = self._memory or KeyValueCache()
+        return self._memory
+
+    def select(self, sequences: Any) -> None:
+        """Go on with these sequences of the batch, by number, in this order: what a beam search keeps.
+
+        >>> cache, x = KeyValueCache(), Tensor(np.arange(3.0).reshape(3, 1, 1, 1))
+        >>> _ = cache.extended(x, x)
+        >>> cache.select([2, 2, 0])
+        >>> cache.held()[0].data.ravel()
+        array([2., 2., 0.])
+        """
+        self._held = [held[np.asarray(sequences)] for held in self._held]
+        if self._memory is not None:
+            self._memory.select(sequences)
+
+    def held(self) -> tuple[Tensor, Tensor]:
+        """All keys and values so far."""
+        keys, values = (Tensor(held[..., : self._length, :]) for held in self._held)
+        return keys, values
 
     def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values, these ones last.
@@ -69,8 +95,7 @@ class KeyValueCache:
                 self._held[i] = held = longer
             held[..., start:stop, :] = array
         self._length = stop
-        keys, values = (Tensor(held[..., :stop, :]) for held in self._held)
-        return keys, values
+        return self.held()
 
 
 class MultiHeadAttention(Module):
@@ -159,12 +184,14 @@ class MultiHeadAttention(Module):
             raise ValueError("MultiHeadAttention: a value needs a key; call layer(query, key, value)")
         for name, x in (("query", query), ("key", key), ("value", value)):
             self._check(name, x)
-        q, k, v = self._projected(query, key, value)
-        before = 0 if cache is None else len(cache)
-        if self.rotary:
-            q, k = functional.rotary(q, before), functional.rotary(k, before)
-        if cache is not None:
-            k, v = cache.extended(k, v)
+        before = len(cache) if cache is not None and key is None else 0
+        if cache is not None and key is not None and len(cache):  # the same as in the first call
+            q, (k, v) = self._project(query, 0), cache.held()
+        else:
+            q, k, v = self._projected(query, key, value)
+            k = functional.rotary(k, before) if self.rotary else k
+            k, v = (k, v) if cache is None else cache.extended(k, v)
+        q = functional.rotary(q, before) if self.rotary else q
         if mask is not None:
             mask = as_tensor(mask)
             mask = mask[:, None] if mask.ndim == 3 else mask  # the same for all heads
@@ -188,17 +215,19 @@ class MultiHeadAttention(Module):
             if self.key_value_heads == self.heads:
                 split = y.reshape(n, positions, 3, self.heads, self.width).transpose(2, 0, 3, 1, 4)
                 return tuple(functional.unstack(split))
-            return tuple(self._in_heads(y[..., part]) for part in self._parts())
-        projected = []
-        for part, x in zip(self._parts(), (query, key, value), strict=True):
-            y = x @ self.in_weight[:, part]
-            projected.append(self._in_heads(y if self.in_bias is None else y + self.in_bias[part]))
-        return tuple(projected)
+            return tuple(self._in_heads(y[..., self._part(i)]) for i in range(3))
+        return tuple(self._project(x, i) for i, x in enumerate((query, key, value)))
 
-    def _parts(self) -> list[slice]:
-        """Which columns of the weight make queries, keys and values."""
-        ends = np.cumsum(self.sizes).tolist()
-        return [slice(end - n, end) for n, end in zip(self.sizes, ends, strict=True)]
+    def _project(self, x: Tensor, i: int) -> Tensor:
+        """The queries (0), keys (1) or values (2) of x alone, (N, heads, positions, features / heads)."""
+        part = self._part(i)
+        y = x @ self.in_weight[:, part]
+        return self._in_heads(y if self.in_bias is None else y + self.in_bias[part])
+
+    def _part(self, i: int) -> slice:
+        """Which columns of the weight make queries, keys or values."""
+        start = sum(self.sizes[:i])
+        return slice(start, start + self.sizes[i])
 
     def _in_heads(self, y: Tensor) -> Tensor:
         """(N, positions, heads * width) -> (N, heads, positions, width)"""

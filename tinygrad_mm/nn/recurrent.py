@@ -38,6 +38,7 @@ class _Cell(Module):
     }
     gates: ClassVar[int]
     states: ClassVar[int] = 1
+    sums: ClassVar[bool] = True  # the gates see what comes from input and state as a sum only
     layer: ClassVar[str]  # what goes through whole sequences
 
     def __init__(
@@ -72,7 +73,7 @@ class _Cell(Module):
         return self.step(self.from_input(x), state)
 
     def from_input(self, x: Tensor) -> Tensor:
-        """What the gates get from inputs: one product for any number of steps.
+        """What the gates get from inputs, and from both biases where these add up: one product for any number of steps.
 
         Shape: (..., in_features) -> (..., gates * hidden_features)
         """
@@ -82,7 +83,9 @@ class _Cell(Module):
                 f"write x.astype(np.{self.input_weight.dtype})"
             )
         y = x @ self.input_weight
-        return y if self.input_bias is None else y + self.input_bias
+        if self.input_bias is None or self.hidden_bias is None:
+            return y
+        return y + (self.input_bias + self.hidden_bias if self.sums else self.input_bias)  # once for all steps
 
     def from_state(self, h: Tensor) -> Tensor:
         """What the gates get from the state.
@@ -90,7 +93,7 @@ class _Cell(Module):
         Shape: (N, hidden_features) -> (N, gates * hidden_features)
         """
         y = h @ self.hidden_weight
-        return y if self.hidden_bias is None else y + self.hidden_bias
+        return y if self.sums or self.hidden_bias is None else y + self.hidden_bias
 
     def step(self, from_input: Tensor, state: Any) -> Any:
         """The next state, from what the gates get from the input, and the state."""
@@ -218,6 +221,7 @@ class GRUCell(_Cell):
     """
 
     gates = 3
+    sums = False
     layer = "a GRU"
 
     def step(self, from_input: Tensor, state: Tensor) -> Tensor:
@@ -432,6 +436,8 @@ def _checked_state(owner: Module, parts: int, state: Any, shape: tuple[int, ...]
     for part in given:
         if part.shape != shape:
             raise ValueError(f"{owner!r}: the state has shape {part.shape}; for this input it needs {shape}")
+        if part.dtype != dtype:
+            raise TypeError(f"{owner!r}: the state is {part.dtype}, the input {dtype}; write state.astype(np.{dtype})")
     return given if parts > 1 else given[0]
 
 

@@ -135,7 +135,8 @@ class TransformerDecoderLayer(_Layer):
             return self.dropout(self.self_attention(x, mask=mask, causal=causal, cache=cache))
 
         def attended_to_memory(x: Tensor) -> Tensor:
-            return self.dropout(self.cross_attention(x, memory, mask=memory_mask))
+            kept = None if cache is None else cache.memory
+            return self.dropout(self.cross_attention(x, memory, mask=memory_mask, cache=kept))
 
         if self.norm_first:
             x = x + attended(self.norm1(x))

@@ -17,7 +17,7 @@ from tinygrad_mm.optim.formula import Formula, Number, WholeFormula, replaced, s
 from tinygrad_mm.optim.saving import load_optimizer, save_optimizer
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["Optimizer"]
+__all__ = ["Optimizer", "listed"]
 
 NOTHING_TO_DO = (
     "{}.step(): nothing was changed, since none of its {} parameters has a gradient, or all are frozen; call "
@@ -76,7 +76,7 @@ class Optimizer:
 
             require_numba("fused=True")
         self.fused = fused
-        given = _listed(type(self).__name__, parameters)
+        given = listed(type(self).__name__, parameters)
         groups: list[Any] = given if given and all(isinstance(g, dict) for g in given) else [{"parameters": given}]
         self.defaults: dict[str, Any] = {"learning_rate": learning_rate, **options}
         self.groups: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ class Optimizer:
         for key in group:
             if key != "parameters" and key not in self.defaults:
                 raise TypeError(f"{name} has no option {key!r}; its options are {', '.join(self.defaults)}")
-        members = tuple(_listed(name, group["parameters"]))
+        members = tuple(listed(name, group["parameters"]))
         seen = {id(p) for p in self.parameters}
         for p in members:
             _check_parameter(p, seen)
@@ -295,7 +295,7 @@ class Optimizer:
         return f"{type(self).__name__}({len(self.parameters)} parameters, {options}{', fused=True' * self.fused})"
 
 
-def _listed(name: str, given: Any) -> list[Any]:
+def listed(name: str, given: Any) -> list[Any]:
     """What an optimizer was given as a list; TypeError for a module, a method, a dict by name and the like."""
     if isinstance(given, Tensor):
         return [given]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.optim.algorithms import Adam, AdamW
-from tinygrad_mm.optim.optimizer import Optimizer
+from tinygrad_mm.optim.optimizer import Optimizer, listed
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["LAMB", "Muon", "orthogonalized"]
@@ -184,8 +184,7 @@ def _parts(group: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A group as one of matrices and one of the rest, unless it says itself what it is."""
     if "orthogonal" in group or "parameters" not in group:
         return [dict(group)]
-    given = group["parameters"]
-    members = (given,) if isinstance(given, Tensor) else tuple(given)
+    members = listed("Muon", group["parameters"])
     kinds = {
         True: [p for p in members if not isinstance(p, Tensor) or p.ndim > 1],
         False: [p for p in members if isinstance(p, Tensor) and p.ndim < 2],
