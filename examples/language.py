@@ -67,6 +67,7 @@ class Window(tg.Module):
     def __init__(self, characters, rng, window=16, features=32, hidden=512):
         self.window = window
         self.embedding = tg.nn.Embedding(characters, features, rng=rng)
+        self.embedding.weight.value *= 0.1  # so that what is learned shows in the picture, not where it began
         self.hidden = tg.nn.Dense(window * features, hidden, "relu", rng=rng)
         self.output = tg.nn.Linear(hidden, characters, rng=rng)
 
@@ -86,6 +87,7 @@ class Recurrent(tg.Module):
 
     def __init__(self, characters, rng, layer=tg.nn.GRU, features=64, hidden=256):
         self.embedding = tg.nn.Embedding(characters, features, rng=rng)
+        self.embedding.weight.value *= 0.1
         self.recurrent = layer(features, hidden, rng=rng)
         self.output = tg.nn.Linear(hidden, characters, rng=rng)
 
@@ -270,15 +272,16 @@ class Sampler:
 
 
 def written(model, vocabulary, prompt, length, options):
-    """What a model writes behind a prompt."""
-    cache = None if model.cache is None else model.cache
-    how = {"temperature": options.temperature, "rng": options.seed} if options.temperature else {}
-    if options.top_k and how:
-        how["top_k"] = min(options.top_k, len(vocabulary))
-    how |= {"beams": options.beams} if options.beams > 1 else {}
-    return text.generate(
-        model, prompt, length, vocabulary=vocabulary, cache=cache, context=model.context, **how
-    ).removeprefix("\n")
+    """What a model writes behind a prompt; ten lines of their own with `--lines`."""
+    how = {"cache": model.cache, "context": model.context, "beams": options.beams}
+    if options.temperature:
+        how |= {"temperature": options.temperature, "rng": options.seed}
+        how |= {"top_k": min(options.top_k, len(vocabulary))} if options.top_k else {}
+    if not options.lines:
+        return text.generate(model, prompt, length, vocabulary=vocabulary, **how).removeprefix("\n")
+    start = vocabulary.encode("\n" + prompt.removeprefix("\n"))
+    rows = text.generate(model, np.tile(start, (10, 1)), min(length, 30), stop=start[0], **how)
+    return ", ".join(vocabulary.decode(row).strip("\n") for row in rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -72,7 +72,8 @@ def draw_embedding(model, vocabulary, path):
     }
     ax.plot(*points.T, ".", color="none")
     for kind, (colour, has) in kinds.items():
-        ax.plot([], [], "o", color=colour, label=kind)
+        if any(map(has, vocabulary.tokens)):
+            ax.plot([], [], "o", color=colour, label=kind)
         for token, (x, y) in zip(vocabulary.tokens, points, strict=True):
             if has(token):
                 ax.text(x, y, label(token), color=colour, ha="center", va="center", fontsize=11)

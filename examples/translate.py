@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
+import importlib
 import importlib.util
 import resource
 import sys
@@ -59,7 +60,7 @@ class Transformer(tg.Module):
         x = self.positions(self.target(target), start=len(cache[0]) if cache else 0)
         return self.output(self.decoder(x, memory, memory_mask=words, caches=cache))
 
-    def forward(self, source, target):
+    def forward(self, source, target, *_):
         return self.decode(target, *self.encode(source))
 
     def cache(self):
@@ -102,7 +103,7 @@ class Recurrent(tg.Module):
         return state, np.concatenate([state, context], axis=-1), weights
 
     def decode(self, target, memory, words, cache=None, return_weights=False):
-        memory, keys, x = tg.Tensor(memory), self.key(memory), self.target(target)
+        keys, x = self.key(memory), self.target(target)
         state = self.begin(memory[:, 0]) if cache is None or cache.state is None else cache.state[0]
         steps = []
         for i in range(x.shape[1]):
@@ -114,7 +115,7 @@ class Recurrent(tg.Module):
         logits = self.output(np.stack(outputs, axis=1))
         return (logits, np.concatenate(weights, axis=1)) if return_weights else logits
 
-    def forward(self, source, target):
+    def forward(self, source, target, *_):
         return self.decode(target, *self.encode(source))
 
     def looks(self, target, memory, words):
@@ -148,8 +149,7 @@ def dates(rng):
     """Days from the year 1000 to 9999, each in one of nine formats, none of which leaves month and day in doubt."""
     format_date = needed("babel.dates").format_date
     first, last = datetime.date(1000, 1, 1).toordinal(), datetime.date.max.toordinal()
-    days = [datetime.date.fromordinal(n) for n in rng.permutation(last - first + 1)[:33_000].tolist()]
-    days = [day.replace(year=day.year + 1000) if day.year < 1000 else day for day in days]
+    days = [datetime.date.fromordinal(first + n) for n in rng.permutation(last - first + 1)[:33_000].tolist()]
     chosen = rng.integers(len(PATTERNS), size=len(days)).tolist()
     pairs = [
         (format_date(day, PATTERNS[i][1], locale=PATTERNS[i][0]), day.isoformat())
@@ -182,6 +182,7 @@ class Task(NamedTuple):
     features: int
     dropout: float
     smoothing: float
+    buckets: int  # lengths that examples are filled up to
     steps: int
     batch_size: int
     learning_rate: float
@@ -189,9 +190,9 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "numbers": Task(numbers, (True, True), 1, 64, 0.0, 0.0, 2800, 64, 3e-3, "ninety-one thousand and twelve"),
-    "dates": Task(dates, (False, False), 1, 64, 0.0, 0.0, 4000, 64, 3e-3, "Wednesday, 5 March 1997"),
-    "verses": Task(verses, (True, True), 2, 128, 0.3, 0.1, 2400, 64, 2e-3, "He who has ears to hear, let him hear."),
+    "numbers": Task(numbers, (True, True), 1, 64, 0.0, 0.0, 1, 1700, 64, 3e-3, "ninety-one thousand and twelve"),
+    "dates": Task(dates, (False, False), 1, 64, 0.0, 0.0, 1, 3200, 64, 3e-3, "Wednesday, 5 March 1997"),
+    "verses": Task(verses, (True, True), 2, 128, 0.3, 0.1, 4, 2400, 64, 2e-3, "He who has ears to hear, let him hear."),
 }
 
 
@@ -211,16 +212,13 @@ class Examples:
         source, target = self.vocabularies
         return source.encode(pair[0]), target.encode(pair[1], start=True, stop=True)
 
-    def arrays(self, pairs):
+    def columns(self, pairs):
+        """Sources, and targets as they are given to the decoder and as it is to say them."""
         sources, targets = zip(*map(self.encoded, pairs), strict=True)
-        return (
-            self.sources(sources),
-            text.pad_sequences([t[:-1] for t in targets], max(self.longest[1], *map(len, targets)) - 1),
-            text.pad_sequences([t[1:] for t in targets], max(self.longest[1], *map(len, targets)) - 1),
-        )
+        return list(sources), [target[:-1] for target in targets], [target[1:] for target in targets]
 
-    def sources(self, codes):
-        return text.pad_sequences(codes, max(self.longest[0], *map(len, codes)))
+    def arrays(self, pairs):
+        return tuple(map(text.pad_sequences, self.columns(pairs)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -233,7 +231,11 @@ def learn(model, examples, parts, task, options, rng):
     steps = options.steps or task.steps
     batch_size = options.batch_size or task.batch_size
     rate = options.learning_rate or task.learning_rate
-    batches = tg.data.DataLoader(examples.arrays(parts[0]), batch_size, shuffle=True, rng=rng, drop_last=True)
+    own = {"batch_size": batch_size, "shuffle": True, "rng": rng, "drop_last": True}
+    if task.buckets > 1:
+        batches = tg.data.DataLoader(examples.columns(parts[0]), buckets=task.buckets, **own)
+    else:
+        batches = tg.data.DataLoader(examples.arrays(parts[0]), **own)
     epochs = max(1, round(steps / len(batches)))
     steps = epochs * len(batches)
     warm = min(400, steps // 5)

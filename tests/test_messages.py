@@ -193,6 +193,16 @@ def test_an_optimizer_of_other_parameters_raises(train, whose):
 
 
 @pytest.mark.parametrize("train", [fit, step])
+def test_an_optimizer_whose_parameters_are_frozen_for_now_warns(train):
+    """Those of one of two players, while it is the other one's turn."""
+    model = network()
+    optimizer = optim.SGD(model.layers[0].parameters(), 0.1)
+    model.layers[0].freeze()
+    with pytest.warns(UserWarning, match=r"the optimizer lacks layers\.1\.weight, layers\.1\.bias"):
+        train(model, None, optimizer)
+
+
+@pytest.mark.parametrize("train", [fit, step])
 def test_an_optimizer_of_some_parameters_warns(train):
     model = network()
     optimizer = sgd(model)

@@ -1,7 +1,8 @@
 """Make notebooks and pages of the course from its scripts: `python examples/course/build.py`.
 
-It needs the extra `course`. Every chapter is executed. A page is one file, which opens from disk
-and loads nothing from anywhere; solutions are folded. `build.py 4 5` makes two chapters only,
+It needs the extra `course`. Every chapter is executed. Notebooks are written beside the scripts,
+where they find `style.py`; pages into course-out. A page is one file, which opens from disk and
+loads nothing from anywhere; solutions are folded. `build.py 4 5` makes two chapters only,
 `--out DIR` writes elsewhere, `--short` runs them in their short mode. `--pictures` also writes the
 cover of each chapter into examples/pictures, for the index in examples/README.md.
 """
@@ -156,6 +157,9 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="DIR",
         help="the folder for the results",
     )
+    parser.add_argument(
+        "--notebooks", type=Path, default=HERE, metavar="DIR", help="the folder for the notebooks"
+    )
     parser.add_argument("--pictures", action="store_true", help="write the pictures of the index")
     parser.add_argument("--short", action="store_true", help="less data and fewer steps")
     options = parser.parse_args(arguments)
@@ -170,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for chapter in chosen:
         notebook = executed(chapter)
-        jupytext.write(notebook, options.out / f"{chapter.stem}.ipynb")
+        jupytext.write(notebook, options.notebooks / f"{chapter.stem}.ipynb")
         text = page(notebook, title_of(chapter), links_around(chapter, every))
         (options.out / f"{chapter.stem}.html").write_text(text, "utf-8")
         print(f"{options.out / chapter.stem}.html", flush=True)

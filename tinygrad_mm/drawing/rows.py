@@ -20,7 +20,7 @@ __all__ = ["PAGE", "Plan", "reaching", "referring", "wrapped"]
 # A page is A4. A picture that is shown as wide as one, 794 pixels, is as many points wide at most, so that its
 # letters of 9 points are 9 pixels high.
 PAGE = (770.0, 1080.0)  # points
-NARROW = 400.0  # points; a picture that is no longer than this is left in one row
+NARROW = 560.0  # points; a picture that is no longer than this is left in one row
 WIDEST = 1.9  # width to height
 
 GAP = 27.0  # points between two columns

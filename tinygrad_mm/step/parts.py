@@ -80,12 +80,12 @@ def check_parts(what: str, model: Any, loss: Callable[[Any, Any], Any], optimize
     if not hasattr(model, "named_parameters") or not isinstance(optimizer, Optimizer):
         return
     held = {id(p) for p in optimizer.parameters}
-    trainable = [(path, p) for path, p in model.named_parameters() if p.requires_grad]
-    missing = [path for path, p in trainable if id(p) not in held]
+    parameters = list(model.named_parameters())
+    missing = [path for path, p in parameters if p.requires_grad and id(p) not in held]
     if not missing:
         return
     name = type(optimizer).__name__
-    if len(missing) == len(trainable):
+    if not any(id(p) in held for _, p in parameters):  # those that it has may be frozen for now
         raise ValueError(
             f"{what}: the optimizer has none of the model's parameters, so that nothing would be trained. They are "
             f"those of another model, of a copy, or of layers that were replaced since; write "
