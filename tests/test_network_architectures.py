@@ -46,10 +46,7 @@ def along_channels(parts: Any, x: Any) -> Any:
 
 
 class Further(Builder):
-    """A builder that often takes one of the further layers.
-
-    Those that take a mean off are left to `test_networks.py`: a shift before them has no effect, its gradient is noise.
-    """
+    """A builder that often takes one of the further layers."""
 
     def grow(self) -> None:
         i = len(self.shapes) - 1
@@ -65,6 +62,8 @@ class Further(Builder):
         kind = self.choices.below(6)
         if kind == 0 and n > 1:
             return self.add(nn.RMSNorm(n, 1e-3), [i], shape)
+        if kind == 1 and n % 2 == 0 and n > 2:
+            return self.add(nn.GroupNorm(2, n, 1e-2), [i], shape)
         if kind == 2:
             both = [self.dense(n, 2 * n), self.choices.among([nn.GLU(), nn.SwiGLU()])]
             return self.add(nn.Sequential(*both), [i], shape)
@@ -125,6 +124,8 @@ class Further(Builder):
             except ValueError:  # nothing would be left
                 return i
             return self.add(layer, [i], after)
+        if kind == 2 and h * w > 2:
+            return self.add(choices.among([nn.GroupNorm(1, c, 1e-2), nn.InstanceNorm2d(c, 1e-2, True)]), [i], shape)
         if kind == 3:
             after = choices.between(1, h), choices.between(1, w + 1)
             return self.add(choices.among([nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d])(after), [i], (c, *after))
