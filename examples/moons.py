@@ -76,6 +76,7 @@ def main(arguments=None):
     add("--points", type=int, default=300, metavar="N", help="points to learn from")
     add("--hidden", type=int, default=16, metavar="N", help="units of each of the two hidden layers")
     add("--steps", type=int, default=400, metavar="N", help="training steps")
+    add("--frames", type=int, default=50, metavar="N", help="pictures in the animation")
     add("--seed", type=int, default=0, metavar="N", help="of the points and the starting weights")
     add("--out", type=Path, default=Path("moons-out"), metavar="DIR", help="folder for the picture")
     options = parser.parse_args(arguments)
@@ -87,7 +88,7 @@ def main(arguments=None):
         tg.nn.Dense(options.hidden, options.hidden, "tanh", rng=rng),
         tg.nn.Dense(options.hidden, 1, rng=rng),
     )
-    frames = train(model, points, upper, options.steps, every=max(1, options.steps // 50))
+    frames = train(model, points, upper, options.steps, every=max(1, options.steps // options.frames))
     options.out.mkdir(parents=True, exist_ok=True)
     draw(frames, points, upper, options.out / "moons.gif")
     print(f"written: {options.out / 'moons.gif'}")

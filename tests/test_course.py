@@ -74,7 +74,7 @@ def test_the_pages_need_nothing_else_and_fold_the_solutions(build, tmp_path, cap
     pytest.importorskip("jupytext")
     pytest.importorskip("nbconvert")
     pytest.importorskip("ipykernel")
-    build.main(["1", "--short", "--out", str(tmp_path)])
+    build.main(["1", "--short", "--out", str(tmp_path), "--notebooks", str(tmp_path)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["01_nudge.html", "01_nudge.ipynb", "index.html"]
     page = (tmp_path / "01_nudge.html").read_text("utf-8")
     assert not re.search(r'(?:src|href)="(?!data:|[\w-]+\.html")', page)
@@ -102,3 +102,13 @@ def test_what_the_index_links_to_exists():
     assert len(links) > 40
     for link in links:
         assert (index.parent / link).exists(), link
+
+
+def test_the_index_names_every_program():
+    index = (COURSE.parent / "README.md").read_text("utf-8")
+    programs = [path for path in COURSE.parent.glob("*.py") if "__main__" in path.read_text("utf-8")]
+    assert len(programs) >= 7
+    for path in programs:
+        if path.stem.endswith("_runs"):  # runs another program, several times
+            continue
+        assert f"]({path.name})" in index

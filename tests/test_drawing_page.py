@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
-from tinygrad_mm.drawing.layout import drawn
+from tinygrad_mm.drawing.layout import _arranged, drawn
 from tinygrad_mm.drawing.rows import Plan, wrapped
 
 A4 = 794  # pixels across, at 96 to an inch
@@ -310,3 +310,25 @@ def test_two_thousand_nodes_are_folded_and_drawn(tmp_path: Any) -> None:
     assert time.process_time() - started < 10
     assert size(root)[0] <= A4 + 5
     assert any("×120" in name for name in names_shown(root))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.integers(2, 5), min_size=2, max_size=6), st.data(), st.sampled_from(["LR", "TB"]))
+def test_the_way_back_leads_from_row_to_row(widths: list[int], data: Any, direction: Any) -> None:
+    skips = data.draw(st.lists(st.booleans(), min_size=len(widths), max_size=len(widths)))
+    model = Net(widths, skips)
+    drawing = tg.draw(
+        np.sum(model(tensor(2, 3, name="x"))), model=model, show=("values", "backward"), direction=direction, fold=()
+    )
+    picture, _ = _arranged(drawing.picture, direction)
+    back = [(i, e) for i, e in enumerate(picture.edges) if e.kind == "backward"]
+    assert len(back) == sum(e.kind == "backward" for e in drawing.picture.edges)
+    root = ET.fromstring(drawn(drawing.picture, direction, "svg"))
+    boxes = {name: extent(group) for name, group in groups(root, "node").items() if not name.endswith("_text")}
+    edges = groups(root, "edge")
+    words = {"".join(t.itertext()) for t in root.iter(SVG + "text")}
+    for number, edge in back:  # from the operation, by way of the label, to the operand
+        assert edge.label in words or not edge.label
+        assert inside(curve(edges[f"e{number}"])[0], boxes[edge.head], 14)
+        start = curve(edges[f"e{number}_start" if edge.label else f"e{number}"])[-1]
+        assert inside(start, boxes[edge.tail], 14)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ET
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,12 @@ from hypothesis import strategies as st
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
+from tinygrad_mm.drawing.reader import read
 from tinygrad_mm.explorer import record
 from tinygrad_mm.explorer.replay import Replay, refusal
+from tinygrad_mm.explorer.scene import scene
 from tinygrad_mm.graph import RULES, defvjp, primitive
+from tinygrad_mm.names import names_in
 
 
 def normalized(seed: int, offset: float = 0.0, mean: Any = np.mean) -> tg.Tensor:
@@ -113,3 +118,17 @@ def test_an_array_given_twice_is_one_value():
     twins = [tg.Tensor(images, requires_grad=True), tg.Tensor(images, requires_grad=True)]  # each has its own gradient
     story = record(np.sum(twins[0] * twins[1]), variables={})
     assert len([v for v in story.values if v.is_leaf]) == 2
+
+
+def test_the_node_of_a_call_with_several_results_has_that_calls_label():
+    model = nn.Sequential(nn.Dense(3, 4, rng=0), nn.BatchNorm1d(4))
+    loss = np.sum(np.tanh(model(np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32))))
+    story = record(loss, model)
+    picture = scene(story, read([loss], names_in(model)))
+    several = next(value for value in story.values if isinstance(value.array, tuple))
+    words = "".join(ET.fromstring(picture.svg).itertext()).replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{several.label} = {several.operation}" in words
+    shown = re.findall(r"v(\d+) = (\w+)", words)
+    calls = [value for value in story.values if value.operation and value.id != story.loss]
+    selected = [value.label for value in calls if several.id in story.calls[value.id].sources]
+    assert {f"v{number}" for number, _ in shown} == {value.label for value in calls} - set(selected)

@@ -285,6 +285,15 @@ def test_resumed_training_is_the_same(kind, formula, options):
         assert np.array_equal(p.data, q.data)
 
 
+def test_saved_programs_have_no_formulas_of_whole_parameters(tmp_path):
+    model = Net()
+    step = tg.compile_step(model, tg.cross_entropy, optim.LAMB(model.parameters()))
+    step(np.ones((4, 5), np.float32), np.array([0, 1, 2, 0]))
+    assert "update_all(parameters, gradients, mean, mean_square)" in step.source
+    with pytest.raises(TypeError, match="the update of LAMB is a call of its formula"):
+        step.save(tmp_path / "step.py")
+
+
 def test_sources():
     p = [tg.Parameter([1.0])]
     assert "trust" in optim.LAMB(p).source

@@ -92,6 +92,8 @@ def test_what_is_refused():
         layer(x, normal(1, 2, 4))
     with pytest.raises(ValueError, match=r"the state has shape \(2, 4\); for this input it needs \(1, 2, 4\)"):
         layer(x, (normal(1, 2, 4), normal(2, 4)))
+    with pytest.raises(TypeError, match=r"the state is float64, the input float32; write state.astype\(np.float32\)"):
+        nn.GRU(3, 4, rng=0)(x, np.zeros((1, 2, 4)))
     with pytest.raises(ValueError, match=r"the lengths lie in 2..6, but the input has 5 steps"):
         layer(x, lengths=[6, 2])
     with pytest.raises(ValueError, match=r"the lengths have shape \(3,\); for this input they need \(2,\)"):

@@ -9,7 +9,7 @@
 import numpy as np
 
 import tinygrad_mm as tg
-from style import BLUE, GREEN, GREY, ORANGE, figure, grid, show
+from style import BLUE, GREEN, GREY, ORANGE, SHORT, figure, grid, show
 
 # %%
 turn = np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
@@ -93,7 +93,7 @@ for share in (0.5, 0.99, 1.0, 1.01):
     assert (np.linalg.norm(places[-1]) > 1e3) == (share > 1)
 
 # %% tags=["picture"]
-shares = np.linspace(0.02, 1.1, 109)
+shares = np.linspace(0.02, 1.1, 28 if SHORT else 109)
 after = [
     max(np.linalg.norm(path(lambda p, s=s: tg.optim.SGD(p, s * limit), steps=40)[-1]), 1e-8)
     for s in shares

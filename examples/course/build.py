@@ -1,7 +1,8 @@
 """Make notebooks and pages of the course from its scripts: `python examples/course/build.py`.
 
-It needs the extra `course`. Every chapter is executed. A page is one file, which opens from disk
-and loads nothing from anywhere; solutions are folded. `build.py 4 5` makes two chapters only,
+It needs the extra `course`. Every chapter is executed. Notebooks are written beside the scripts,
+where they find `style.py`; pages into course-out. A page is one file, which opens from disk and
+loads nothing from anywhere; solutions are folded. `build.py 4 5` makes two chapters only,
 `--out DIR` writes elsewhere, `--short` runs them in their short mode. `--pictures` also writes the
 cover of each chapter into examples/pictures, for the index in examples/README.md.
 """
@@ -72,6 +73,11 @@ def title_of(chapter: Path) -> str:
     return found[1]
 
 
+def plain(title: str) -> str:
+    """A title without the marks of Markdown."""
+    return title.replace("`", "")
+
+
 def executed(chapter: Path) -> Any:
     """The chapter as a notebook, run from its first cell to its last.
 
@@ -106,7 +112,7 @@ def page(notebook: Any, title: str, links: str) -> str:
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     style = (HERE / "page.css").read_text("utf-8")
     style = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{style}"
-    return PAGE.format(title=html.escape(title), style=style, links=links, body=body)
+    return PAGE.format(title=html.escape(plain(title)), style=style, links=links, body=body)
 
 
 def cover(notebook: Any) -> tuple[str, bytes]:
@@ -124,16 +130,16 @@ def links_around(chapter: Path, every: list[Path]) -> str:
     """Links to the chapter before, the index and the chapter after."""
     place = every.index(chapter)
     before, after = every[place - 1 : place] if place else [], every[place + 1 : place + 2]
-    parts = [f'<a href="{c.stem}.html">← {html.escape(title_of(c))}</a>' for c in before]
+    parts = [f'<a href="{c.stem}.html">← {html.escape(plain(title_of(c)))}</a>' for c in before]
     parts.append('<a href="index.html">all chapters</a>')
-    parts += [f'<a href="{c.stem}.html">{html.escape(title_of(c))} →</a>' for c in after]
+    parts += [f'<a href="{c.stem}.html">{html.escape(plain(title_of(c)))} →</a>' for c in after]
     return " ".join(parts)
 
 
 def index(every: list[Path]) -> str:
     """The page that lists all chapters."""
     rows = "\n".join(
-        f'<li><a href="{c.stem}.html">{html.escape(title_of(c).split(". ", 1)[1])}</a></li>'
+        f'<li><a href="{c.stem}.html">{html.escape(plain(title_of(c).split(". ", 1)[1]))}</a></li>'
         for c in every
     )
     body = (
@@ -156,6 +162,9 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="DIR",
         help="the folder for the results",
     )
+    parser.add_argument(
+        "--notebooks", type=Path, default=HERE, metavar="DIR", help="the folder for the notebooks"
+    )
     parser.add_argument("--pictures", action="store_true", help="write the pictures of the index")
     parser.add_argument("--short", action="store_true", help="less data and fewer steps")
     options = parser.parse_args(arguments)
@@ -170,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for chapter in chosen:
         notebook = executed(chapter)
-        jupytext.write(notebook, options.out / f"{chapter.stem}.ipynb")
+        jupytext.write(notebook, options.notebooks / f"{chapter.stem}.ipynb")
         text = page(notebook, title_of(chapter), links_around(chapter, every))
         (options.out / f"{chapter.stem}.html").write_text(text, "utf-8")
         print(f"{options.out / chapter.stem}.html", flush=True)

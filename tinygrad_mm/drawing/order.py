@@ -22,6 +22,8 @@ def columns(picture: Picture) -> dict[str, int]:
     for edge in picture.edges:
         if edge.kind in ("forward", "detached"):
             after.setdefault(edge.head, set()).add(edge.tail)
+        elif edge.kind == "backward":  # so that a sum stands behind the array whose gradient it is
+            after.setdefault(edge.tail, set()).add(edge.head)
     leaves = {node.id for node in picture.nodes if not node.computed and node.id not in after}
     late = {node.id for node in picture.nodes if after.get(node.id, set()) <= leaves}
     for above, below in sequence(picture, beside):

@@ -111,7 +111,10 @@ def nodes_of(story: Story, picture: Picture) -> dict[int, tuple[str, ...]]:
 
 def _with_names(story: Story, picture: Picture, nodes: Mapping[int, tuple[str, ...]]) -> Picture:
     """The picture with the story's labels: what a card calls `v3` is called so in the picture."""
-    labels = {node: story.values[value].label for value, own in nodes.items() for node in own}
+    labels: dict[str, str] = {}
+    for value in sorted(nodes):  # a call with several results comes before them, and the node is its own
+        for node in nodes[value]:
+            labels.setdefault(node, story.values[value].label)
 
     def named(node: PictureNode) -> PictureNode:
         label = labels.get(node.id)

@@ -436,6 +436,8 @@ def _checked_state(owner: Module, parts: int, state: Any, shape: tuple[int, ...]
     for part in given:
         if part.shape != shape:
             raise ValueError(f"{owner!r}: the state has shape {part.shape}; for this input it needs {shape}")
+        if part.dtype != dtype:
+            raise TypeError(f"{owner!r}: the state is {part.dtype}, the input {dtype}; write state.astype(np.{dtype})")
     return given if parts > 1 else given[0]
 
 

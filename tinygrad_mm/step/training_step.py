@@ -256,12 +256,15 @@ class Step:
         learning rate, Adam's corrections) stay what they are now.
 
         Raises RuntimeError before the first step and, where threads shared it, after changes of the model since then
-        (it is traced once more), TypeError for a program that needs more than NumPy: of the Numba backend, or with the
-        loop of a fused optimizer.
+        (it is traced once more), TypeError for a program that needs more than NumPy: of the Numba backend, with the
+        loop of a fused optimizer, or with an optimizer whose formula is given each parameter whole.
         """
         if not self.plans:
             raise RuntimeError("compile_step: no step has been made yet, so there is no program")
         plan = self.plans[0]
+        if self.backend is NUMPY and any(update.formula.whole for update in plan.updates):
+            name = type(self.optimizer).__name__
+            raise TypeError(f"save: the update of {name} is a call of its formula, which no saved program has")
         if self.backend is NUMPY and any(update.loop for update in plan.updates):
             raise TypeError(
                 "save: the update is a loop that Numba compiles (the optimizer has fused=True), and a saved program "
