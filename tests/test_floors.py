@@ -25,15 +25,15 @@ FLOORS = (
     {"gradient"},
     {"debug", "drawing", "functional", "transforms"},
     {"compiler"},
-    {"data", "explorer", "nn", "onnx", "optim", "random", "testing", "text", "weights"},
-    {"distributed", "step"},
+    {"data", "explorer", "nn", "optim", "random", "testing", "text", "weights"},
+    {"distributed", "onnx", "step"},
     {"study", "training"},
     {"sklearn"},
     {"__init__", "__main__"},
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
 NEEDS = {"tinygrad_mm.sklearn": {"sklearn"}}  # a module that is nothing without another library, and its extra
-HEAVY = {"sklearn", "graphviz", "tqdm", "matplotlib", "safetensors", "numba", "threadpoolctl", "IPython"}
+HEAVY = {"onnx", "sklearn", "graphviz", "tqdm", "matplotlib", "safetensors", "numba", "threadpoolctl", "IPython"}
 
 
 def module_of(path: Path) -> str:
