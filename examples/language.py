@@ -135,12 +135,12 @@ class Recipe(NamedTuple):
     learning_rate: float
 
 
-RECIPES = {
+RECIPES = {  # those with steps of pieces see as many characters, 4,096,000, so that the models are compared
     "bigram": Recipe(Bigram, 0, 0, 0.0),
     "matrix": Recipe(Bigram, 1500, 0, 0.5),
-    "mlp": Recipe(Window, 4000, 32, 2e-3),
-    "gru": Recipe(functools.partial(Recurrent, layer=tg.nn.GRU), 3000, 32, 4e-3),
-    "lstm": Recipe(functools.partial(Recurrent, layer=tg.nn.LSTM), 3000, 32, 4e-3),
+    "mlp": Recipe(Window, 2000, 32, 2e-3),
+    "gru": Recipe(functools.partial(Recurrent, layer=tg.nn.GRU), 2000, 32, 4e-3),
+    "lstm": Recipe(functools.partial(Recurrent, layer=tg.nn.LSTM), 2000, 32, 4e-3),
     "transformer": Recipe(Transformer, 4000, 16, 2e-3),
 }
 NAMES = {"bigram": "bigram, counted", "matrix": "bigram, learned", "mlp": "MLP", "gru": "GRU", "lstm": "LSTM"}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -32,6 +33,12 @@ RUNS = {
     "numbers-gru": ["translate.py", "--model", "gru"],
     "dates": ["translate.py", "--task", "dates"],
     "verses": ["translate.py", "--task", "verses", "--beams", "4"],
+}
+# What of it stands in the index of the examples: the picture, and its name there.
+PICTURES = {
+    "austen-transformer": ("transformer-last-product.png", "language.png"),
+    "numbers": ("numbers-transformer/attention.png", "translate.png"),
+    "languages": ("deciding.png", "classify_text.png"),
 }
 RESULT = re.compile(r"(test loss [\d.]+|[\d.]+ % (?:exact|of the test pieces right)|BLEU [\d.]+)")
 
@@ -55,6 +62,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> tuple[list[str], f
     log.write_text(f"$ {command}\n{said}\n{seconds:.0f} s in all\n", "utf-8")
     if found.returncode:
         print(f"{name}, seed {seed} failed; see {log}")
+    elif options.pictures and name in PICTURES and seed == options.seeds[0]:
+        shutil.copy(folder / PICTURES[name][0], HERE / "pictures" / PICTURES[name][1])
     return RESULT.findall(found.stdout), seconds
 
 
@@ -77,6 +86,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("names", nargs="*", help=f"which ones, by the beginnings of their names: {', '.join(RUNS)} (all)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="one run for each (0 1 2)")
     add("--reference", type=Path, metavar="DIR", help="folder of the texts that published numbers are about")
+    add("--pictures", action="store_true", help="put pictures of the first seed into examples/pictures")
     add("--logs", type=Path, default=HERE / "logs", metavar="DIR", help="where what is printed is kept")
     add("--out", type=Path, default=Path("language-runs-out"), metavar="DIR", help="where pictures are written")
     options = parser.parse_args(arguments)

@@ -159,8 +159,8 @@ def dates(rng):
 
 
 def verses(rng):
-    """Those of at most 30 words and marks in both languages, without such that one of the two explains at length."""
-    pairs = [(a, b) for a, b in language_data.verses() if max(len(text.tokens(a)), len(text.tokens(b))) <= 30]
+    """Those of at most 40 words and marks in both languages, without such that one of the two explains at length."""
+    pairs = [(a, b) for a, b in language_data.verses() if max(len(text.tokens(a)), len(text.tokens(b))) <= 40]
     pairs = [(a, b) for a, b in pairs if max(len(a), len(b)) <= 2 * min(len(a), len(b)) + 20]
     rng.shuffle(pairs)
     return pairs[600:], pairs[:300], pairs[300:600]
@@ -191,8 +191,8 @@ class Task(NamedTuple):
 
 TASKS = {
     "numbers": Task(numbers, (True, True), 1, 64, 0.0, 0.0, 1, 1700, 64, 3e-3, "ninety-one thousand and twelve"),
-    "dates": Task(dates, (False, False), 1, 64, 0.0, 0.0, 1, 3200, 64, 3e-3, "Wednesday, 5 March 1997"),
-    "verses": Task(verses, (True, True), 2, 128, 0.3, 0.1, 4, 2400, 64, 2e-3, "He who has ears to hear, let him hear."),
+    "dates": Task(dates, (False, False), 1, 64, 0.0, 0.0, 1, 1900, 64, 3e-3, "Wednesday, 5 March 1997"),
+    "verses": Task(verses, (True, True), 2, 128, 0.3, 0.1, 4, 2200, 64, 2e-3, "He who has ears to hear, let him hear."),
 }
 
 

@@ -102,3 +102,13 @@ def test_what_the_index_links_to_exists():
     assert len(links) > 40
     for link in links:
         assert (index.parent / link).exists(), link
+
+
+def test_the_index_names_every_program():
+    index = (COURSE.parent / "README.md").read_text("utf-8")
+    programs = [path for path in COURSE.parent.glob("*.py") if "__main__" in path.read_text("utf-8")]
+    assert len(programs) >= 7
+    for path in programs:
+        if path.stem.endswith("_runs"):  # runs another program, several times
+            continue
+        assert f"]({path.name})" in index

@@ -107,3 +107,15 @@ def test_calls_with_several_results_and_branches_without_a_gradient() -> None:
     assert dict(by_title(picture, "x").views)["gradient"].numbers == (("1", "1", "0", "0"),)
     with pytest.raises(RuntimeError, match="requires a gradient"):
         tg.draw(tensor(2, grad=False), show="numbers")
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("show", ["joint", "backward"])
+def test_both_ways_back_are_drawn_for_every_model(name: str, show: str) -> None:
+    """With normalisation and splits in them, which give several results."""
+    picture = models.MODELS[name](show=show).picture
+    if show == "joint":
+        assert any(n.backward for n in picture.nodes)
+        assert sum(n.kind == "output" for n in picture.nodes) > 1
+    else:
+        assert sum(e.kind == "backward" for e in picture.edges) > 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import warnings
@@ -231,14 +232,15 @@ EXCEPTIONS = {
     np.quantile: (0 if NUMPY >= "2.5.0" else 3, "of no axes and no elements, where NumPy fails to reshape"),
     np.percentile: (0 if NUMPY >= "2.5.0" else 3, "of no axes and no elements, where NumPy fails to reshape"),
     np.median: (0 if NUMPY >= "2.5.0" else 1, "of no axes and no elements, where NumPy fails to reshape"),
-    np.insert: (18 if NUMPY >= "2.4.0" else 19, "a list of booleans, on which NumPy fails"),
+    np.insert: (18 if NUMPY >= "2.2.0" else 19, "a list of booleans, on which NumPy fails"),
     np.take: (9, "a place that is no integer"),
-    np.linalg.svd: (6, "columns that fill up a basis in any way have no derivative"),
-    np.reshape: (8 if NUMPY >= "2.1.0" else 0, "copy=False is a promise about memory"),
+    np.nan_to_num: (11, "copy=False would write into the Tensor"),
+    np.linalg.svd: (5, "columns that fill up a basis in any way have no derivative"),
+    np.linalg.cond: (3 if NUMPY >= "2.5.0" else 0, "of NaN, whose singular values do not converge"),
+    np.reshape: (8 if NUMPY >= "2.4.0" else 0, "copy=False is a promise about memory"),
     np.linalg.tensorsolve: (2, "an axis named twice"),
     np.linalg.tensorinv: (1, "of a number"),
-    np.linspace: (2, "numbers one rounding away from an integer, made integers"),
-    np.logspace: (2, "numbers one rounding away from an integer, made integers"),
+    np.geomspace: (11, "from NaN, the end is still what was asked for"),
     np.cov: (2, "an integer dtype= of nothing"),
     np.corrcoef: (1, "an integer dtype= of nothing"),
     np.piecewise: (1, "conditions without elements"),
@@ -257,7 +259,8 @@ def test_array_against_tensor(fun: Any) -> None:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", DeprecationWarning)
         for args, kwargs in calls(fun):
-            expected, ours = outcome(fun, args, kwargs), outcome(fun, [tensors(a) for a in args], kwargs)
+            given = copy.deepcopy(args)  # some options let NumPy write into its arguments
+            expected, ours = outcome(fun, given, kwargs), outcome(fun, [tensors(a) for a in args], kwargs)
             if not same(expected, ours):
                 different.append((args, kwargs, expected, ours))
     expected, _ = EXCEPTIONS.get(fun, (0, ""))

@@ -1,8 +1,7 @@
 """`Tensor`: a NumPy duck array that remembers how it was made.
 
-Floor 3 (it imports lower floors only). Operators, NumPy's functions (by its dispatch protocols: `__array_ufunc__`, NEP
-13, and `__array_function__`, NEP 18) and our own all end in `apply`, which calls the function on plain arrays and
-records the call as a Node where a gradient will be wanted.
+Floor 3 (it imports lower floors only). Operators, NumPy's functions (by `__array_ufunc__`, NEP 13, and
+`__array_function__`, NEP 18) and our own all end in `apply`: it calls the function on arrays, and records the call.
 """
 
 from __future__ import annotations

@@ -36,11 +36,11 @@ show(fig, "The first ten of 60,000 images, and what they are.")
 #     quadratic:        dz  =  (σ(z) - target) · σ(z) (1 - σ(z))
 #     cross-entropy:    dz  =   σ(z) - target
 #
-# (for outputs that are sigmoids; with a softmax it is p - target, the same form). The factor σ' =
-# σ (1 - σ) is the slope of the sigmoid. It is at most 1/4, and next to nothing where the output
-# is near 0 or 1. With the quadratic loss a unit that is *badly* wrong, near 1 where it should be
-# near 0, hardly learns. The cross-entropy, -log of the probability of the truth, has a derivative
-# with σ' in the denominator, and the two cancel (chapter 6).
+# (For outputs that are sigmoids. With a softmax it is p - target, the same form.) The factor
+# σ' = σ (1 - σ) is the slope of the sigmoid. It is at most 1/4, and next to nothing where the
+# output is near 0 or 1. With the quadratic loss a unit that is *badly* wrong, near 1 where it
+# should be near 0, hardly learns. The cross-entropy is minus the logarithm of the probability of
+# the truth; its derivative has σ' in the denominator, and the two cancel (chapter 6).
 
 # %%
 steps = 300

@@ -73,6 +73,11 @@ def title_of(chapter: Path) -> str:
     return found[1]
 
 
+def plain(title: str) -> str:
+    """A title without the marks of Markdown."""
+    return title.replace("`", "")
+
+
 def executed(chapter: Path) -> Any:
     """The chapter as a notebook, run from its first cell to its last.
 
@@ -107,7 +112,7 @@ def page(notebook: Any, title: str, links: str) -> str:
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     style = (HERE / "page.css").read_text("utf-8")
     style = f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{style}"
-    return PAGE.format(title=html.escape(title), style=style, links=links, body=body)
+    return PAGE.format(title=html.escape(plain(title)), style=style, links=links, body=body)
 
 
 def cover(notebook: Any) -> tuple[str, bytes]:
@@ -125,16 +130,16 @@ def links_around(chapter: Path, every: list[Path]) -> str:
     """Links to the chapter before, the index and the chapter after."""
     place = every.index(chapter)
     before, after = every[place - 1 : place] if place else [], every[place + 1 : place + 2]
-    parts = [f'<a href="{c.stem}.html">← {html.escape(title_of(c))}</a>' for c in before]
+    parts = [f'<a href="{c.stem}.html">← {html.escape(plain(title_of(c)))}</a>' for c in before]
     parts.append('<a href="index.html">all chapters</a>')
-    parts += [f'<a href="{c.stem}.html">{html.escape(title_of(c))} →</a>' for c in after]
+    parts += [f'<a href="{c.stem}.html">{html.escape(plain(title_of(c)))} →</a>' for c in after]
     return " ".join(parts)
 
 
 def index(every: list[Path]) -> str:
     """The page that lists all chapters."""
     rows = "\n".join(
-        f'<li><a href="{c.stem}.html">{html.escape(title_of(c).split(". ", 1)[1])}</a></li>'
+        f'<li><a href="{c.stem}.html">{html.escape(plain(title_of(c).split(". ", 1)[1]))}</a></li>'
         for c in every
     )
     body = (

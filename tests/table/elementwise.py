@@ -142,6 +142,7 @@ ROWS = [
     Row(np._core.umath.clip, "...", "...", "...", call=lambda a, b, c: np._core.umath.clip(a, np.minimum(b, c), np.maximum(b, c)), note="the ufunc"),
     Row(np.copy,         call=lambda x: x.copy(), note="method"),
     Row(np.nan_to_num),
+    Row(np.nan_to_num,   call=lambda x: np.nan_to_num(x, copy=True), note="a copy"),
     Row(np.nan_to_num,   options={"hole": my.mask}, call=lambda x, hole: np.nan_to_num(np.where(hole, math.nan, x), nan=2.0), note="with NaN"),
     Row(np.nan_to_num,   options={"hole": my.mask}, call=lambda x, hole: np.nan_to_num(np.where(hole, math.inf, x), posinf=5.0, neginf=-5.0), note="with infinity"),
     Row(np.select,       "...", "...", call=lambda a, b: np.select([a > 1, b > 1], [a * b, b])),

@@ -249,7 +249,8 @@ class _Reader:
         assert node is not None
         assert node.args is not None
         if node.fun is select:
-            producer, index = node.args
+            producer, *rest = node.args
+            index = rest[0] if rest else node.kwargs["index"]  # as a recorded backward pass writes it
             label = f"{self.names.of(vertex) or f'[{index}]'} {vertex.value.shape}"
             self.sources[id(vertex)] = _Source(self.sources[id(producer)].node, label)
             return

@@ -226,7 +226,8 @@ class Plan:
     def cuts(self) -> list[int]:
         """The columns before which a new row begins: as few as will do, where little is cut apart."""
         total = sum(self.lengths)
-        longest = min(total, self.longest or PAGE[0 if self.horizontal else 1])
+        page = PAGE[0 if self.horizontal else 1]
+        longest = min(total, self.longest or page)
         if total <= NARROW or any(node.backward for node in self.picture.nodes):
             return []
         while True:
@@ -234,7 +235,9 @@ class Plan:
             extents = list(self._extents(cuts))
             length, height = max(e[0] for e in extents), sum(e[1] + BETWEEN_ROWS for e in extents) + LEGEND
             if not self.horizontal or length <= WIDEST * height or longest <= NARROW:
-                return cuts
+                outputs = {self.columns[node.id] for node in self.picture.nodes if node.kind == "output"}
+                alone = len(cuts) == 1 and set(range(cuts[0], len(self.lengths))) <= outputs
+                return [] if alone and total <= page else cuts
             longest = max(NARROW, min(longest, length) * 0.9)
 
     def _cuts(self, longest: float) -> list[int]:

@@ -28,11 +28,11 @@ from tinygrad_mm.explorer.terms import (
     constant,
     has_arrays,
     infix,
+    inlined,
     is_array,
     is_short,
     names_in,
     power,
-    put_in,
     several_of,
     transpose,
     value_of,
@@ -71,7 +71,7 @@ def formula_of(rule: Callable[..., Any], *given: Term, **options: Any) -> Formul
             reader = _Reader(text)
             term = reader.run(text.body, _bound(signature, given, options))
             if term is not None:
-                return _inlined(term, reader.where)
+                return Formula(*inlined(term, reader.where))
         except _UnreadableError:
             pass
         values = [value_of(a) for a in given]
@@ -106,20 +106,6 @@ def _bound(signature: inspect.Signature, given: Sequence[Term], options: Mapping
 @functools.lru_cache(256)
 def _text_of(function: Callable[..., Any]) -> Shown:
     return shown(function)
-
-
-def _inlined(term: Term, where: Sequence[tuple[str, Term]]) -> Formula:
-    """The formula in which what is read once stands where it is read."""
-    reads = Counter(name for one in (term, *(one for _, one in where)) for name in names_in(one))
-    known: Names = {}
-    left = []
-    for name, one in where:
-        one = put_in(one, known)
-        if reads[name] > 1:
-            left.append((name, one))
-        else:
-            known[name] = one
-    return Formula(put_in(term, known), left)
 
 
 class _UnreadableError(Exception):

@@ -8,6 +8,7 @@ as in Python.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -26,11 +27,11 @@ __all__ = [
     "constant",
     "has_arrays",
     "infix",
+    "inlined",
     "is_array",
     "is_short",
     "names_in",
     "power",
-    "put_in",
     "several_of",
     "transpose",
     "value_of",
@@ -169,6 +170,20 @@ def put_in(term: Term, known: Names) -> Term:
     parts = tuple(put_in(part, known) for part in term.parts)
     options = tuple((name, put_in(option, known)) for name, option in term.options)
     return replace(term, parts=parts, options=options)
+
+
+def inlined(term: Term, where: Sequence[tuple[str, Term]]) -> tuple[Term, list[tuple[str, Term]]]:
+    """The formula in which what is read once stands where it is read."""
+    reads = Counter(name for one in (term, *(one for _, one in where)) for name in names_in(one))
+    known: Names = {}
+    left = []
+    for name, one in where:
+        one = put_in(one, known)
+        if reads[name] > 1:
+            left.append((name, one))
+        else:
+            known[name] = one
+    return put_in(term, known), left
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -321,7 +321,8 @@ def _linspace(start, stop, num=50, endpoint=True, retstep=False, dtype=None, axi
     steps = num - 1 if endpoint else num
     step = (stop - start) / max(steps, 1)
     places = np.arange(num).reshape((-1,) + (1,) * step.ndim).astype(step.dtype)
-    y = np.moveaxis(start + places * step, 0, axis)
+    y = start + places * step
+    y = np.moveaxis(np.where(places == steps, stop, y) if endpoint and num > 1 else y, 0, axis)
     if dtype is not None:
         y = (np.floor(y) if np.issubdtype(dtype, np.integer) else y).astype(dtype)
     return (y, step) if retstep else y
