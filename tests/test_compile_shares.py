@@ -529,7 +529,7 @@ class TestTroubles:
 
     def test_interrupts(self, cores):
         """Whenever an interrupt comes, the next step is made, and BLAS has the threads that it had from then on."""
-        before = [library.num_threads for library in pool._blas().lib_controllers]
+        before = [library.num_threads for library in pool._blas()]
         model = mlp()
         step = tg.compile_step(model, functional.cross_entropy, optim.SGD(model.parameters(), 0.1))
         step(*small())
@@ -550,7 +550,7 @@ class TestTroubles:
             finally:
                 sys.settrace(tracing)
             assert step(*small()) > 0
-            assert [library.num_threads for library in pool._blas().lib_controllers] == before
+            assert [library.num_threads for library in pool._blas()] == before
 
     def test_in_a_thread_that_goes_on_when_the_program_ends(self):
         code = """
@@ -613,7 +613,7 @@ print(pool.at_once(calls))
         assert done.stdout == f"{[sum(range(50)), sum(range(60))]}\n", done.stderr
 
     def test_steps_in_several_threads_leave_blas_as_it_was(self, cores):
-        before = [library.num_threads for library in pool._blas().lib_controllers]
+        before = [library.num_threads for library in pool._blas()]
         expected = train(mlp, OPTIMIZERS["Adam"], small(), 40, alone=True)
         found: list[Any] = []
         runs = [
@@ -626,7 +626,7 @@ print(pool.at_once(calls))
         assert len(found) == 4
         for ours in found:
             assert_same(ours, expected)
-        assert [library.num_threads for library in pool._blas().lib_controllers] == before
+        assert [library.num_threads for library in pool._blas()] == before
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     def test_after_a_fork(self, cores):

@@ -18,6 +18,8 @@ from tinygrad_mm.tensor import Buffer, Parameter, Tensor, from_dlpack
 
 if TYPE_CHECKING:
     from tinygrad_mm import data, nn, optim, random, study, testing, text, training, weights
+    from tinygrad_mm import onnx as onnx
+    from tinygrad_mm import sklearn as sklearn
     from tinygrad_mm.compiler import CompileWarning, compile
     from tinygrad_mm.debug import AnomalyError, detect_anomaly, why
     from tinygrad_mm.drawing import Drawing, draw, draw_error, record_lines
@@ -244,6 +246,7 @@ __all__ = [
 # Loaded when first used, so that `import tinygrad_mm` stays quick: name -> the module it lives in. All others are
 # network functions, which live in `functional`.
 _LATER = {
+    **{name: name for name in ("onnx", "sklearn")},  # no part of `__all__`: each needs the extra of its name
     **{name: name for name in ("data", "nn", "optim", "random", "study", "testing", "text", "training", "weights")},
     **dict.fromkeys(("AnomalyError", "detect_anomaly", "why"), "debug"),
     **dict.fromkeys(("Drawing", "draw", "draw_error", "record_lines"), "drawing"),
@@ -259,7 +262,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in __all__ and name not in _LATER:
         raise AttributeError(f"module 'tinygrad_mm' has no attribute {name!r}")
     home = _LATER.get(name, "functional")
     module = import_module(f"tinygrad_mm.{home}")

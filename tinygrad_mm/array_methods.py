@@ -52,7 +52,7 @@ class ArrayMethods:
     value: Any
     node: Node | None
     requires_grad: bool
-    grad: Any
+    grad: np.ndarray[Any, Any] | Any  # None before a backward pass, which type checkers need not be told away each time
     extra: dict[str, Any] | None
 
     # -- attributes

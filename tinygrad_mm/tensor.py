@@ -7,7 +7,7 @@ Floor 3 (it imports lower floors only). Operators, NumPy's functions (by `__arra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def _call(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
 _LOOK_AT_VALUES = frozenset({np.array_equal, np.array_equiv, np.allclose, np.min_scalar_type})
 
 
-def _operators(fun: np.ufunc) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+def _operators(fun: np.ufunc) -> tuple[Callable[[Any, Any], Tensor], Callable[[Any, Any], Tensor]]:
     """`a fun b` and its reflected form; for an object of unknown type NotImplemented, so that Python asks that one."""
 
     def operator(self: Any, other: Any) -> Any:
@@ -380,11 +380,16 @@ class Tensor(ArrayMethods, Vertex):
     __xor__,      __rxor__      = _operators(np.bitwise_xor)
     __lshift__,   __rlshift__   = _operators(np.left_shift)
     __rshift__,   __rrshift__   = _operators(np.right_shift)
-    __eq__,       _             = _operators(np.equal)
-    __ne__,       _             = _operators(np.not_equal)
     __lt__,       __gt__        = _operators(np.less)[0], _operators(np.greater)[0]
     __le__,       __ge__        = _operators(np.less_equal)[0], _operators(np.greater_equal)[0]
     # fmt: on
+    if TYPE_CHECKING:  # else these would be object's, which return bool
+
+        def __eq__(self, other: object, /) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: object, /) -> Tensor: ...  # type: ignore[override]
+    else:
+        __eq__, _ = _operators(np.equal)
+        __ne__, _ = _operators(np.not_equal)
 
     __iadd__, __isub__, __imul__, __itruediv__ = map(_augmented, ("+=", "-=", "*=", "/="))
 

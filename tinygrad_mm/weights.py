@@ -27,6 +27,14 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 OURS = "tinygrad_mm."  # how the keys of this program's own metadata begin
 DIGEST, FORMAT = f"{OURS}sha256", f"{OURS}format"
 UNSIGNED, SIGNED = ("uint8", "uint16", "uint32", "uint64"), ("int8", "int16", "int32", "int64")
+# What the format calls dtypes; those of 8 bits and fewer have no equal in NumPy.
+STORED = {
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BOOL": "bool",
+    "C64": "complex64",
+}
 DTYPES = ("float16", "float32", "float64", *SIGNED, *UNSIGNED, "bool")
 
 
@@ -71,8 +79,9 @@ def save(path: str | os.PathLike[str], tensors: Any, metadata: Mapping[str, str]
 def load(path: str | os.PathLike[str]) -> dict[str, Array]:
     """The arrays in a safetensors file, by name; one written by `save` is checked against its digest.
 
-    Raises FileNotFoundError where there is no such file, WeightsError where it is damaged, is no safetensors file, or
-    holds a type that NumPy lacks.
+    Those of bfloat16 become float32, which holds each of its numbers. Raises FileNotFoundError where there is no such
+    file, WeightsError where it is damaged, is no safetensors file (of PyTorch's .pt files it says how to convert them),
+    or holds a type that NumPy lacks.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -189,18 +198,30 @@ def _sync_folder(folder: Path) -> None:
 
 def load_with_metadata(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
     """The arrays in a safetensors file, and the metadata, from one reading; raises what `load` raises."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as deserialize
+    import safetensors
 
+    deserialize: Any = safetensors.deserialize  # without type hints
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name the .safetensors file in it")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the path, or save weights there first")
     content = path.read_bytes()
+    if _is_pickle(content):
+        raise WeightsError(
+            f"{path} was written by torch.save: it is a pickle, which may run any code, and is not read here; convert "
+            f"it where PyTorch and safetensors are installed: safetensors.torch.save_file(torch.load({str(path)!r}, "
+            f"weights_only=True), {str(path.with_suffix('.safetensors'))!r})"
+        )
     try:
-        found = deserialize(content)
-    except (SafetensorError, ValueError, TypeError, OverflowError, MemoryError) as error:  # NumPy's, for odd shapes
+        found = {name: _array(stored) for name, stored in deserialize(content)}
+    except (
+        safetensors.SafetensorError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+    ) as error:  # NumPy's, for odd shapes
         raise WeightsError(
             f"{path} is no whole safetensors file ({error}); copy or download it again, or save the weights anew"
         ) from error
@@ -224,6 +245,23 @@ def load_with_metadata(path: str | os.PathLike[str]) -> tuple[dict[str, Array], 
         )
     metadata.pop(FORMAT, None)
     return {name: _sound(array) for name, array in sorted(found.items())}, metadata
+
+
+def _is_pickle(content: bytes) -> bool:
+    """Whether a file is one of torch.save's: an archive with a pickle in it, or, before PyTorch 1.6, pickles."""
+    if content[:4] == b"PK\3\4":
+        return b"/data.pkl" in content
+    protocol = content[:1] == b"\x80" and content[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    return protocol and content[8:9] != b"{"  # which is how the header of a safetensors file begins
+
+
+def _array(stored: Mapping[str, Any]) -> Array:
+    """An array from its dtype, shape and bytes. A bfloat16 is the first half of a float32, whose rest is zeros."""
+    if stored["dtype"] == "BF16":
+        halves = np.frombuffer(stored["data"], "<u2").astype(np.uint32)
+        return (halves << np.uint32(16)).view(np.float32).reshape(stored["shape"])
+    dtype = np.dtype(STORED[stored["dtype"]]).newbyteorder("<")
+    return np.frombuffer(stored["data"], dtype).astype(dtype.newbyteorder("="), copy=False).reshape(stored["shape"])
 
 
 def _sound(array: Array) -> Array:

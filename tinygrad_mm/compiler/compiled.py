@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -24,7 +24,22 @@ from tinygrad_mm.graph import name_of, state
 
 __all__ = ["Compiled", "compile"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 log = logging.getLogger("tinygrad_mm.compile")
+
+
+@overload
+def compile(
+    function: Callable[P, R], *, max_signatures: int = 32, backend: str = "numpy", verify: bool = True
+) -> Compiled[P, R]: ...
+
+
+@overload
+def compile(
+    function: None = None, *, max_signatures: int = 32, backend: str = "numpy", verify: bool = True
+) -> Callable[[Callable[P, R]], Compiled[P, R]]: ...
 
 
 def compile(
@@ -69,11 +84,11 @@ def compile(
     return Compiled(function, max_signatures, backend, verify)
 
 
-class Compiled:
+class Compiled(Generic[P, R]):
     """What `compile` returns."""
 
     def __init__(
-        self, function: Callable[..., Any], max_signatures: int = 32, backend: str = "numpy", verify: bool = True
+        self, function: Callable[P, R], max_signatures: int = 32, backend: str = "numpy", verify: bool = True
     ) -> None:
         if not callable(function):
             raise TypeError(f"compile: it takes a function or a module, not a {type(function).__name__}")
@@ -89,7 +104,7 @@ class Compiled:
         self._warned = False
         functools.update_wrapper(self, function, updated=())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns."""
         if state.watched:  # inside another trace, or with someone watching each operation
             return self.function(*args, **kwargs)
@@ -272,7 +287,7 @@ class Compiled:
         arrays = [leaf.value for leaf in plan.leaves if leaf is not None]
         return save_program(plan.emitted, path, arrays, [], f"{name_of(self.function)}, compiled.", usage)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled[P, R]:
         """A copy of the function (of a module: with parameters of its own), compiled anew at its first call."""
         return Compiled(copy.deepcopy(self.function, memo), self.max_signatures, self.backend.name, self.verifies)
 

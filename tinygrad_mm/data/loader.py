@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -174,16 +175,27 @@ class DataLoader:
             self._epoch = None
 
     def _ahead(self, chosen: Iterator[Any]) -> Iterator[Any]:
-        """The batches, `prefetch` of them under way in a thread that ends with this iterator, however it ends."""
+        """The batches, `prefetch` of them under way in a thread that ends with this iterator, however it ends.
+
+        Where no thread can be started (a browser's Python, a process at its limit), each is made when it is asked for.
+        """
         thread = futures.ThreadPoolExecutor(1, "DataLoader")  # loaded here: a thread that outlives the program may not
         under_way: deque[futures.Future[Any]] = deque()
+        rest: Iterator[Any] = iter(())  # what no thread makes
         try:
             for part in chosen:
-                under_way.append(thread.submit(self._batch, part))
+                try:
+                    under_way.append(thread.submit(self._batch, part))
+                except RuntimeError:
+                    if under_way:
+                        raise
+                    rest = chain([part], chosen)  # the thread did not start
+                    break
                 if len(under_way) > self.prefetch:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
+            yield from map(self._batch, rest)
         finally:
             thread.shutdown(cancel_futures=True)
 

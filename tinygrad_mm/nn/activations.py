@@ -9,6 +9,7 @@ import numpy as np
 
 from tinygrad_mm import functional
 from tinygrad_mm.nn.module import Module, as_tensor
+from tinygrad_mm.tensor import Tensor
 
 __all__ = [
     "ACTIVATIONS",
@@ -84,7 +85,7 @@ class ReLU(Module):
     Tensor([0., 2.], dtype=float32)
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """relu(x)"""
         return functional.relu(as_tensor(x))
 
@@ -101,7 +102,7 @@ class LeakyReLU(Module):
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.negative_slope = negative_slope
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """leaky_relu(x)"""
         return functional.leaky_relu(as_tensor(x), self.negative_slope)
 
@@ -122,7 +123,7 @@ class ELU(Module):
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """elu(x)"""
         return functional.elu(as_tensor(x), self.alpha)
 
@@ -149,7 +150,7 @@ class GELU(Module):
             raise ValueError(f"GELU: approximate={approximate!r}; use 'none' or 'tanh'")
         self.approximate = approximate
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """gelu(x)"""
         return functional.gelu(as_tensor(x), self.approximate)
 
@@ -167,7 +168,7 @@ class SiLU(Module):
     Tensor([0.], dtype=float32)
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """silu(x)"""
         return functional.silu(as_tensor(x))
 
@@ -184,7 +185,7 @@ class Softplus(Module):
     def __init__(self, beta: float = 1.0) -> None:
         self.beta = beta
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """softplus(x)"""
         return functional.softplus(as_tensor(x), self.beta)
 
@@ -202,7 +203,7 @@ class Sigmoid(Module):
     Tensor([0.5], dtype=float32)
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """sigmoid(x)"""
         return functional.sigmoid(as_tensor(x))
 
@@ -216,7 +217,7 @@ class Tanh(Module):
     Tensor([0.], dtype=float32)
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """tanh(x)"""
         return functional.tanh(as_tensor(x))
 
@@ -233,7 +234,7 @@ class Softmax(Module):
     def __init__(self, axis: int = -1) -> None:
         self.axis = axis
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """softmax(x)"""
         return functional.softmax(as_tensor(x), self.axis)
 
@@ -251,7 +252,7 @@ class LogSoftmax(Softmax):
     Tensor([-10000.,      0.], dtype=float32)
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> Tensor:
         """log_softmax(x)"""
         return functional.log_softmax(as_tensor(x), self.axis)
 

@@ -6,7 +6,7 @@ Nothing is registered: parameters and layers are found by walking the attributes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Module", "as_tensor"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
 
 # Attributes that are not parts of a module, and are not copied with it: its identity in graphs, and its hooks.
 _INTERNAL = ("_token", "_before", "_after")
@@ -33,6 +35,12 @@ def as_tensor(x: Any) -> Tensor:
     Tensor([1., 2.], dtype=float32)
     """
     return x if isinstance(x, Tensor) else Tensor(x)
+
+
+class _HasForward(Protocol[P, R]):
+    """For type checkers: a module, called, takes and returns what its own `forward` does."""
+
+    def forward(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
 
 class Module:
@@ -66,15 +74,21 @@ class Module:
         """What the module computes; every module defines it."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(); define forward(self, x) in the class")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """`forward(...)`, recorded as a call of this module, with the hooks before and after it."""
-        outer = state.scope
-        state.scope = Scope(self.token, type(self).__name__, outer)
-        try:
-            args = self._run_pre_hooks(args)
-            return self._run_hooks(args, self.forward(*args, **kwargs))
-        finally:
-            state.scope = outer
+    if TYPE_CHECKING:
+
+        def __call__(self: _HasForward[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    else:
+
+        def __call__(self, *args, **kwargs):
+            """`forward(...)`, recorded as a call of this module, with the hooks before and after it."""
+            outer = state.scope
+            state.scope = Scope(self.token, type(self).__name__, outer)
+            try:
+                args = self._run_pre_hooks(args)
+                return self._run_hooks(args, self.forward(*args, **kwargs))
+            finally:
+                state.scope = outer
 
     @property
     def token(self) -> object:

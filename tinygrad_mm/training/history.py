@@ -48,7 +48,7 @@ class History(dict[str, list[float]]):
             import matplotlib.pyplot as plt
             from matplotlib.ticker import MaxNLocator
         except ImportError as error:
-            raise ImportError("history.plot() needs Matplotlib: pip install matplotlib") from error
+            raise ImportError("history.plot() needs Matplotlib: pip install 'tinygrad_mm[examples]'") from error
         if not self.get("loss"):
             raise ValueError("history.plot(): no epoch has ended yet, so there is nothing to draw")
         panels = [name for name in self if not name.startswith("validation_") and name != "learning_rate"]

@@ -27,7 +27,7 @@ __all__ = ["evaluate", "fit", "predict"]
 
 
 def fit(
-    model: Module | Step | Compiled,
+    model: Module | Step | Compiled[..., Any],
     data: Any,
     loss: Callable[[Any, Any], Any] | None = None,
     optimizer: Optimizer | None = None,
@@ -164,7 +164,7 @@ def fit(
 
 
 def evaluate(
-    model: Module | Step | Compiled,
+    model: Module | Step | Compiled[..., Any],
     data: Any,
     loss: Callable[[Any, Any], Any],
     metrics: Metrics | None = None,
@@ -185,7 +185,7 @@ def evaluate(
     return evaluated(module, as_loader(data, batch_size, False, 0), loss, named_metrics(metrics, loss))
 
 
-def predict(model: Module | Step | Compiled, data: Any, batch_size: int = 256) -> Any:
+def predict(model: Module | Step | Compiled[..., Any], data: Any, batch_size: int = 256) -> Any:
     """What a model returns for data, as arrays, batch after batch.
 
     `data` are inputs without targets: an array, a tuple of the positional inputs, a dict of the named ones, or batches

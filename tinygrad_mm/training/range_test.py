@@ -42,7 +42,7 @@ class RangeTest:
         try:
             import matplotlib.pyplot as plt
         except ImportError as error:
-            raise ImportError("plot() of a range test needs Matplotlib: pip install matplotlib") from error
+            raise ImportError("plot() of a range test needs Matplotlib: pip install 'tinygrad_mm[examples]'") from error
         figure, axis = plt.subplots(layout="constrained")
         axis.semilogx(self.learning_rates, self.losses)
         axis.set(xlabel="learning rate", ylabel="loss, smoothed")

@@ -18,12 +18,14 @@ Calls: TypeAlias = "Sequence[Callable[[], Any]]"
 
 
 @functools.cache
-def _blas() -> Any:
-    """The BLAS libraries of this process."""
-    import threadpoolctl
-
+def _blas() -> Sequence[Any]:
+    """The BLAS libraries of this process; none are known where Python has no ctypes, as in some browsers."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return ()
     controller: Any = threadpoolctl.ThreadpoolController  # without type hints
-    return controller().select(user_api="blas")
+    return controller().select(user_api="blas").lib_controllers
 
 
 _held: list[tuple[Any, int]] = []  # BLAS libraries that are held to one thread, and how many they had
@@ -32,14 +34,14 @@ _held: list[tuple[Any, int]] = []  # BLAS libraries that are held to one thread,
 def threads() -> int:
     """How many threads BLAS may use when it is not held: OMP_NUM_THREADS and the like say so."""
     had = {id(library): count for library, count in _held}
-    counts = (had.get(id(library), library.num_threads) for library in _blas().lib_controllers)
+    counts = (had.get(id(library), library.num_threads) for library in _blas())
     return min((count or 1 for count in counts), default=1)
 
 
 def _hold_blas() -> None:
     """Hold BLAS to one thread, until `_let_blas_go`."""
     _let_blas_go()  # where an interrupt came before it was
-    _held.extend([(library, library.num_threads) for library in _blas().lib_controllers])
+    _held.extend([(library, library.num_threads) for library in _blas()])
     for library, _ in _held:
         library.set_num_threads(1)
 
