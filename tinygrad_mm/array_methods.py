@@ -449,6 +449,15 @@ class ArrayMethods:
     def __invert__(self) -> Self:
         return np.invert(self)  # type: ignore
 
+    def __dlpack__(self, **options: Any) -> Any:
+        refuse_while_tracing("np.from_dlpack(t)")
+        if self.requires_grad:
+            raise BufferError("a Tensor that requires grad cannot be exported; use t.detach()")
+        return self.value.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.value.__dlpack_device__()
+
     # -- methods that write in place
 
     sort = _in_place("sort", "np.sort(x)")

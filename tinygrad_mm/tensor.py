@@ -316,15 +316,6 @@ class Tensor(ArrayMethods, Vertex):
         """The array, for a tensor that requires no gradient; otherwise raises and names `detach()`."""
         return self.__array__()
 
-    def __dlpack__(self, **options: Any) -> Any:
-        refuse_while_tracing("np.from_dlpack(t)")
-        if self.requires_grad:
-            raise BufferError("a Tensor that requires grad cannot be exported; use t.detach()")
-        return self.value.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> Any:
-        return self.value.__dlpack_device__()
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         leaving(self.requires_grad, "copy.deepcopy(t)", ITSELF)
         if self.node is not None:
