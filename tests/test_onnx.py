@@ -88,6 +88,8 @@ def test_the_file_is_valid_and_in_the_data_s_dtype(name, tmp_path):
     onnx.checker.check_model(model, full_check=True)
     kinds = [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)]
     assert kinds == [onnx.TensorProto.DOUBLE] * 2
+    used = {name for node in model.graph.node for name in node.input}
+    assert {constant.name for constant in model.graph.initializer} <= used
 
 
 def test_readers_see_layers_and_names_of_parameters(tmp_path):

@@ -312,9 +312,9 @@ def _sliced(call: _Call) -> str:
 
 def _log_add_exp(call: _Call) -> str:
     """max(a, b) + log(1 + exp(-|a - b|))"""
+    if not isinstance(call.args[1], Vertex) and np.ndim(call.args[1]) == 0 and call.args[1] == 0:
+        return call.add("Softplus", call.input(0))
     a, b = call.inputs()
-    if call.args[1:] == (0,):
-        return call.add("Softplus", a)
     distance = call.add("Abs", call.add("Sub", a, b))
     return call.add("Add", call.add("Max", a, b), call.add("Softplus", call.add("Neg", distance)))
 
