@@ -6,7 +6,6 @@ become classes, so that the page can turn dark.
 
 from __future__ import annotations
 
-import colorsys
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -19,6 +18,7 @@ from tinygrad_mm.drawing.dot import digraph
 from tinygrad_mm.drawing.folding import fitted, with_references
 from tinygrad_mm.drawing.picture import Picture, PictureCluster, PictureNode
 from tinygrad_mm.drawing.renderer import render
+from tinygrad_mm.drawing.theme import in_the_dark
 from tinygrad_mm.explorer.calls import Ref
 from tinygrad_mm.explorer.story import Story
 from tinygrad_mm.graph import Node, select
@@ -262,15 +262,6 @@ def shades(colours: Iterable[str]) -> str:
     """
     rules = []
     for colour in sorted(set(colours)):
-        pair = f"light-dark({colour},{_dark(colour)})"
+        pair = f"light-dark({colour},{in_the_dark(colour)})"
         rules.append(f".f-{colour[1:]}{{fill:{pair}}}.s-{colour[1:]}{{stroke:{pair}}}")
     return "".join(rules)
-
-
-def _dark(colour: str) -> str:
-    if colour == "#ffffff":
-        return "#182029"  # the page's own dark paper
-    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    turned = colorsys.hls_to_rgb(hue, 0.95 - 0.84 * lightness, saturation * (0.6 if lightness > 0.7 else 0.85))
-    return "#" + "".join(f"{round(255 * part):02x}" for part in turned)
