@@ -15,7 +15,8 @@ _number = itertools.count(1).__next__
 def execute(source: str, title: str, namespace: dict[str, Any], owner: Any) -> str:
     """Execute `source` in `namespace` under a file name of its own, which it returns.
 
-    `linecache` knows the lines until `owner` is collected, so that programs that nobody uses leave nothing behind.
+    `linecache` knows the lines until `owner` is collected. The name stays, without lines: `linecache.checkcache` walks
+    over the names that it listed before, and fails in the middle of somebody's traceback if one has vanished meanwhile.
 
     >>> class Owner: pass
     >>> owner, namespace = Owner(), {}
@@ -27,6 +28,6 @@ def execute(source: str, title: str, namespace: dict[str, Any], owner: Any) -> s
     """
     filename = f"<{title} #{_number()}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    weakref.finalize(owner, linecache.cache.pop, filename, None).atexit = False
+    weakref.finalize(owner, linecache.cache.__setitem__, filename, (0, None, [], filename)).atexit = False
     exec(compile(source, filename, "exec"), namespace)
     return filename
