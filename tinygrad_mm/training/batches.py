@@ -173,6 +173,8 @@ def inputs_in(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def examples_in(target: Any) -> int:
     """The number of examples in a batch, by its target."""
+    if isinstance(target, np.ndarray):  # the usual case
+        return len(target) if target.ndim else 1
     while isinstance(target, (tuple, list, dict)) and target:
         target = next(iter(target.values() if isinstance(target, dict) else target))
     return len(target) if np.ndim(target) else 1

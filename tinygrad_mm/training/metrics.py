@@ -20,6 +20,7 @@ __all__ = [
     "f1",
     "is_better_when_higher",
     "mae",
+    "measured",
     "mse",
     "named_metrics",
     "precision",
@@ -46,7 +47,7 @@ def accuracy(prediction: Any, target: Any, threshold: float = 0.0) -> float:
     0.5
     """
     found, wanted = _classes("accuracy", prediction, target, threshold)
-    return float(np.mean(found == wanted))
+    return float(np.divide(np.count_nonzero(found == wanted), wanted.size))
 
 
 def top_k(prediction: Any, target: Any, k: int = 5) -> float:
@@ -211,6 +212,15 @@ def named_metrics(metrics: Metrics | None, loss: Any) -> dict[str, Metric]:
     if taken:
         raise ValueError(f"fit: the history has its own {', '.join(taken)}; give the metric another name")
     return found
+
+
+def measured(metrics: Mapping[str, Metric], prediction: Any, target: Any) -> dict[str, float]:
+    """Each metric of predictions, by name.
+
+    >>> measured({"error": mae}, np.array([1.0, 4.0]), np.array([2.0, 2.0]))
+    {'error': 1.5}
+    """
+    return {name: float(metric(prediction, target)) for name, metric in metrics.items()}
 
 
 def is_better_when_higher(name: str) -> bool:

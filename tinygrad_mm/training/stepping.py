@@ -58,10 +58,7 @@ class Stepper:
         if step is None:
             return self._eagerly(inputs, named, target)
         try:
-            with np.errstate(
-                all="ignore"
-            ):  # a model's own `errstate` is no part of a program; what is not finite is found
-                found = step(*inputs, target, **named)
+            found = self._by_program(step, *inputs, target, **named)
         except Exception as error:
             if self.needs_program or error is not step.refused:
                 raise
@@ -74,6 +71,10 @@ class Stepper:
                 "what the model reads changes; batches of few lengths come from DataLoader(..., buckets=5)"
             )
         return found if step.outputs else (found, None)
+
+    @np.errstate(all="ignore")  # a model's own `errstate` is no part of a program; what is not finite is found
+    def _by_program(self, step: Step, *batch: Any, **named: Any) -> Any:
+        return step(*batch, **named)
 
     def _give_up(self, reason: str) -> None:
         self.compiled = None
