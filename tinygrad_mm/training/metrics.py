@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.training.weighing import ignored_by
+
 __all__ = [
     "Metrics",
     "accuracy",
@@ -198,7 +200,8 @@ def named_metrics(metrics: Metrics | None, loss: Any) -> dict[str, Metric]:
     """Metrics by the names that the history has for them.
 
     Names are those of the functions here, and "top_3" for the three classes with the largest scores. Where the loss
-    takes probabilities of two classes, the second begins above 0.5.
+    takes probabilities of two classes, the second begins above 0.5; labels that it leaves out (`ignore_index`) are not
+    looked at.
 
     Raises ValueError for unknown names.
 
@@ -241,15 +244,28 @@ def _metric(metric: Metric | str, loss: Any) -> Metric:
     if not isinstance(metric, str):
         return metric
     top = TOP.fullmatch(metric)
-    if top:
-        return functools.partial(top_k, k=int(top[1]))
-    if metric not in NAMED:
+    if not top and metric not in NAMED:
         raise ValueError(
             f"fit: there is no metric {metric!r}; there are {', '.join(NAMED)} and top_5 (with any number), or give a "
             "function of arrays, metric(prediction, target)"
         )
-    found = NAMED[metric]
-    return functools.partial(found, threshold=0.5) if metric in OF_CLASSES and _takes_probabilities(loss) else found
+    found: Metric = functools.partial(top_k, k=int(top[1])) if top else NAMED[metric]
+    if metric in OF_CLASSES and _takes_probabilities(loss):
+        found = functools.partial(found, threshold=0.5)
+    return functools.partial(_of_arrays, metric, found, ignored_by(loss))
+
+
+def _of_arrays(name: str, metric: Metric, ignored: Any, prediction: Any, target: Any) -> Any:
+    """A metric of what the loss does not leave out, 0 where that is nothing."""
+    for what, given in (("prediction", prediction), ("target", target)):
+        if isinstance(given, (tuple, list, dict)):
+            raise TypeError(
+                f"fit: the metric {name!r} is of arrays, and the {what} is a {type(given).__name__}; give a function "
+                "metric(prediction, target) that picks the arrays it is about"
+            )
+    if ignored is None or (counted := target != ignored).all():
+        return metric(prediction, target)
+    return metric(prediction[counted], target[counted]) if counted.any() else 0.0
 
 
 def _takes_probabilities(loss: Any) -> bool:

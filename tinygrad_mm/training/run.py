@@ -14,11 +14,11 @@ from tinygrad_mm.gradient import no_grad
 from tinygrad_mm.nn import Module
 from tinygrad_mm.optim import ExponentialMovingAverage, Optimizer, ReduceOnPlateau, clip_grad_norm
 from tinygrad_mm.step.parts import check_parts
-from tinygrad_mm.training.batches import arrays_in, examples_in, joined, parted
+from tinygrad_mm.training.batches import arrays_in, check_inputs, examples_in, joined, parted
 from tinygrad_mm.training.history import History
 from tinygrad_mm.training.metrics import Metrics, measured, named_metrics
 from tinygrad_mm.training.stepping import Stepper
-from tinygrad_mm.training.weighing import weighted
+from tinygrad_mm.training.weighing import ignored_by, weighted
 
 __all__ = ["Run", "evaluated", "evaluating"]
 
@@ -73,6 +73,7 @@ class Run:
         )
         self.gradients: dict[int, Any] = {}  # what they add up to since the last update, by the parameter's number
         self.waiting = [0, 0]  # batches and examples since then, where gradients are accumulated
+        self.begun = False  # whether a batch has been seen
         self.now = 0  # examples in the last batch
         self.updated = False  # whether the last batch was followed by an update
         self.on_gradients = self._methods("on_gradients")
@@ -118,6 +119,9 @@ class Run:
         Raises AnomalyError, before anything is updated, where the loss or a gradient is not finite.
         """
         inputs, named, target = parted(batch)
+        if not self.begun:
+            check_inputs("fit", self.model, inputs, named)
+            self.begun = True
         drawn = [(rng, rng.bit_generator.state) for rng in self.drawn_from]
         self.now = examples = examples_in(target)
         try:
@@ -322,6 +326,8 @@ def evaluated(
     with evaluating(model):
         for batch in loader:
             inputs, named, target = parted(batch)
+            if not examples:
+                check_inputs("evaluate", model, inputs, named)
             prediction = model(*inputs, **named)
             n = examples_in(target)
             total += float(loss(prediction, target)) * n
@@ -333,7 +339,9 @@ def evaluated(
         raise ValueError("evaluate: the data gave no batch; an iterator can be gone through once")
     found = {"loss": total / examples}
     if metrics:
-        prediction, target = joined(predictions), joined(targets)
+        ignored = ignored_by(loss)  # what fills up targets where batches have different lengths
+        prediction = joined("evaluate", predictions, None if ignored is None else 0)
+        target = joined("evaluate", targets, ignored)
         found.update(measured(metrics, prediction, target))
     return found
 

@@ -57,13 +57,16 @@ class Stepper:
         self.steps += 1
         if step is None:
             return self._eagerly(inputs, named, target)
+        refused = None
         try:
             found = self._by_program(step, *inputs, target, **named)
         except Exception as error:
             if self.needs_program or error is not step.refused:
                 raise
+            refused = f"{type(error).__name__}: {error}"
+        if refused is not None:
             found = self._eagerly(inputs, named, target)  # which may raise the same, as it is the model's own fault
-            self._give_up(f"{type(error).__name__}: {error}")
+            self._give_up(refused)
             return found
         if not self.needs_program and TRACES < step.traces > self.steps / 10:
             self._give_up(
