@@ -48,8 +48,8 @@ TORCH_LAYERS = {
     "Threshold": "`np.where(x > 0.1, x, 20)`",
     "TripletMarginWithDistanceLoss": "`np.mean(tg.relu(distance(x, y) - distance(x, z) + 1))`",
     "Unfold": "`functional.windows`",
-    "UpsamplingBilinear2d": "`nn.Upsample(2, mode='bilinear', align_corners=True)`",
-    "UpsamplingNearest2d": "`nn.Upsample`",
+    "UpsamplingBilinear2d": "`nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True)`",
+    "UpsamplingNearest2d": "`nn.Upsample(scale_factor=2)`",
 }
 TORCH_LAYERS_NOT = {
     r".*3d": "three spatial axes: `functional.windows` and `functional.overlap_add` take any number of them",
@@ -64,7 +64,7 @@ TORCH_LAYERS_NOT = {
     "MultiLabelMarginLoss": "rare; binary cross entropy is what is used",
     "MultiLabelSoftMarginLoss": "`nn.BCEWithLogitsLoss` is the same mean",
     "RReLU": "rare",
-    "SyncBatchNorm": "statistics of a batch that is spread over processes; `tg.distributed` averages gradients only",
+    "SyncBatchNorm": "statistics of a batch that is spread over processes; smaller batches have their own",
 }
 TORCH_OPTIMIZERS = {"SparseAdam": "`optim.Adam`: there are no sparse gradients, so it is the same"}
 TORCH_OPTIMIZERS_NOT = {
