@@ -8,7 +8,6 @@ Tensor hides in a container.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from tinygrad_mm.arrays import as_array, is_foreign_array, operand_array
 from tinygrad_mm.errors import qualified
-from tinygrad_mm.graph import NO_KWARGS, RULES, Rule, Vertex, state
+from tinygrad_mm.graph import NO_KWARGS, RULES, Rule, Vertex, positional, state
 from tinygrad_mm.rules.pieces import WRITING
 
 __all__ = ["normal_form", "operand", "plain", "rule_of", "in_normal_form"]
@@ -122,11 +121,8 @@ def normal_form(
 @functools.cache
 def _place_of_out(fun: Callable[..., Any]) -> int | None:
     """The position of `out` among the positional parameters of a function, or None."""
-    try:
-        parameters = inspect.signature(fun).parameters.values()
-        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    except ValueError:  # in some versions of NumPy, functions written in C say nothing
-        names = {np.dot: ["a", "b", "out"], np.concatenate: ["arrays", "axis", "out"]}.get(fun, [])
+    # in some versions of NumPy, functions written in C say nothing
+    names = positional(fun) or {np.dot: ["a", "b", "out"], np.concatenate: ["arrays", "axis", "out"]}.get(fun, [])
     return names.index("out") if "out" in names else None
 
 
