@@ -549,7 +549,7 @@ class TestTroubles:
                 pass
             finally:
                 sys.settrace(tracing)
-                np.seterr(**errors)  # NumPy 2.0 leaves errstate by Python code, which an interrupt can leave in its midst
+                np.seterr(**errors)  # the Python code of errstate in NumPy 2.0 can be interrupted, too
             assert step(*small()) > 0
             assert [library.num_threads for library in pool._blas()] == before
 
