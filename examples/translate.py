@@ -21,13 +21,14 @@ import functools
 import importlib
 import importlib.util
 import resource
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+import command_line
 import language_data
 import numpy as np
+from command_line import COUNT, RATE, SEED
 from language_pictures import attention_weights, draw_alignment, draw_translation_product
 
 import tinygrad_mm as tg
@@ -192,7 +193,7 @@ class Task(NamedTuple):
 TASKS = {
     "numbers": Task(numbers, (True, True), 1, 64, 0.0, 0.0, 1, 1700, 64, 3e-3, "ninety-one thousand and twelve"),
     "dates": Task(dates, (False, False), 1, 64, 0.0, 0.0, 1, 1900, 64, 3e-3, "Wednesday, 5 March 1997"),
-    "verses": Task(verses, (True, True), 2, 128, 0.3, 0.1, 4, 2200, 64, 2e-3, "He who has ears to hear, let him hear."),
+    "verses": Task(verses, (True, True), 3, 128, 0.3, 0.1, 4, 2400, 32, 2e-3, "He who has ears to hear, let him hear."),
 }
 
 
@@ -213,9 +214,14 @@ class Examples:
         return source.encode(pair[0]), target.encode(pair[1], start=True, stop=True)
 
     def columns(self, pairs):
-        """Sources, and targets as they are given to the decoder and as it is to say them."""
+        """Sources, and targets as they are given to the decoder and as it is to say them.
+
+        It is not to say <unknown>, which stands for too many words to be one: there the loss asks for nothing.
+        """
         sources, targets = zip(*map(self.encoded, pairs), strict=True)
-        return list(sources), [target[:-1] for target in targets], [target[1:] for target in targets]
+        own = self.vocabularies[1]
+        said = [np.where(target[1:] == own.unknown, own.padding, target[1:]) for target in targets]
+        return list(sources), [target[:-1] for target in targets], said
 
     def arrays(self, pairs):
         return tuple(map(text.pad_sequences, self.columns(pairs)))
@@ -401,20 +407,20 @@ def check_text(options, examples):
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     title = "Learn to translate numbers, dates or verses, test that, and show which words belong together."
-    parser = argparse.ArgumentParser(description=title, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = command_line.parser(title)
     add = parser.add_argument
     add("--task", choices=TASKS, default="numbers", help="what is translated")
     add("--model", choices=MODELS, default="transformer", help="or recurrent networks with additive attention")
     add("--text", metavar="TEXT", help="translate this, by the model of the last run (which is trained if need be)")
-    add("--beams", type=positive, default=1, metavar="N", help="translations that are followed at a time")
-    add("--steps", type=positive, metavar="N", help="of training (default: the task's)")
-    add("--batch-size", type=positive, metavar="N", help="pairs in a step (default: the task's)")
-    add("--learning-rate", type=float, metavar="RATE", help="at its peak (default: the task's)")
-    add("--features", type=positive, metavar="N", help="numbers for each word (default: the task's)")
-    add("--layers", type=positive, default=2, metavar="N", help="of encoder and decoder")
-    add("--examples", type=positive, metavar="N", help="learn from and test on N pairs at most")
+    add("--beams", type=COUNT, default=1, metavar="N", help="translations that are followed at a time")
+    add("--steps", type=COUNT, metavar="N", help="of training (default: the task's)")
+    add("--batch-size", type=COUNT, metavar="N", help="pairs in a step (default: the task's)")
+    add("--learning-rate", type=RATE, metavar="RATE", help="at its peak (default: the task's)")
+    add("--features", type=COUNT, metavar="N", help="numbers for each word (default: the task's)")
+    add("--layers", type=COUNT, default=2, metavar="N", help="of encoder and decoder")
+    add("--examples", type=COUNT, metavar="N", help="learn from and test on N pairs at most")
     add("--backend", choices=["numpy", "numba"], default="numpy", help="of the compiled step")
-    add("--seed", type=int, default=0, metavar="N", help="of the starting weights and the order of pairs")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the starting weights and the order of pairs")
     add("--resume", action="store_true", help="go on where the last run stopped, or use it if it is done")
     add("--out", type=Path, default=Path("translate-out"), metavar="DIR", help="folder for checkpoints and pictures")
     options = parser.parse_args(arguments)
@@ -423,17 +429,5 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def positive(given: str) -> int:
-    value = int(given)
-    if value < 1:
-        raise ValueError(given)
-    return value
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("\ntranslate.py: stopped; --resume goes on from the last checkpoint")
-    except (OSError, ValueError) as error:
-        sys.exit(f"translate.py: {error}")
+    command_line.run(main, "stopped; --resume goes on from the last checkpoint, if there is one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ MODULES = (
     "language_runs",
     "translate",
     "classify_text",
+    "command_line",
     "course.style",
 )
 SAID = "It was said, and said again: what is written is written.\n"
@@ -135,22 +137,41 @@ def test_language_says_what_is_wrong(language, arguments, message):
         language(*arguments)
 
 
-def test_language_refuses_short_texts_and_other_characters(language):
+def test_language_refuses_short_texts_and_knows_characters_that_are_held_back_only(language):
     short = language.path / "short.txt"
     short.write_text("abc", "utf-8")
-    with pytest.raises(SystemExit, match="holds 3 characters, too few"):
+    with pytest.raises(SystemExit, match="2 characters to learn from and 1 to test on are too few"):
         language("--data", short)
     short.write_text("abc " * 200 + "é" * 60, "utf-8")
-    with pytest.raises(SystemExit, match="characters of its own"):
-        language("--data", short)
+    assert "6 different" in language("--data", short, "--model", "bigram", "--prompt", "é")
 
 
 def test_a_model_of_another_text_is_not_resumed(language):
     language("--model", "mlp", "--steps", 10)
     other = language.path / "other.txt"
     other.write_text(SAID.replace("w", "v") * 30, "utf-8")
-    with pytest.raises(ValueError, match=r"vocabulary|shape"):
+    with pytest.raises(ValueError, match="it was trained with another vocabulary, of 17 tokens; this one has 17"):
         language("--model", "mlp", "--steps", 10, "--resume", "--data", other)
+    with pytest.raises(ValueError, match=r"state of another text, or of other batches: .*batches=1; here .*batches=2"):
+        language("--model", "mlp", "--steps", 20, "--resume")
+    table = language("--model", "bigram", "--data", other).split("model  ")[1]
+    assert "bigram" in table
+    assert "MLP" not in table  # whose number is of the other text
+
+
+@pytest.mark.parametrize("model", ["bigram", "mlp", "gru"])
+def test_a_prompt_may_be_longer_than_what_a_model_looks_at(language, model):
+    said = "It was said, " * 3
+    assert said in language("--model", model, "--steps", 2, "--prompt", said)
+
+
+def test_the_seconds_of_a_run_count_all_its_parts(language):
+    def seconds(*arguments):
+        language("--model", "mlp", "--steps", 10, *arguments)
+        return json.loads((language.path / "mlp.json").read_text())["seconds"]
+
+    first = seconds()
+    assert seconds("--resume") >= 0.9 * first
 
 
 # ---------------------------------------------------------------------------------------------------------------------
