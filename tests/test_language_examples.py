@@ -50,8 +50,7 @@ def language(example, monkeypatch, tmp_path, capsys):
         "mlp": functools.partial(module.Window, window=4, features=8, hidden=32),
     }
     monkeypatch.setattr(module, "LENGTH", 8)
-    for cls in (module.Window, module.Transformer):
-        monkeypatch.setattr(cls, "context", 8)
+    monkeypatch.setattr(module.Transformer, "context", 8)
     for name, make in small.items():
         monkeypatch.setitem(module.RECIPES, name, module.Recipe(make, 120, 8, 1e-2))
     data = tmp_path / "text.txt"
