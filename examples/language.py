@@ -245,7 +245,9 @@ def learn(name, model, data, vocabulary, options, rng):
         history = tg.fit(model, rows, tg.cross_entropy, optimizer, steps, **settings)
         return time.perf_counter() - start, history
 
-    schedule = tg.optim.schedules.warm_up(min(200, steps // 10), then=tg.optim.schedules.cosine(rate, steps, rate / 20))
+    schedule = tg.optim.schedules.warm_up(
+        max(1, min(200, steps // 10)), then=tg.optim.schedules.cosine(rate, steps, rate / 20)
+    )
     optimizer = tg.optim.AdamW(model.parameters(), schedule, betas=(0.9, 0.99), weight_decay=0.1)
     epochs = min(10, steps)
     if options.lines:

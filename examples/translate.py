@@ -244,7 +244,7 @@ def learn(model, examples, parts, task, options, rng):
         batches = tg.data.DataLoader(examples.arrays(parts[0]), **own)
     epochs = max(1, round(steps / len(batches)))
     steps = epochs * len(batches)
-    warm = min(400, steps // 5)
+    warm = max(1, min(400, steps // 5))
     schedule = tg.optim.schedules.warm_up(warm, then=tg.optim.schedules.cosine(rate, steps, rate / 50))
     optimizer = tg.optim.AdamW(model.parameters(), schedule, betas=(0.9, 0.98), weight_decay=0.01)
     smoothed = functools.partial(tg.cross_entropy, ignore_index=0, label_smoothing=task.smoothing)
@@ -260,7 +260,7 @@ def learn(model, examples, parts, task, options, rng):
         smoothed,
         optimizer,
         epochs,
-        validation=examples.arrays(parts[1][:256]),
+        validation=tg.data.DataLoader(examples.arrays(parts[1][:256]), 64),
         clip_norm=1.0,
         callbacks=[*examples.vocabularies, show],
         checkpoint=options.folder,
