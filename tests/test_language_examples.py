@@ -18,7 +18,7 @@ MODULES = (
     "language",
     "language_data",
     "language_pictures",
-    "language_runs",
+    "runs",
     "translate",
     "classify_text",
     "command_line",
@@ -366,22 +366,36 @@ def test_texts_are_read(example):
 
 
 def test_the_runs_are_commands_of_the_examples(example, tmp_path, monkeypatch, capsys):
-    runs = example("language_runs")
+    runs = example("runs")
     started = []
 
     def start(command, **_):
         started.append(command)
-        return type("Run", (), {"returncode": 0, "stdout": "trained\ntest loss 1.5000 nats a character\n"})
+        said = " 1 of 2\r 2 of 2\ntrained, None\ntest loss 1.5000 nats a character\n"
+        return type("Run", (), {"returncode": "gan.py" in command[1], "stdout": said})
 
     monkeypatch.setattr(runs.subprocess, "run", start)
-    runs.main(["--reference", "ref", "--seeds", "3", "--logs", str(tmp_path), "--out", "out"])
+    every = ["--reference", "ref", "--seeds", "3", "--logs", str(tmp_path), "--out", "out"]
+    runs.main([*every, "--fashion", "images"])
     assert len(started) == len(runs.RUNS) == len([*tmp_path.glob("*-3.txt")])
-    assert "test loss 1.5000" in capsys.readouterr().out
-    assert (
-        (tmp_path / "shakespeare-3.txt").read_text().startswith("$ python examples/language.py --data REFERENCE/shake")
-    )
+    said = capsys.readouterr().out
+    assert "test loss 1.5000" in said
+    assert "gan, seed 3 failed" in said
+    command, seconds, _, *rest = (tmp_path / "shakespeare-3.txt").read_text().splitlines()
+    assert command.startswith("$ python examples/language.py --data REFERENCE/shakespeare/input.txt")
+    assert re.fullmatch(r"\d+ s", seconds)
+    assert rest == [" 2 of 2", "trained, None", "test loss 1.5000 nats a character"]
+    assert "--data FASHION --seed 3\n" in (tmp_path / "fashion-3.txt").read_text()
+
+    done = len(started)
+    runs.main([*every, "--resume"])
+    assert [Path(command[1]).stem for command in started[done:]] == ["gan"]  # the one that failed
+    assert "fashion: left out, as it needs --fashion" in capsys.readouterr().out
+    assert [runs.seeds(name, runs.parse([])) for name in ("dates", "moons")] == [[0, 1, 2], [0]]
     for command in started:
         module = example(Path(command[1]).stem)
+        if not hasattr(module, "parse"):  # a small program, which the tests of its own run
+            continue
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
             assert module.parse([part.replace("ref/", f"{tmp_path}/") for part in command[2:]]).seed == 3
