@@ -19,6 +19,7 @@ MODULES = (
     "language_data",
     "language_pictures",
     "runs",
+    "translation_tasks",
     "translate",
     "classify_text",
     "command_line",
@@ -237,9 +238,9 @@ def test_beams_and_batches_change_nothing_for_the_sure(few_numbers):
         assert np.allclose(looks.sum(axis=-1), 1, atol=1e-5)
 
 
-def test_dates_have_nine_formats_that_can_be_read(translate):
+def test_dates_have_nine_formats_that_can_be_read(example):
     pytest.importorskip("babel")
-    module = translate.module
+    module = example("translation_tasks")
     parts = module.dates(np.random.default_rng(0))
     learned, _, test = parts
     assert {iso for _, iso in learned}.isdisjoint(iso for _, iso in test)
@@ -252,8 +253,8 @@ def test_dates_have_nine_formats_that_can_be_read(translate):
         assert months[int(month) - 1] in given
 
 
-def test_verses_stand_beside_their_translations(translate):
-    learned, validation, test = translate.module.verses(np.random.default_rng(0))
+def test_verses_stand_beside_their_translations(example):
+    learned, validation, test = example("translation_tasks").verses(np.random.default_rng(0))
     assert len(learned) > 3000
     assert len(validation) == len(test) == 300
     names = [("Jesus", "Jesús"), ("Pilate", "Pilato"), ("Abraham", "Abraham"), ("Galilee", "Galilea")]
@@ -273,6 +274,38 @@ def test_verses_stand_beside_their_translations(translate):
 def test_translate_says_what_is_wrong(few_numbers, text, message):
     with pytest.raises(SystemExit, match=message):
         few_numbers("--text", text)
+
+
+def test_pairs_of_ones_own_are_learned(translate):
+    """Words written backwards, in characters; and the same rule in words, where unknown ones come."""
+    words = translate.path / "words.tsv"
+    syllables = [a + b for a in "bdgklmnprt" for b in "aeiou"]
+    words.write_text("\n".join(f"{one}{two}\t{two}{one}" for one in syllables[::3] for two in syllables[::4]), "utf-8")
+    said = translate("--data", words, "--steps", 200, "--batch-size", 32, "--learning-rate", 0.01)
+    assert re.search(r"greedy: [\d.]+ % exact, \d+ of 22 wrong", said)
+    losses = [float(loss) for loss in re.findall(r"validation loss ([\d.]+)", said)]
+    assert losses[-1] < 0.6 * losses[0]
+    said = translate("--data", words, "--words", "--steps", 2, "--examples", 5)  # fewer than a batch
+    assert "epoch 2/2" in said
+    assert (translate.path / "words-transformer" / "attention.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("one\tun\ntwo deux\n", "'two deux' in .* is no pair; write source, one tab, translation"),
+        ("one\t \n", "is no pair"),
+        ("one\tun\n" * 30, "holds 1 pairs; 20 are the least"),
+        ("", "holds 0 pairs"),
+    ],
+)
+def test_translate_says_what_is_wrong_with_pairs(translate, written, message):
+    pairs = translate.path / "pairs.tsv"
+    pairs.write_text(written, "utf-8")
+    with pytest.raises(SystemExit, match=message):
+        translate("--data", pairs)
+    with pytest.raises(SystemExit, match="cannot be read as text"):
+        translate("--data", translate.path)
 
 
 def test_translate_names_what_it_needs(translate, monkeypatch):
