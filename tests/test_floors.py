@@ -34,7 +34,18 @@ FLOORS = (
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
 # Modules that are nothing without another library.
 NEEDS = {"tinygrad_mm.sklearn": {"sklearn"}, "tinygrad_mm.rules.scipy_special": {"scipy"}}
-HEAVY = {"onnx", "scipy", "sklearn", "graphviz", "tqdm", "matplotlib", "safetensors", "numba", "threadpoolctl", "IPython"}
+HEAVY = {
+    "onnx",
+    "scipy",
+    "sklearn",
+    "graphviz",
+    "tqdm",
+    "matplotlib",
+    "safetensors",
+    "numba",
+    "threadpoolctl",
+    "IPython",
+}
 
 
 def module_of(path: Path) -> str:

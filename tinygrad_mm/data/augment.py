@@ -25,8 +25,8 @@ def shift(images: Any, rng: Rng, most: int = 2, fill: float = 0) -> Array:
 
     >>> image = np.arange(4).reshape(1, 2, 2)
     >>> shift(image, np.random.default_rng(5), most=1, fill=9)
-    array([[[2, 3],
-            [9, 9]]])
+    array([[[9, 9],
+            [9, 0]]])
     """
     images = _images("shift", images)
     _whole("shift", "most", most, 0)

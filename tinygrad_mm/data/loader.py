@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def _examples_of(columns: Any) -> list[Any]:
     """The examples of a structure of arrays, one by one."""
     lengths: list[int] = []
     mapped(lambda column: lengths.append(len(column)), columns)
-    return [mapped(lambda column, i=i: column[i], columns) for i in range(lengths[0])]
+    return [mapped(operator.itemgetter(i), columns) for i in range(lengths[0])]
 
 
 class DataLoader:
@@ -144,8 +145,8 @@ class DataLoader:
                 f"DataLoader: workers={workers!r} must be a positive number of threads, or an executor of "
                 "concurrent.futures"
             )
-        for name, value in (("shuffle", shuffle or None), ("buckets", buckets)):
-            if sampler is not None and value is not None:
+        for name, given in (("shuffle", shuffle), ("buckets", buckets is not None)):
+            if sampler is not None and given:
                 raise ValueError(
                     f"DataLoader: sampler= decides which examples come when, and so does {name}=; drop one"
                 )
@@ -255,9 +256,9 @@ class DataLoader:
             order, numbers = epoch.order, range(epoch.given, len(self))
             parts = (slice(i * self.batch_size, min((i + 1) * self.batch_size, self.examples)) for i in numbers)
             chosen = parts if order is None else map(order.__getitem__, parts)
-        tasks = (self._task(part, epoch, epoch.given + i) for i, part in enumerate(chosen))
+        tasks = (self._task(part, epoch, number) for number, part in enumerate(chosen, start=epoch.given))
         if self.prefetch:
-            batches = ahead(lambda task: (_made, task), tasks, self.prefetch, self.workers)
+            batches = ahead(_made, tasks, self.prefetch, self.workers)
         else:
             batches = map(_made, tasks)
         for batch in batches:

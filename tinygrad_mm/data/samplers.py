@@ -22,7 +22,7 @@ class WeightedSampler:
 
     >>> sampler = WeightedSampler([0.0, 1.0, 3.0], count=1000)
     >>> len(sampler), np.bincount(sampler(np.random.default_rng(0))).tolist()
-    (1000, [0, 250, 750])
+    (1000, [0, 231, 769])
     """
 
     def __init__(self, weights: Any, count: int | None = None, replacement: bool = True) -> None:

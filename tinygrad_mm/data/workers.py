@@ -26,35 +26,32 @@ def _working(workers: int | futures.Executor) -> Iterator[futures.Executor]:
 
 
 def ahead(
-    make: Callable[[Any], tuple[Callable[..., Any], Any]],
-    chosen: Iterator[Any],
+    make: Callable[[Any], Any],
+    tasks: Iterator[Any],
     prefetch: int,
     workers: int | futures.Executor,
 ) -> Iterator[Any]:
-    """The batches of `chosen`, `prefetch` of them under way; nothing is left under way when this iterator ends.
+    """`map(make, tasks)` with `prefetch` calls under way; none is left waiting when this iterator ends.
 
-    `make(part)` gives a function and its argument: what a worker does for one batch. Where no thread can be started (a
-    browser's Python, a process at its limit), each batch is made when it is asked for.
+    Where no thread can be started (a browser's Python, a process at its limit), each is made when it is asked for.
     """
     under_way: deque[futures.Future[Any]] = deque()
     rest: Iterator[Any] = iter(())  # what no worker makes
     with _working(workers) as pool:
         try:
-            for part in chosen:
+            for task in tasks:
                 try:
-                    under_way.append(pool.submit(*make(part)))
+                    under_way.append(pool.submit(make, task))
                 except RuntimeError:
                     if under_way or isinstance(workers, futures.Executor):
                         raise
-                    rest = chain([part], chosen)  # the thread did not start
+                    rest = chain([task], tasks)  # the thread did not start
                     break
                 if len(under_way) > prefetch:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
-            for part in rest:
-                function, argument = make(part)
-                yield function(argument)
+            yield from map(make, rest)
         finally:
             for future in under_way:
                 future.cancel()
