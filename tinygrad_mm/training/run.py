@@ -297,16 +297,17 @@ class Run:
         ):
             if own != saved:
                 raise ValueError(f"it was saved with the {what} {saved}, this run has {own}")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.loader.load_state_dict(state["loader"])
+        # Callbacks first: one that knows the data, such as a vocabulary, says more than a shape that differs.
         for part, saved in zip(
-            [self.validation, *self.callbacks], [state["validation"], *state["callbacks"]], strict=True
+            [*self.callbacks, self.validation], [*state["callbacks"], state["validation"]], strict=True
         ):
             if (saved is None) != (_state_of(part) is None):
                 raise ValueError(f"it was saved with other callbacks or validation data than {part!r}")
             if saved is not None:
                 part.load_state_dict(saved)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.loader.load_state_dict(state["loader"])
         for name, rng in generators.items():
             rng.bit_generator.state = state["generators"][name]
         self.epoch, self.step, self.examples = int(state["epoch"]), int(state["step"]), int(state["examples"])
