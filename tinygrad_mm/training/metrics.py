@@ -251,7 +251,7 @@ def _metric(metric: Metric | str, loss: Any) -> Metric:
         )
     found: Metric = functools.partial(top_k, k=int(top[1])) if top else NAMED[metric]
     if metric in OF_CLASSES and _takes_probabilities(loss):
-        found = functools.partial(found, threshold=0.5)
+        found = functools.partial(NAMED[metric], threshold=0.5)
     return functools.partial(_of_arrays, metric, found, ignored_by(loss))
 
 
