@@ -1,7 +1,7 @@
 """Operations of the compiler's own: what several calls of the traced function become where one is quicker.
 
 They are plain functions of arrays, so that a program reads the same with or without them; below stands how each is
-written. `..._columns` are the same for matrices that are kept with features along the first axis.
+written.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.program import Op
-from tinygrad_mm.compiler.statements import Array, Lowering, Statement, Write, call, copy
+from tinygrad_mm.compiler.statements import Array, Lowering, Statement, Write, call
 from tinygrad_mm.functional.activations import one_hot, pick, sigmoid
 
 __all__ = [
     "EXPANSIONS",
     "LOWERINGS_OF_FUSED",
     "clear_error",
-    "one_hot_columns",
     "one_hot_rows",
-    "pick_columns",
     "pick_rows",
-    "transposed_copy",
     "where_positive",
 ]
 
@@ -48,24 +45,9 @@ def pick_rows(z: Any, labels: Any) -> Any:
     return z.reshape(-1).take(np.ravel_multi_index((np.arange(len(z)), labels), z.shape))
 
 
-def pick_columns(z: Any, labels: Any) -> Any:
-    """The element of each column at its label. Shape: (classes, n), (n,) -> (n,)"""
-    return z.reshape(-1).take(np.ravel_multi_index((labels, np.arange(z.shape[1])), z.shape))
-
-
-def transposed_copy(x: Any) -> Any:
-    """The transpose in memory of its own. Shape: (n, m) -> (m, n)"""
-    return np.ascontiguousarray(x.T)
-
-
 def one_hot_rows(labels: Any, classes: int, dtype: Any) -> Any:
     """1 at each label's place. Shape: (n,) -> (n, classes)"""
     return np.eye(classes, dtype=dtype).take(labels, 0)
-
-
-def one_hot_columns(labels: Any, classes: int, dtype: Any) -> Any:
-    """1 at each label's place. Shape: (n,) -> (classes, n)"""
-    return np.eye(classes, dtype=dtype).take(labels, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -109,11 +91,10 @@ def _where_positive(op: Op) -> Lowering | None:
     # Twice the bits of y, as an unsigned integer, are y without its sign: 0 for both zeros, not for NaN of either sign.
     # The smaller of that and 1 is the mask. Integers multiply quickly, and a factor of 0 or 1 clears or keeps all bits.
     dtype = np.dtype(np.uint32 if op.result.dtype == np.float32 else np.uint64)
-    one = np.ones(y.shape, dtype) if y.size <= 1 << 22 else np.ones((), dtype)
 
     def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-        (mask,) = scratch
-        g, y, to = (array.view(dtype) for array in (*a, out))
+        g, y, to, mask = (array.transpose(*out.order).view(dtype) for array in (*a, out, scratch[0]))
+        one = np.ones_like(mask.ghost) if mask.size <= 1 << 22 else np.ones((), dtype)
         return [
             call(
                 where_positive,
@@ -125,56 +106,49 @@ def _where_positive(op: Op) -> Lowering | None:
             )
         ]
 
-    return Lowering(statements, (0,), [(y.shape, dtype)])
+    return Lowering(statements, (0,), [(y.shape, dtype, op.result.order)])
 
 
-def _pick(columns: bool) -> Callable[[Op], Lowering | None]:
-    def lowering(op: Op) -> Lowering | None:
-        shape = op.args[0].shape
-        numbers = np.arange(shape[1 if columns else 0])
-
-        def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-            def line(write: Write) -> str:
-                pair = (write(a[1]), write(numbers, "numbers"))[:: 1 if columns else -1]
-                # It raises for labels out of range, and so is the check that they are not.
-                places = f"{write(np.ravel_multi_index)}(({', '.join(pair)}), {shape})"
-                return f"{write(a[0])}.take({places}, None, {write(out)}, 'clip')"
-
-            return [call(op.fun, a, out, line)]
-
-        return Lowering(statements)
-
-    return lowering
+def _places(write: Write, labels: Array, matrix: Array) -> str:
+    """The places of the labels among the elements of a matrix in memory. It raises for labels out of range."""
+    pair = write(np.arange(labels.size), "numbers"), write(labels)
+    first, second = (pair[axis] for axis in matrix.order)
+    return f"{write(np.ravel_multi_index)}(({first}, {second}), {matrix.transpose(*matrix.order).shape})"
 
 
-def _one_hot(columns: bool) -> Callable[[Op], Lowering | None]:
-    def lowering(op: Op) -> Lowering | None:
-        _, classes, dtype = op.args
-        numbers = np.arange(op.result.size // max(classes, 1))
+def _pick(op: Op) -> Lowering:
+    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
+        def line(write: Write) -> str:
+            matrix = a[0].transpose(*a[0].order)
+            return f"{write(matrix)}.take({_places(write, a[1], a[0])}, None, {write(out)}, 'clip')"
 
-        def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-            def taken(write: Write) -> str:
-                eye = write(np.eye(classes, dtype=dtype), "eye")
-                return f"{eye}.take({write(a[0])}, {int(columns)}, {write(out)}, 'clip')"
+        return [call(op.fun, a, out, line)]
 
-            def put(write: Write) -> str:
-                pair = (write(a[0]), write(numbers, "numbers"))[:: 1 if columns else -1]
-                return f"{write(out)}.put({write(np.ravel_multi_index)}(({', '.join(pair)}), {out.shape}), 1)"
+    return Lowering(statements)
 
-            if classes > 128:  # the table of all rows would be larger than what is made of it
-                return [call(op.fun, a[:1], out, lambda write: f"{write(out)}.fill(0)", put)]
-            return [call(op.fun, a[:1], out, taken)]
 
-        return Lowering(statements)
+def _one_hot(op: Op) -> Lowering:
+    _, classes, dtype = op.args
 
-    return lowering
+    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
+        matrix = out.transpose(*out.order)
+
+        def taken(write: Write) -> str:
+            along = out.order.index(0)
+            return f"{write(np.eye(classes, dtype=dtype), 'eye')}.take({write(a[0])}, {along}, {write(matrix)}, 'clip')"
+
+        def put(write: Write) -> str:
+            return f"{write(matrix)}.put({_places(write, a[0], out)}, 1)"
+
+        if classes > 128:  # the table of all rows would be larger than what is made of it
+            return [call(op.fun, a[:1], out, lambda write: f"{write(matrix)}.fill(0)", put)]
+        return [call(op.fun, a[:1], out, taken)]
+
+    return Lowering(statements)
 
 
 LOWERINGS_OF_FUSED: dict[Any, Callable[[Op], Lowering | None]] = {
     where_positive: _where_positive,
-    transposed_copy: lambda op: Lowering(lambda out, a, s: [copy(a[0], out.T)]),
-    pick_rows: _pick(False),
-    pick_columns: _pick(True),
-    one_hot_rows: _one_hot(False),
-    one_hot_columns: _one_hot(True),
+    pick_rows: _pick,
+    one_hot_rows: _one_hot,
 }

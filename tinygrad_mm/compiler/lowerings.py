@@ -5,7 +5,7 @@ A lowering is found by the function of an op. Whatever has none is called as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from tinygrad_mm.compiler.statements import (
     call,
     copy,
     fill,
+    index_text,
     product,
     reduction,
     ufunc,
@@ -251,7 +252,7 @@ def _getitem(op: Op) -> View | Lowering | Made | None:
     if not arrays and all(p is None or p is Ellipsis or isinstance(p, (slice, int, np.integer)) for p in parts):
         if op.result.ndim == 0 and not any(isinstance(p, (slice, type(Ellipsis))) for p in parts):
             key = (*parts, Ellipsis)  # a 0-d view, where NumPy would give a scalar
-        return View(x, lambda array: array.at(index_text(key), key))
+        return View(x, lambda array: array.at(key))
     is_table = len(parts) == 1 and isinstance(parts[0], Slot) and len(arrays) == 1 and isinstance(arrays[0], Value)
     if is_table and arrays[0].dtype.kind in "iu":  # rows of a table: an embedding
         return Lowering(
@@ -298,18 +299,6 @@ def _scatter(op: Op) -> Lowering | None:
     if any(isinstance(p, slice) for p in parts) and arrays:
         return None  # slices inside a tuple cannot be written with colons
     return Lowering(statements)
-
-
-def index_text(key: Any, arrays: Sequence[str] = ()) -> str:
-    """An index as it is written between brackets; `arrays` are the names of those that it has slots for."""
-    if isinstance(key, tuple):
-        return ", ".join(index_text(k, arrays) for k in key) + ("," if len(key) == 1 else "") if key else "()"
-    if isinstance(key, Slot):
-        return arrays[key.number]
-    if isinstance(key, slice):
-        ends = ["" if e is None else str(e) for e in (key.start, key.stop)]
-        return ":".join(ends if key.step is None else [*ends, str(key.step)])
-    return "..." if key is Ellipsis else repr(key)
 
 
 def _join(op: Op) -> Lowering | None:

@@ -16,16 +16,18 @@ class Value:
     """Something a program computes with: an input, a captured tensor, a constant, or the result of a call.
 
     `kind` says which ("input", "leaf", "constant", "result"); `example` is the array it was during the trace (for a
-    constant: always). `leaf` is the captured Tensor whose array is looked up at each call.
+    constant: always). `leaf` is the captured Tensor whose array is looked up at each call. `order` is the order in
+    which the axes of a result lie in memory, from the outermost to the innermost, where that is not their own.
     """
 
-    __slots__ = ("dtype", "example", "kind", "leaf", "name", "shape")
+    __slots__ = ("dtype", "example", "kind", "leaf", "name", "order", "shape")
 
     def __init__(self, example: Any, kind: str = "result", name: str = "", leaf: Vertex | None = None) -> None:
         self.example = example
         self.shape: Any = None if type(example) is tuple else example.shape
         self.dtype: Any = None if type(example) is tuple else example.dtype
         self.kind, self.name, self.leaf = kind, name, leaf
+        self.order: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.compiler.fused import one_hot_columns, one_hot_rows, pick_columns, pick_rows
+from tinygrad_mm.compiler.fused import one_hot_rows, pick_rows
 from tinygrad_mm.compiler.loops.elementwise_code import typename
 from tinygrad_mm.compiler.loops.nests import Nest, Reduction, element_of, in_elements, reduction_of
 from tinygrad_mm.compiler.loops.products import Product, is_outer, product_of
@@ -16,8 +16,6 @@ from tinygrad_mm.compiler.placement import Step
 from tinygrad_mm.compiler.statements import Array, Statement, copy, ufunc
 
 __all__ = ["Call", "Item", "Labelled", "items_of"]
-
-_OF_LABELS = frozenset({pick_rows, pick_columns, one_hot_rows, one_hot_columns})
 
 
 @dataclass
@@ -34,22 +32,20 @@ class Labelled:
     @property
     def picks(self) -> bool:
         """Whether it picks, and so is the check that labels are in range."""
-        return self.statement.fun in (pick_rows, pick_columns)
+        return self.statement.fun is pick_rows
 
     @property
     def classes(self) -> int:
         """The number of them."""
-        fun = self.statement.fun
-        array = self.statement.operands[0] if self.picks else self.statement.out
-        return int(array.shape[0 if fun in (pick_columns, one_hot_columns) else 1])
+        return int((self.statement.operands[0] if self.picks else self.statement.out).shape[1])
 
     def text(self) -> tuple[str, list[Array]]:
         """The body of a function of pointers, and the arrays that these point to."""
-        statement, fun = self.statement, self.statement.fun
-        across = fun in (pick_columns, one_hot_columns)
+        statement = self.statement
         labels = statement.operands[-1]
         arrays = [statement.operands[0], labels, statement.out] if self.picks else [labels, statement.out]
-        step, down = _steps(arrays[0 if self.picks else 1])[:: -1 if across else 1]
+        matrix = arrays[0 if self.picks else 1]
+        step, down = _steps(matrix)
         (of_labels,) = _steps(labels)
         kind = typename(statement.out.dtype)
         if self.picks:
@@ -62,11 +58,12 @@ class Labelled:
                 f"    out[i * {of_out}] = z[i * {step} + label * {down}]\n"
                 f"return 0"
             ), arrays
-        loops = [f"for j in range({self.classes}):", f"for i in range({labels.size}):"][:: 1 if across else -1]
+        loops = [f"for i in range({labels.size}):", f"for j in range({self.classes}):"]
+        first, second = (loops[axis] for axis in matrix.order)
         one, zero = f"{kind}(1)", f"{kind}(0)"
         return (
-            f"{loops[0]}\n"
-            f"    {loops[1]}\n"
+            f"{first}\n"
+            f"    {second}\n"
             f"        out[i * {step} + j * {down}] = {one} if labels[i * {of_labels}] == j else {zero}"
         ), arrays
 
@@ -132,12 +129,12 @@ def _in_parts(statement: Statement) -> list[Statement]:
         stop = start + a.shape[axis]
         key = (*(slice(None),) * axis, slice(start, stop))
         if a.size:
-            parts.append(copy(a, statement.out.at(f"{':, ' * axis}{start}:{stop}", key)))
+            parts.append(copy(a, statement.out.at(key)))
         start = stop
     return parts
 
 
 def _labelled(statement: Statement) -> Labelled | None:
-    if statement.fun not in _OF_LABELS or statement.operands[-1].dtype.kind not in "iu":
+    if statement.fun not in (pick_rows, one_hot_rows) or statement.operands[-1].dtype.kind not in "iu":
         return None
     return Labelled(statement)

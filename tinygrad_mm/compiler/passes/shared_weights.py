@@ -166,7 +166,7 @@ def join_in_place(program: Program) -> None:
             made = value
             while (maker := makers.get(id(made))) is not None and maker.fun is np.reshape:
                 made = maker.args[0]
-            free = maker is not None and id(made) not in wanted | program.places.keys()
+            free = maker is not None and id(made) not in wanted | program.places.keys() and made.order is None
             if maker is None or not free or not isinstance(lowering_of(maker), Lowering):
                 made = Value(np.empty(value.shape, value.dtype))
                 ops.append(Op(np.positive, [value], {}, made, op.scope, op.backward))
