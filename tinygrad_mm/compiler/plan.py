@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.arguments import is_like, is_of_kind, kind_of, marked, names_of_leaves, unmarked
+from tinygrad_mm.compiler.arguments import Leaf, filled, is_like, is_of_kind, kind_of, names_of_leaves, numbered
 from tinygrad_mm.compiler.backends import NUMPY, Backend
 from tinygrad_mm.compiler.call import Call, Instance, as_tensor, run_compiled
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.passes import optimize
 from tinygrad_mm.compiler.program import Value
 from tinygrad_mm.compiler.report import Report, report
-from tinygrad_mm.compiler.tracing import Output, Trace, drawn_again, filled
+from tinygrad_mm.compiler.tracing import Trace, drawn_again
 from tinygrad_mm.functional.random import uniform_like
 from tinygrad_mm.graph import Vertex, entered, name_of, select, state
+from tinygrad_mm.pytree import flatten
 from tinygrad_mm.tensor import Tensor, apply, result
 
 __all__ = ["Plan"]
@@ -39,7 +40,7 @@ class Plan:
     ) -> None:
         self.function, self.backend = function, backend
         leaves: list[Any] = []
-        self.tree = (marked(args, leaves), marked(kwargs, leaves))
+        self.tree = (numbered(args, leaves), numbered(kwargs, leaves))
         names = names_of_leaves(function, self.tree[0], self.tree[1])
         self.kinds = [kind_of(leaf, names.get(i, "argument")) for i, leaf in enumerate(leaves)]
         self.flat = not kwargs and all(isinstance(a, (Vertex, np.ndarray)) for a in args)
@@ -104,7 +105,7 @@ class Plan:
         leaves = list(self.leaves_given)
         for i, tensor in zip(self.arrays, tensors, strict=True):
             leaves[i] = tensor
-        return unmarked(self.tree[0], leaves), unmarked(self.tree[1], leaves)
+        return filled(self.tree[0], leaves), filled(self.tree[1], leaves)
 
     def _how(self, arguments: Sequence[Any]) -> list[Callable[[Any], Any]]:
         """In which form the function itself hands out each output: as a Tensor, an array, or a number of NumPy's.
@@ -138,7 +139,10 @@ class Plan:
                     f"compile: {name_of(self.function)} writes into an array that it was given, which a program does "
                     "not do; write x = x + 1 for x += 1, and return what is to be kept"
                 )
-        _forms(trace.tree, returned, how)
+        pairs = zip(flatten(trace.tree), flatten(returned), strict=False)
+        for place, given in ((one.value, other.value) for one, other in pairs if one.path == other.path):
+            if isinstance(place, Leaf) and not isinstance(given, np.ndarray):
+                how[place.number] = result if isinstance(given, Tensor) else _number
         return how
 
     # -- what it accepts
@@ -254,21 +258,6 @@ def _dependence(trace: Trace) -> list[tuple[int, ...] | None]:
         those = tuple(i for i, ends in zip(differentiable, reached, strict=True) if id(target) in ends)
         found.append(None if len(those) == len(differentiable) else those)
     return found
-
-
-def _forms(tree: Any, returned: Any, how: list[Callable[[Any], Any]]) -> None:
-    """Note for each output in a tree how the function itself returned it."""
-    if isinstance(tree, Output):
-        if isinstance(returned, Tensor):
-            how[tree.number] = result
-        elif not isinstance(returned, np.ndarray):
-            how[tree.number] = _number
-    elif isinstance(tree, (list, tuple)) and isinstance(returned, (list, tuple)) and len(tree) == len(returned):
-        for one, other in zip(tree, returned, strict=True):
-            _forms(one, other, how)
-    elif isinstance(tree, dict) and isinstance(returned, dict):
-        for key in tree.keys() & returned.keys():
-            _forms(tree[key], returned[key], how)
 
 
 def _number(array: Any) -> Any:

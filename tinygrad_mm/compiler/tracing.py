@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.boundary import as_leaves, boundary
+from tinygrad_mm.compiler.arguments import numbered
 from tinygrad_mm.compiler.capture import Captured, rebuilt
 from tinygrad_mm.compiler.program import Effect, Op, Program, Value
 from tinygrad_mm.functional.random import uniform_like
@@ -30,7 +31,7 @@ from tinygrad_mm.rules.sets import distinct, in_both
 from tinygrad_mm.rules.statistics import counts
 from tinygrad_mm.tensor import Buffer, Tensor
 
-__all__ = ["Output", "Trace", "drawn_again", "filled", "numbered", "ops_of", "without_hooks"]
+__all__ = ["Trace", "drawn_again", "ops_of", "stand_in", "without_hooks"]
 
 # Functions whose results have as many elements as values decide.
 _SHAPED_BY_VALUES = frozenset({np.nonzero, np.flatnonzero, np.argwhere, counts, distinct, in_both})
@@ -119,7 +120,7 @@ class Trace:
     ) -> None:
         """The program behind what the function returned, assigned and drew."""
         outputs: list[Any] = []
-        self.tree = numbered(returned, outputs)
+        self.tree = numbered(returned, outputs, (Tensor, np.ndarray))
         results = [t if isinstance(t, Tensor) else stand_in(t) for t in outputs]
         assigned = [given for _, given, _ in buffers.values()]
         self.program.ops.extend(self._ops([*results, *assigned, *draws]))
@@ -339,33 +340,3 @@ def stand_in(given: Any) -> Tensor:
         tensor.requires_grad = given.requires_grad
         return tensor
     return Tensor(np.asarray(given))
-
-
-def numbered(tree: Any, outputs: list[Any]) -> Any:
-    """The same containers with the number of an output in place of each Tensor and array."""
-    if isinstance(tree, (Tensor, np.ndarray)):
-        outputs.append(tree)
-        return Output(len(outputs) - 1)
-    if isinstance(tree, (list, tuple)):
-        items = [numbered(item, outputs) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
-    return {k: numbered(v, outputs) for k, v in tree.items()} if isinstance(tree, dict) else tree
-
-
-class Output:
-    """A place in what the function returned."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def filled(tree: Any, outputs: Sequence[Any]) -> Any:
-    """What the function returns, from the outputs of its program."""
-    if isinstance(tree, Output):
-        return outputs[tree.number]
-    if isinstance(tree, (list, tuple)):
-        items = [filled(item, outputs) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
-    return {k: filled(v, outputs) for k, v in tree.items()} if isinstance(tree, dict) else tree

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.compiler.arguments import Leaf, filled
 from tinygrad_mm.compiler.backends import NUMPY, Backend
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.fused import clear_error
@@ -19,7 +20,7 @@ from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.compiler.program import Program, Value
 from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.threads.shares import Shares, of_calls, of_loops, shared
-from tinygrad_mm.compiler.tracing import Output, Trace, filled
+from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.flat import Flat
@@ -103,7 +104,7 @@ class Plan:
         trace.let_go()
         outputs, self.tree = trace.program.outputs, trace.tree
         loss = trace.tree[0] if self.outputs else trace.tree
-        if not isinstance(loss, Output) or outputs[0].size != 1 or not trace.differentiable[0]:
+        if not isinstance(loss, Leaf) or outputs[0].size != 1 or not trace.differentiable[0]:
             raise TypeError(
                 "compile_step: the loss must be one number that depends on parameters, such as a mean: a Tensor, not "
                 "what has left the graph by float(), .item(), .data or .detach()"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.compiler.arguments import numbered
 from tinygrad_mm.compiler.passes import FOR_PLACED_CALLS
-from tinygrad_mm.compiler.tracing import numbered
 from tinygrad_mm.compiler.verification import (
     Difference,
     Noise,
@@ -48,7 +48,7 @@ class EagerStep:
         """The loss and what else is put out, and the gradients by the ids of parameters that the loss depends on."""
         outputs: list[Any] = []
         with entered(recording=True), np.errstate(all="ignore"):
-            numbered(self.function(*map(Tensor, self.batch)), outputs)
+            numbered(self.function(*map(Tensor, self.batch)), outputs, (Tensor, np.ndarray))
             found = gradients(outputs[0], self.trained, create_graph=recorded, allow_unused=True)
         own = {id(p): np.array(g.value) for p, g in zip(self.trained, found, strict=True) if g is not None}
         # copies: either may lie in the memory of a parameter
@@ -255,7 +255,7 @@ class Proof:
         outputs: list[Any] = []
         if plan.outputs:
             found, prediction = found
-            numbered(prediction, outputs)
+            numbered(prediction, outputs, (Tensor, np.ndarray))
         found = self._arrays([np.asarray(found, self.loss.dtype).reshape(self.loss.shape), *outputs], ours)
         expected = {name: a for name, a in self.expected.items() if name in found}
         drawn = difference_of_generators(self.before.now()[1], self.states)

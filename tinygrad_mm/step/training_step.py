@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.arrays import as_array
+from tinygrad_mm.compiler.arguments import filled
 from tinygrad_mm.compiler.backends import NUMPY, backend_of
 from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
-from tinygrad_mm.compiler.tracing import filled
 from tinygrad_mm.compiler.verification import Progress, difference_error, report, retraced
 from tinygrad_mm.notebook import preformatted
 from tinygrad_mm.optim.optimizer import Optimizer
