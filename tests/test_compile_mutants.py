@@ -19,7 +19,6 @@ import pytest
 import tinygrad_mm as tg
 from tinygrad_mm import functional, nn, optim
 from tinygrad_mm.compiler.passes import biases, cleaning, images, patterns, placing, shared_weights
-from tinygrad_mm.step import plan
 
 
 def code_of(old: Any, new: Any) -> dict[Any, Any]:
@@ -97,10 +96,6 @@ def summed_over_places(self: Any, x: Any) -> Any:
 
 SGD = lambda m: optim.SGD(m.parameters(), 0.1)
 ADAM = lambda m: optim.Adam(m.parameters(), 0.1)
-
-
-def two_rates(m: Any) -> Any:
-    return optim.SGD([{"parameters": [m.w]}, {"parameters": [m.p], "learning_rate": 0.5}], 0.1)
 
 
 # name: module, what stands there, what the mutant has instead; the network, its optimizer and the shape of its input.
@@ -194,14 +189,6 @@ MUTANTS = {
             v=parameter(4, 4, seed=2),
         ),
         ADAM,
-        (4, 4),
-    ),
-    "scale_seed has one learning rate for two groups": (
-        plan,
-        "alone = len(laid_out) == len(laid_out[0]) == 1 and",
-        "alone =",
-        lambda: Network(lambda s, x: x @ s.w + s.p, w=parameter(4, 4), p=parameter(4, seed=1)),
-        two_rates,
         (4, 4),
     ),
     "copy_what_is_updated copies nothing": (

@@ -294,6 +294,6 @@ class Proof:
                 return self._differs(plan, plan.run(self.batch)) is None
 
         try:
-            return culprit([*names, "scale_seed"], cured)
+            return culprit(names, cured)
         finally:
             after.put_back()
