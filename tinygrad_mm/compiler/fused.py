@@ -13,13 +13,12 @@ import numpy as np
 
 from tinygrad_mm.compiler.program import Op
 from tinygrad_mm.compiler.statements import Array, Lowering, Statement, Write, call
-from tinygrad_mm.functional.activations import one_hot, pick, sigmoid
+from tinygrad_mm.functional.activations import pick, sigmoid
 
 __all__ = [
     "EXPANSIONS",
     "LOWERINGS_OF_FUSED",
     "clear_error",
-    "one_hot_rows",
     "pick_rows",
     "where_positive",
 ]
@@ -45,11 +44,6 @@ def pick_rows(z: Any, labels: Any) -> Any:
     return z.reshape(-1).take(np.ravel_multi_index((np.arange(len(z)), labels), z.shape))
 
 
-def one_hot_rows(labels: Any, classes: int, dtype: Any) -> Any:
-    """1 at each label's place. Shape: (n,) -> (n, classes)"""
-    return np.eye(classes, dtype=dtype).take(labels, 0)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Functions that look at values or work in place, written so that they can be traced
 # ---------------------------------------------------------------------------------------------------------------------
@@ -57,10 +51,6 @@ def one_hot_rows(labels: Any, classes: int, dtype: Any) -> Any:
 
 def _expanded_pick(call: Any, z: Any, labels: Any) -> Any:
     return call(pick_rows, z.reshape(-1, z.shape[-1]), labels.reshape(-1)).reshape(labels.shape)
-
-
-def _expanded_one_hot(call: Any, labels: Any, classes: int, dtype: Any = np.float32) -> Any:
-    return call(one_hot_rows, labels.reshape(-1), classes, dtype).reshape(*labels.shape, classes)
 
 
 def _expanded_sigmoid(call: Any, x: Any) -> Any:
@@ -74,7 +64,6 @@ def _expanded_sigmoid(call: Any, x: Any) -> Any:
 # Each takes first a function `call(fun, *args)` that records a call of one of the functions above.
 EXPANSIONS: dict[Any, Any] = {
     pick: _expanded_pick,
-    one_hot: _expanded_one_hot,
     sigmoid: _expanded_sigmoid,
 }
 
@@ -109,40 +98,18 @@ def _where_positive(op: Op) -> Lowering | None:
     return Lowering(statements, (0,), [(y.shape, dtype, op.result.order)])
 
 
-def _places(write: Write, labels: Array, matrix: Array) -> str:
-    """The places of the labels among the elements of a matrix in memory. It raises for labels out of range."""
-    pair = write(np.arange(labels.size), "numbers"), write(labels)
-    first, second = (pair[axis] for axis in matrix.order)
-    return f"{write(np.ravel_multi_index)}(({first}, {second}), {matrix.transpose(*matrix.order).shape})"
-
-
 def _pick(op: Op) -> Lowering:
     def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
+        matrix = a[0].transpose(*a[0].order)
+
         def line(write: Write) -> str:
-            matrix = a[0].transpose(*a[0].order)
-            return f"{write(matrix)}.take({_places(write, a[1], a[0])}, None, {write(out)}, 'clip')"
+            pair = write(np.arange(out.size), "numbers"), write(a[1])
+            first, second = (pair[axis] for axis in a[0].order)
+            # It raises for labels out of range, and so is the check that they are not.
+            places = f"{write(np.ravel_multi_index)}(({first}, {second}), {matrix.shape})"
+            return f"{write(matrix)}.take({places}, None, {write(out)}, 'clip')"
 
         return [call(op.fun, a, out, line)]
-
-    return Lowering(statements)
-
-
-def _one_hot(op: Op) -> Lowering:
-    _, classes, dtype = op.args
-
-    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-        matrix = out.transpose(*out.order)
-
-        def taken(write: Write) -> str:
-            along = out.order.index(0)
-            return f"{write(np.eye(classes, dtype=dtype), 'eye')}.take({write(a[0])}, {along}, {write(matrix)}, 'clip')"
-
-        def put(write: Write) -> str:
-            return f"{write(matrix)}.put({_places(write, a[0], out)}, 1)"
-
-        if classes > 128:  # the table of all rows would be larger than what is made of it
-            return [call(op.fun, a[:1], out, lambda write: f"{write(matrix)}.fill(0)", put)]
-        return [call(op.fun, a[:1], out, taken)]
 
     return Lowering(statements)
 
@@ -150,5 +117,4 @@ def _one_hot(op: Op) -> Lowering:
 LOWERINGS_OF_FUSED: dict[Any, Callable[[Op], Lowering | None]] = {
     where_positive: _where_positive,
     pick_rows: _pick,
-    one_hot_rows: _one_hot,
 }

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.boundary import as_leaves, boundary
-from tinygrad_mm.compiler.call import Call
-from tinygrad_mm.compiler.plan import Plan
+from tinygrad_mm.compiler.plan import Call, Plan
 from tinygrad_mm.compiler.tracing import stand_in, without_hooks
 from tinygrad_mm.compiler.verification import (
     Difference,

@@ -357,7 +357,8 @@ def _sum_as_product(write: Write, x: Array, axes: tuple[int, ...], out: Array) -
     """A sum as a product with ones, which is quicker, where the elements are those of a matrix; else an empty text."""
     order = x.order
     kept, summed = (tuple(axis for axis in order if (axis in axes) is wanted) for wanted in (False, True))
-    if order not in (kept + summed, summed + kept) or list(kept) != sorted(kept) or (x.ndim > 1 and not kept):
+    apart = order in (kept + summed, summed + kept) and list(kept) == sorted(kept)
+    if not apart or not summed or (x.ndim > 1 and not kept):
         return ""
     matrix: Array | None = x.transpose(*order)
     if matrix is not None and x.ndim > 2:

@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_mm.compiler.fused import where_positive
-from tinygrad_mm.compiler.loops.elementwise_code import KNOWN, Scalar, cast, number, scalar_of
-from tinygrad_mm.compiler.program import Op, Value
+from tinygrad_mm.compiler.loops.elementwise_code import KNOWN, cast, number, scalar_of
 from tinygrad_mm.compiler.statements import Array, Statement
-from tinygrad_mm.rules.shape import astype
 
 __all__ = ["Access", "Element", "Nest", "Reduction", "element_of", "in_elements", "reduction_of"]
 
@@ -84,30 +82,12 @@ def element_of(statement: Statement) -> Element | None:
         return Element(statement, text, two, statement.operands, out.dtype)
     if fun not in (np.copyto, np.where) and not (isinstance(fun, np.ufunc) and fun.signature is None):
         return None
-    given: dict[int, Array] = {}
-    args = []
-    for a in statement.operands:
-        if isinstance(a, np.ndarray) and not a.ndim:
-            a = a.item()
-        if isinstance(a, Array):
-            value = Value(np.broadcast_to(a.ghost, np.broadcast_shapes(a.shape, out.shape)))
-            given[id(value)] = a
-            a = value
-        args.append(a)
+    args = [a.item() if isinstance(a, np.ndarray) and not a.ndim else a for a in statement.operands]
     for dtype in dict.fromkeys([out.dtype, np.dtype(bool)]):  # a comparison may be written as numbers
-        op = Op(astype if fun is np.copyto else fun, args, {}, Value(np.broadcast_to(np.empty((), dtype), out.shape)))
-        scalar = _scalar(op)
+        scalar = scalar_of(fun, args, dtype, out.size)
         if scalar is not None:
-            operands = [given[id(a)] if isinstance(a, Value) else a for a in scalar.operands]
-            return Element(statement, scalar.text, scalar.takes, operands, dtype)
+            return Element(statement, scalar.text, scalar.takes, scalar.operands, dtype)
     return None
-
-
-def _scalar(op: Op) -> Scalar | None:
-    if op.fun is astype:
-        first, dtype = op.args[0], op.result.dtype
-        return Scalar(lambda a: cast(a[0], first.dtype, dtype), [first.dtype], [first])
-    return scalar_of(op)
 
 
 class Nest:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinygrad_mm.compiler.loops.elementwise_code import cast, number, scalar_of, typename
 from tinygrad_mm.compiler.loops.native import native, threads
-from tinygrad_mm.compiler.program import Op, Value
+from tinygrad_mm.compiler.program import Value
 from tinygrad_mm.compiler.sources import execute
 
 __all__ = ["Update", "elements"]
@@ -125,25 +125,18 @@ def elements(formula: Any, dtype: Any) -> str | None:
     kind, code, program = typename(dtype), formula.code, formula.program
     constants = {number: name for name, number in code.constants.items()}
     numbers = [_own(name) for name in (*code.numbers, *constants.values())]
-    typed: dict[int, Value] = {}
     names: dict[int, str] = {id(v): _own(v.name) for v in program.inputs}
-
-    def of_dtype(a: Any) -> Any:
-        if isinstance(a, Value) and id(a) not in typed:
-            typed[id(a)] = Value(np.ones(a.shape, a.dtype if a.dtype == np.bool_ else dtype), a.kind, a.name)
-            names[id(typed[id(a)])] = names[id(a)]
-        return typed[id(a)] if isinstance(a, Value) else a
-
     lines: list[str] = []
     for op in program.ops:
         names[id(op.result)] = f"v{len(lines)}"
-        scalar = scalar_of(Op(op.fun, map(of_dtype, op.args), op.kwargs, of_dtype(op.result)))
+        args = [_Typed(dtype, names[id(a)], a) if isinstance(a, Value) else a for a in op.args]
+        scalar = None if op.kwargs else scalar_of(op.fun, args, _Typed(dtype, "", op.result).dtype, 1)
         if scalar is None:
             return None
         operands = []
         for a, takes in zip(scalar.operands, scalar.takes, strict=True):
-            if isinstance(a, Value):
-                operands.append(cast(names[id(a)], a.dtype, takes))
+            if isinstance(a, _Typed):
+                operands.append(cast(a.name, a.dtype, takes))
             else:
                 operands.append(constants.get(a) or number(a, takes))
         lines.append(f"v{len(lines)} = {scalar.text(operands)}")
@@ -159,6 +152,13 @@ def elements(formula: Any, dtype: Any) -> str | None:
     ]
     parameters = ", ".join([*(f"{name}_address" for name in (*arrays, *numbers)), "count"])
     return "\n".join([f"({parameters}):", *(f"    {line}" for line in body)])
+
+
+class _Typed:
+    """A Value of a formula, which was traced in double precision, in another dtype."""
+
+    def __init__(self, dtype: Any, name: str, value: Value) -> None:
+        self.dtype, self.name = value.dtype if value.dtype == np.bool_ else dtype, name
 
 
 def _own(name: str) -> str:

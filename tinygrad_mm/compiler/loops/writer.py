@@ -14,7 +14,7 @@ import numpy as np
 
 from tinygrad_mm.compiler.emitter import Emitted, Writer, assembled, with_head
 from tinygrad_mm.compiler.loops.elementwise_code import typename
-from tinygrad_mm.compiler.loops.items import Call, Item, Labelled, items_of
+from tinygrad_mm.compiler.loops.items import Call, Item, Pick, items_of
 from tinygrad_mm.compiler.loops.native import compiled, native, threads
 from tinygrad_mm.compiler.loops.nests import Nest, Reduction
 from tinygrad_mm.compiler.loops.products import Product
@@ -114,7 +114,7 @@ class LoopWriter(Writer):
         stores = list(zip(update.pieces, update.gradients, strict=True))
         for item in reversed(self.items[-1]):
             what = item.what
-            if isinstance(what, Call) or (isinstance(what, Labelled) and what.picks):
+            if isinstance(what, (Call, Pick)):
                 return
             if not isinstance(what, Product) or what.stack:
                 continue
@@ -252,14 +252,11 @@ class LoopWriter(Writer):
                 body, places = what.text(lambda statement, item=item: self._is_read(statement, item))  # type: ignore[misc]
             elif isinstance(what, Reduction):
                 body, places = what.text()
-            elif isinstance(what, Labelled):
-                body, arrays = what.text()
-                names = ["z", "labels", "out"][-len(arrays) :]
-                found = [pointer(a, None, a.top in outs) for a in arrays]
-                call = self.calling("pick" if what.picks else "one_hot", names, found, body)
-                lines.extend([f"if {call}:", f"    return {len(refusals) + 1}"] if what.picks else [call])
-                if what.picks:
-                    refusals.append(f"refuse({self.array(what.statement.operands[1])}, {what.classes})")
+            elif isinstance(what, Pick):
+                found = [pointer(a, None, a.top in outs) for a in (*what.statement.operands, what.statement.out)]
+                call = self.calling("pick", ["z", "labels", "out"], found, what.text())
+                lines.extend([f"if {call}:", f"    return {len(refusals) + 1}"])
+                refusals.append(f"refuse({self.array(what.statement.operands[1])}, {what.classes})")
                 continue
             elif isinstance(what, Product):
                 a, b = what.statement.operands

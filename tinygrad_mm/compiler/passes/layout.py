@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinygrad_mm.compiler.fused import one_hot_rows, where_positive
+from tinygrad_mm.compiler.fused import where_positive
 from tinygrad_mm.compiler.program import Op, Program, Value
 
 __all__ = ["COPY_UP_TO", "features_first", "is_elementwise"]
@@ -37,9 +37,7 @@ def features_first(program: Program) -> None:
         elif is_elementwise(op) and any(a.order == TURNED for a in values if a.shape == op.result.shape):
             op.result.order = TURNED
             for a in values:
-                if id(a) in makers and makers[id(a)].fun is one_hot_rows:
-                    a.order = TURNED
-                elif a.kind == "constant" and a.ndim == 2:
+                if a.kind == "constant" and a.ndim == 2:
                     a.example = np.asfortranarray(a.example)
 
 
