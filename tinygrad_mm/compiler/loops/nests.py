@@ -22,7 +22,6 @@ __all__ = ["Access", "Element", "Nest", "Reduction", "element_of", "in_elements"
 LONGEST = 24  # statements in one nest
 MOST_MEMORIES = 12  # in one nest: the compiler has to tell whether they overlap
 EXACT_UP_TO = 4096  # elements that are added up in single precision; more need a double to be as exact as NumPy's sum
-CHAINS = 4  # maxima that are looked for side by side: each comparison waits for the one before
 
 
 class Access(NamedTuple):
@@ -265,14 +264,9 @@ class Reduction:
             for d, (axis, n) in enumerate(merged([x.shape[a] for a in along], [tuple(step[a] for a in along)]))
         ]
         target = pointers.element(there, [(name, goes) for name, _, goes, _ in outer])
-        before: list[tuple[str, int]] = [(str(loop[0]), int(loop[1])) for loop in (*outer, *inner)]
-
-        def source(last: str = "") -> str:
-            """An element, where the last loop's number is written otherwise."""
-            return pointers.element(here, [*before[:-1], (last, before[-1][1])] if last else before)
-
+        source = pointers.element(here, [(name, goes) for name, goes, *_ in (*outer, *inner)])
         if inner and outer and min(abs(s) for _, s, _, _ in outer) < min(abs(s) for _, s, _ in inner):
-            lines = self._across(outer, inner, source(), target)
+            lines = self._across(outer, inner, source, target)
         else:
             lines = self._along(outer, inner, source, target)
         return "\n".join(lines), pointers.places
@@ -285,7 +279,7 @@ class Reduction:
         return number(sign * math.inf if dtype.kind == "f" else getattr(np.iinfo(dtype), kind), dtype)
 
     def _combined(self, a: str, b: str) -> str:
-        return f"{ {np.add: 'plus', np.maximum: 'maximum', np.minimum: 'minimum'}[self.statement.fun] }({a}, {b})"
+        return f"{'plus' if self.statement.fun is np.add else self.statement.fun.__name__}({a}, {b})"
 
     def _last(self, text: str) -> str:
         share = self.statement.options.get("share")
@@ -295,42 +289,27 @@ class Reduction:
         """Row by row into what is there already: as NumPy does it."""
         dtype = self.statement.out.dtype
         value = cast(source, self.array.dtype, dtype)
+        lines = _over(outer, f"{target} = {self._first(dtype)}")
+        lines += _over([*inner, *outer], f"{target} = {self._combined(target, value)}")
+        return lines if self._last("") == "" else [*lines, *_over(outer, f"{target} = {self._last(target)}")]
 
-        def over(loops: Any, line: str, indent: str = "") -> list[str]:
-            lines = []
-            for name, *_, n in loops:
-                lines.append(f"{indent}for {name} in range({n}):")
-                indent += "    "
-            return [*lines, indent + line]
-
-        lines = over(outer, f"{target} = {self._first(dtype)}")
-        lines += over([*inner, *outer], f"{target} = {self._combined(target, value)}")
-        return lines if self._last("") == "" else [*lines, *over(outer, f"{target} = {self._last(target)}")]
-
-    def _along(self, outer: Any, inner: Any, source: Callable[..., str], target: str) -> list[str]:
+    def _along(self, outer: Any, inner: Any, source: str, target: str) -> list[str]:
         """Element by element into a register."""
         out = self.statement.out.dtype
         dtype = out
         if self.statement.fun is np.add and out == np.float32 and math.prod(n for *_, n in inner) > EXACT_UP_TO:
             dtype = np.dtype(np.float64)
-        lines, indent = [], ""
-        for name, *_, n in outer:
-            lines.append(f"{indent}for {name} in range({n}):")
-            indent += "    "
-        chains = CHAINS if self.statement.fun is not np.add and inner and inner[-1][2] % CHAINS == 0 else 1
-        names = [f"t{c}" for c in range(chains)] if chains > 1 else ["total"]
-        lines += [f"{indent}{name} = {self._first(dtype)}" for name in names]
-        deep = indent
-        for d, (name, _, n) in enumerate(inner):
-            lines.append(f"{deep}for {name} in range({n if d < len(inner) - 1 else n // chains}):")
-            deep += "    "
-        for c, name in enumerate(names):
-            text = source(f"({inner[-1][0]} * {chains} + {c})") if chains > 1 else source()
-            lines.append(f"{deep}{name} = {self._combined(name, cast(text, self.array.dtype, dtype))}")
-        total = names[0]
-        for name in names[1:]:
-            total = self._combined(total, name)
-        return [*lines, f"{indent}{target} = {self._last(cast(total, dtype, out))}"]
+        added = self._combined("total", cast(source, self.array.dtype, dtype))
+        total = [f"total = {self._first(dtype)}", *_over(inner, f"total = {added}")]
+        return _over(outer, *total, f"{target} = {self._last(cast('total', dtype, out))}")
+
+
+def _over(loops: Sequence[tuple[Any, ...]], *body: str) -> list[str]:
+    """Lines inside loops: (name, ..., length), outermost first."""
+    lines = list(body)
+    for name, *_, n in reversed(loops):
+        lines = [f"for {name} in range({n}):", *(f"    {line}" for line in lines)]
+    return lines
 
 
 def reduction_of(statement: Statement) -> Reduction | None:

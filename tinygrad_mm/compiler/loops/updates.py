@@ -25,7 +25,7 @@ class Update:
     """The update of pieces of flat arrays by a traced formula (an `optim.formula.Formula`).
 
     `arrays` are the parameters and their states; `numbers` are arrays of one element that are written before each step;
-    `pieces` are (start, stop), and `gradients` lists for each a contiguous array, or None where `rows` is told later.
+    `pieces` are (start, stop), and `gradients` lists for each a contiguous array.
     `run` makes the update where a formula has no loop. Of plain gradient descent, `rate` is the learning rate: a
     product of matrices may then be subtracted from a parameter as it is made (`leave_out`).
 
@@ -53,7 +53,7 @@ class Update:
 
     def _rows(self) -> Any:
         rows = [
-            (0 if gradient is None else address(gradient), start, stop - start)
+            (address(gradient), start, stop - start)
             for (start, stop), gradient in zip(self.pieces, self.gradients, strict=True)
         ]
         return np.array(rows, np.int64).reshape(-1, 3)
@@ -101,15 +101,16 @@ class Update:
         return "parallel" if parallel else "loop", "\n".join(lines)
 
     def loop(self) -> Callable[[], None]:
-        """The update as a compiled function, for a formula that has a loop; it is compiled once for all such updates.
-
-        It knows addresses only: the update has to be kept as long as it is called.
-        """
+        """The update as a compiled function, for a formula that has a loop: one for all such updates."""
         text = self.elements()
         assert text is not None
         table = np.array([address(a) for a in self.addressed], np.uint64)
         function = _compiled(text, *self.driver("update_elements", threads()))
-        return functools.partial(function, table, 0, address(self.rows), len(self.rows))
+
+        def run() -> None:  # the loop knows addresses only: this holds on to the arrays
+            function(table, 0, address(self.rows), len(self.rows))
+
+        return run
 
 
 def address(array: Any) -> int:
