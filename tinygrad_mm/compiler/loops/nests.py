@@ -257,9 +257,9 @@ class Reduction:
         goes = dict(zip(kept, there.strides, strict=True))
         lengths = [x.shape[axis] for axis in kept]
         loops = merged(lengths, [tuple(step[a] for a in kept), tuple(goes[a] for a in kept)])
-        outer = [(f"k{d}", step[kept[axis]], goes[kept[axis]], n) for d, (axis, n) in enumerate(loops)]
+        outer: list[Any] = [(f"k{d}", step[kept[axis]], goes[kept[axis]], n) for d, (axis, n) in enumerate(loops)]
         along = [axis for axis in long if axis in self.axes]
-        inner = [
+        inner: list[Any] = [
             (f"j{d}", step[along[axis]], n)
             for d, (axis, n) in enumerate(merged([x.shape[a] for a in along], [tuple(step[a] for a in along)]))
         ]
