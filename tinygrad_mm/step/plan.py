@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter, is_
 from typing import Any, TypeAlias
 
@@ -171,9 +171,9 @@ class Plan:
         if self.apart:
             self.function, self.update = functions[0] if self.shares is None else (self.shares.step, self.shares.update)
 
-    def gradients(self, before: Mapping[int, Any]) -> dict[int, Any]:
-        """The gradients of the last step by the id of the parameter, given the parameters' values before it."""
-        return {key: g for update in self.updates for key, g in update.gradients(before).items()}
+    def gradients(self) -> dict[int, Any]:
+        """The gradients of the last step by the id of the parameter."""
+        return {key: g for update in self.updates for key, g in update.gradients().items()}
 
     def accepts(self, batch: Sequence[Any]) -> bool:
         """The same as `check`, where that has failed: other numbers may be the same ones, other dtypes equal ones."""
@@ -265,9 +265,7 @@ class Plan:
                 for other in stores[1:]:  # what they add up to is looked at, and updated with
                     np.add(stores[0], other, stores[0])
                     other.fill(0)
-            for update in self.updates:
-                for i in update.active:
-                    shown[id(update.flat.parameters[i])] = update.flat.view(update.stores[0], i)
+            shown.update(self.gradients())
             for p in self.optimizer.parameters:
                 p.grad = shown.get(id(p))
 

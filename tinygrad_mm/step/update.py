@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.guards import Guards
-from tinygrad_mm.compiler.passes.rate import is_descent
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.flat import Flat, Run, block_size, has_loop
 from tinygrad_mm.optim.optimizer import Optimizer
@@ -91,21 +90,9 @@ class Update:
         if len(self.active) != len(flat.steps):
             flat.forget_runs()  # of parameters that had the same number of steps behind them until now
 
-    def gradients(self, before: Mapping[int, Any]) -> dict[int, Any]:
-        """The gradients of the last step, by the id of the parameter; `before` are the parameters' values before it.
-
-        A gradient that was subtracted from its parameter as it was made is what the two differ by; by a learning rate
-        of next to nothing, it is not found.
-        """
-        flat, rate = self.flat, self.known.update.learning_rate
-        found = {}
-        for i in self.active:
-            p = flat.parameters[i]
-            if self.loop is None or self.loop.covers(flat.starts[i]):
-                found[id(p)] = flat.view(self.stores[0], i)  # an update has added those of other threads to it
-            elif rate > 1e-20:
-                found[id(p)] = (before[id(p)] - p.value) / flat.dtype.type(rate)
-        return found
+    def gradients(self) -> dict[int, Any]:
+        """The gradients of the last step, by the id of the parameter: an update has added those of all threads up."""
+        return {id(self.flat.parameters[i]): self.flat.view(self.stores[0], i) for i in self.active}
 
     # -- as code
 
@@ -125,10 +112,9 @@ class Update:
 
         flat, pieces = self.flat, self._segments()
         gradients = [self.stores[0][start:stop] for start, stop in pieces]
-        rate = self.scalars["learning_rate"] if is_descent(self.formula.program) else None
         arrays = [flat.values, *flat.states.values()]
         scalars = list(self.scalars.values())
-        self.loop = Loop(self.formula, arrays, scalars, pieces, gradients, rate, self._run_eagerly)
+        self.loop = Loop(self.formula, arrays, scalars, pieces, gradients, self._run_eagerly)
         return self.loop
 
     def as_function(self) -> Callable[[], None]:

@@ -26,8 +26,7 @@ class Update:
 
     `arrays` are the parameters and their states; `numbers` are arrays of one element that are written before each step;
     `pieces` are (start, stop), and `gradients` lists for each a contiguous array.
-    `run` makes the update where a formula has no loop. Of plain gradient descent, `rate` is the learning rate: a
-    product of matrices may then be subtracted from a parameter as it is made (`leave_out`).
+    `run` makes the update where a formula has no loop.
 
     The loop finds everything by address: `addressed` in its table, the pieces in `rows`, each (address of the gradient,
     start, number of elements).
@@ -40,39 +39,15 @@ class Update:
         numbers: Sequence[Any],
         pieces: Sequence[tuple[int, int]],
         gradients: Sequence[Any],
-        rate: Any = None,
         run: Callable[[], None] | None = None,
     ) -> None:
         self.formula, self.arrays, self.numbers = formula, arrays, numbers
-        self.pieces, self.gradients = list(pieces), list(gradients)
-        self.rate, self.run = rate, run
+        self.gradients, self.run = list(gradients), run
         self.dtype = np.dtype(arrays[0].dtype)
         self.constants = [np.asarray(c, self.dtype) for c in formula.code.constants.values()]
         self.addressed = [*arrays, *numbers, *self.constants]
-        self.rows = self._rows()
-
-    def _rows(self) -> Any:
-        rows = [
-            (address(gradient), start, stop - start)
-            for (start, stop), gradient in zip(self.pieces, self.gradients, strict=True)
-        ]
-        return np.array(rows, np.int64).reshape(-1, 3)
-
-    def leave_out(self, start: int, stop: int) -> None:
-        """Somebody else updates these elements, which lie in one piece."""
-        pieces, gradients = [], []
-        for (a, b), gradient in zip(self.pieces, self.gradients, strict=True):
-            parts = [(a, start), (stop, b)] if a <= start and stop <= b else [(a, b)]
-            for first, last in parts:
-                if first < last:
-                    pieces.append((first, last))
-                    gradients.append(gradient[first - a : last - a])
-        self.pieces, self.gradients = pieces, gradients
-        self.rows = self._rows()
-
-    def covers(self, element: int) -> bool:
-        """Whether the loop updates an element, and nobody else does."""
-        return any(start <= element < stop for start, stop in self.pieces)
+        pairs = zip(pieces, gradients, strict=True)
+        self.rows = np.array([(address(g), start, stop - start) for (start, stop), g in pairs], np.int64).reshape(-1, 3)
 
     def elements(self) -> str | None:
         """The function that updates neighbouring elements; None for a formula with operations that are not known."""

@@ -55,8 +55,6 @@ class LoopWriter(Writer):
         self.items = [items_of(half) for half in halves]
         self._reads = self._read()
         for update in self.updates:
-            if update.rate is not None:
-                self._descend(update)
             self._first[update] = sum(len(u.addressed) + 1 for u in self._first)
 
     @property
@@ -102,44 +100,6 @@ class LoopWriter(Writer):
         return any(
             number > item.number and op <= last and (a is None or a.overlaps(out))
             for number, op, a in self._reads.get(out.memory, ())
-        )
-
-    def _descend(self, update: Update) -> None:
-        """Subtract products from parameters as they are made, where they are gradients that nothing else reads.
-
-        By then, the parameters' memory has to be read for the last time, by whatever name, and nothing that may fail
-        may come later.
-        """
-        values, rate = update.arrays[0], self.placement.fixed(update.rate, "learning_rate")
-        stores = list(zip(update.pieces, update.gradients, strict=True))
-        for item in reversed(self.items[-1]):
-            what = item.what
-            if isinstance(what, (Call, Pick)):
-                return
-            if not isinstance(what, Product) or what.stack:
-                continue
-            place = what.statement.out
-            if place.memory.kind != "fixed" or not place.ghost.flags.c_contiguous or self._is_read_at_all(place):
-                continue
-            for (start, _), gradient in stores:
-                first = (address(place.ghost) - address(gradient)) // values.itemsize
-                if not 0 <= first <= first + place.size <= gradient.size:
-                    continue
-                target = values[start + first : start + first + place.size].reshape(place.shape)
-                if not self._reads_memory(target, item.number):
-                    what.rate, what.target = rate, self.placement.fixed(target, place.name.removeprefix("gradient_of_"))
-                    update.leave_out(start + first, start + first + place.size)
-
-    def _is_read_at_all(self, place: Array) -> bool:
-        return any(a is None or a.overlaps(place) for _, _, a in self._reads.get(place.memory, ()))
-
-    def _reads_memory(self, target: Any, number: int) -> bool:
-        """Whether an item from a number on, or who is handed results, reads an array."""
-        return any(
-            item >= number and (a is None or np.may_share_memory(a.ghost, target))
-            for memory, reads in self._reads.items()
-            if memory.kind == "fixed"
-            for item, _, a in reads
         )
 
     # -- pointers
@@ -260,17 +220,14 @@ class LoopWriter(Writer):
                 continue
             elif isinstance(what, Product):
                 a, b = what.statement.operands
-                if what.rate is not None:
-                    lines.extend(what.lines(pointer(a), pointer(b), pointer(what.target), pointer(what.rate)))
-                else:
-                    lines.extend(what.lines(pointer(a), pointer(b), pointer(what.statement.out, None, True)))
+                lines.extend(what.lines(pointer(a), pointer(b), pointer(what.statement.out, None, True)))
                 continue
             assert not isinstance(what, Call)
             parameters = [f"p{i}" for i in range(len(places))]
             found = [pointer(array, start, array.top in outs) for array, start in places]
             lines.append(self.calling(what.title(), parameters, found, body))
         for update in updates:
-            lines.extend(self._update(update) if len(update.rows) else [])
+            lines.extend(self._update(update))
         if not lines:
             return
         for item in items:
