@@ -11,7 +11,7 @@ from interpreted import interpreted
 import tinygrad_mm as tg
 from tinygrad_mm import nn
 from tinygrad_mm.compiler.images import examples_last
-from tinygrad_mm.compiler.passes.images import EXAMPLES_FROM, pieces
+from tinygrad_mm.compiler.passes.images import EXAMPLES_FROM
 from tinygrad_mm.functional.pooling import _max_pool, _to_maxima
 from tinygrad_mm.functional.sliding import overlap_add, windows
 
@@ -202,27 +202,6 @@ def test_each_call_is_written_as_it_is_defined(channels, lengths, size, stride, 
             for _ in range(2):
                 (found,), *_ = forward(*arrays)
                 np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=fun.__name__)
-
-
-@given(st.integers(1, 2000), st.integers(1, 100_000))
-def test_pieces_are_of_one_length_and_small(products, length):
-    count = pieces(products, length)
-    assert length % count == 0
-    assert count == 1 or (products * (length // count) <= 1_000_000 and length // count >= 256)
-
-
-def test_a_product_in_pieces_is_the_product():
-    rng = np.random.default_rng(0)
-    model = nn.Sequential(nn.Conv2d(1, 2, 3, rng=0), nn.Flatten(), nn.Dense(2 * 38 * 38, 2, rng=0))
-    x, y = rng.standard_normal((64, 1, 40, 40)).astype(np.float32), rng.integers(0, 2, 64)
-    assert pieces(18, 64 * 38 * 38) > 1
-    twin = nn.Sequential(nn.Conv2d(1, 2, 3, rng=0), nn.Flatten(), nn.Dense(2 * 38 * 38, 2, rng=0))
-    step = tg.compile_step(model, tg.cross_entropy, tg.optim.SGD(model.parameters(), 0.1))
-    loss = tg.cross_entropy(twin(x), y)
-    loss.backward()
-    assert step(x, y) == pytest.approx(loss.item(), rel=1e-5)
-    before = twin[0].weight.data.copy()
-    np.testing.assert_allclose(model[0].weight.data, before - 0.1 * twin[0].weight.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_relu_goes_back_before_pooling():

@@ -74,11 +74,6 @@ def used_thrice(self: Any, x: Any) -> Any:
     return h
 
 
-def matrix_beside(self: Any, x: Any) -> Any:
-    w = np.exp(self.w)  # products with what is no parameter are not kept features first
-    return np.tanh(x @ w + self.p) + np.tanh(2 * x @ w) + np.tanh(3 * x @ w)
-
-
 def read_elsewhere(self: Any, x: Any) -> Any:
     terms = [x.T @ (i * x @ self.w) for i in (1, 2, 3)]
     return np.tanh(x @ (terms[0] + terms[1] + terms[2]) * 0.1 + x @ terms[0])
@@ -168,14 +163,6 @@ MUTANTS = {
         "a.ndim > 2 and a.dtype",
         lambda: Network(lambda s, x: (x.reshape(2, 2, 4) @ s.w).reshape(4, 4), w=parameter(2, 4, 4)),
         SGD,
-        (4, 4),
-    ),
-    "join_in_place takes the place of a gradient": (
-        shared_weights,
-        "free = maker is not None and id(made) not in wanted | program.places.keys()",
-        "free = maker is not None",
-        lambda: Network(matrix_beside, w=parameter(4, 4), p=parameter(4, 4, seed=1)),
-        ADAM,
         (4, 4),
     ),
     "fold_biases takes any gradient of a bias for the sum of this g": (

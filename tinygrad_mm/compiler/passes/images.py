@@ -17,7 +17,7 @@ from tinygrad_mm.compiler.program import Op, Program, Value, stand_in_for
 from tinygrad_mm.functional.pooling import _max_pool, _to_maxima
 from tinygrad_mm.functional.sliding import overlap_add, windows
 
-__all__ = ["examples_last_in", "pieces"]
+__all__ = ["examples_last_in"]
 
 EXAMPLES_FROM = 16  # with fewer, the runs of memory are as short as they were
 
@@ -92,12 +92,6 @@ class _Images:
         inside = self._call(np.transpose, [x, (1, 2, 3, 0)], op, (1, k, p, n))
         return self._call(np.reshape, [inside, (k, p * n)], op, (k, p * n))
 
-    def _cut(self, x: Value, count: int, op: Op) -> Value:
-        """The columns of a matrix (k, length) in pieces, (count, k, length / count)."""
-        k, length = x.shape
-        parts = self._call(np.reshape, [x, (k, count, length // count)], op, (k, count, length // count))
-        return self._call(np.transpose, [parts, (1, 0, 2)], op, (count, k, length // count))
-
     def _product(self, op: Op) -> bool:
         """One matrix times a matrix for each example: their columns side by side."""
         a, b = op.args
@@ -107,13 +101,7 @@ class _Images:
             return False
         (f, k), (n, _, _, p) = a.shape[-2:], b.shape
         matrix, columns = self._call(np.reshape, [a, (f, k)], op, (f, k)), self._columns(b, op)
-        count = pieces(f * k, p * n)
-        if count == 1:
-            product = self._call(np.dot, [matrix, columns], op, (f, p * n))
-        else:
-            shape = (count, f, p * n // count)
-            stack = self._call(np.matmul, [matrix, self._cut(columns, count, op)], op, shape, (1, 0, 2))
-            product = self._call(np.transpose, [stack, (1, 0, 2)], op, (f, count, shape[2]))
+        product = self._call(np.dot, [matrix, columns], op, (f, p * n))
         there = self._call(np.reshape, [product, (1, f, p, n)], op, (1, f, p, n))
         self._call(np.transpose, [there, (3, 0, 1, 2)], op, op.result.shape, result=op.result)
         self.last.add(id(op.result))
@@ -135,14 +123,8 @@ class _Images:
         rows, columns = self._columns(g, op), self._columns(patches, op)
         (f, length), k = rows.shape, columns.shape[0]
         # As patches times gradients: where the summed axis is innermost in both, BLAS wants the longer matrix first.
-        count = pieces(f * k, length)
-        if count == 1:
-            across = self._call(np.transpose, [rows], op, (length, f))
-            total = self._call(np.dot, [columns, across], op, (k, f))
-        else:
-            across = self._call(np.transpose, [self._cut(rows, count, op), (0, 2, 1)], op, (count, length // count, f))
-            stack = self._call(np.matmul, [self._cut(columns, count, op), across], op, (count, k, f))
-            total = self._call(np.sum, [stack, 0], op, (k, f))
+        across = self._call(np.transpose, [rows], op, (length, f))
+        total = self._call(np.dot, [columns, across], op, (k, f))
         total = self._call(np.transpose, [total], op, (f, k))
         self._call(np.reshape, [total, op.result.shape], op, op.result.shape, result=op.result)
         return True
@@ -151,17 +133,3 @@ class _Images:
 def _swaps_last(op: Op) -> bool:
     axes = [a % op.result.ndim for a in [*op.args[1:], *op.kwargs.values()] if isinstance(a, int)]
     return sorted(axes) == [op.result.ndim - 2, op.result.ndim - 1]
-
-
-def pieces(products: int, length: int) -> int:
-    """Into how many pieces of one length a long product is cut; 1 for not at all.
-
-    OpenBLAS has a quick way for products of up to a million multiply-adds, three times as fast where few rows meet few
-    columns; in larger ones those sides are too short to be worth its copies.
-    """
-    if products > 1024 or products * length <= 1_000_000:
-        return 1
-    for count in range(2, length // 256 + 1):
-        if length % count == 0 and products * (length // count) <= 1_000_000:
-            return count
-    return 1

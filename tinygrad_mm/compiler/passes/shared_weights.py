@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.lowerings import Lowering, lowering_of, reduced
+from tinygrad_mm.compiler.lowerings import reduced
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.rules.shape import join
 
-__all__ = ["join_in_place", "join_products"]
+__all__ = ["join_products"]
 
 LEAST = 3  # terms: with fewer, putting the factors side by side takes as long as it saves
 
@@ -140,38 +140,3 @@ class _Joining:
         result = Value(np.broadcast_to(np.ones((), dtype), shape))
         self.added.append(Op(fun, args, kwargs, result, root.scope, root.backward))
         return result
-
-
-def join_in_place(program: Program) -> None:
-    """Results that are put below each other are made there.
-
-    Looks for: matrices put below each other by one call, each the result of a call that can be told where to write.
-    Puts there: a piece of one array as the place of each, and that array; what cannot be told is copied there.
-    Precondition: the results have no place yet; nothing else hands them out.
-    The same, because every call writes what it wrote, and nothing writes there again before the next step.
-    """
-    makers, wanted = program.makers(), {id(v) for v in program.wanted()}
-    replaced: dict[int, Value] = {}
-    ops: list[Op] = []
-    for op in program.ops:
-        values = [a for a in op.args if isinstance(a, Value)]
-        result = op.result
-        below = op.fun is join and op.kwargs.get("axis", 0) == 0 and len(values) == len(op.args) and result.ndim == 2
-        if not below or id(result) in wanted | program.places.keys() or any(v.dtype != result.dtype for v in values):
-            ops.append(op)
-            continue
-        array, start = np.empty(result.shape, result.dtype), 0
-        for value in values:
-            end = start + value.shape[0]
-            made = value
-            while (maker := makers.get(id(made))) is not None and maker.fun is np.reshape:
-                made = maker.args[0]
-            free = maker is not None and id(made) not in wanted | program.places.keys() and made.order is None
-            if maker is None or not free or not isinstance(lowering_of(maker), Lowering):
-                made = Value(np.empty(value.shape, value.dtype))
-                ops.append(Op(np.positive, [value], {}, made, op.scope, op.backward))
-            program.place(made, "rows", array[start:end].reshape(made.shape))
-            start = end
-        replaced[id(result)] = Value(array, "constant", "joined")
-    program.ops = ops
-    program.substitute(replaced)
