@@ -6,7 +6,6 @@ the other makes loops of them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -347,39 +346,14 @@ def reduction(fun: Any, x: Array, axes: tuple[int, ...], keepdims: bool, out: Ar
     """A sum, a maximum or a minimum (np.add, np.maximum, np.minimum) along axes, which are not negative."""
 
     def text(write: Write) -> list[str]:
-        product = fun is np.add and x.dtype in (np.float32, np.float64) and 0 < x.size <= 1 << 20
-        return [(product and _sum_as_product(write, x, axes, out)) or _reduced(write, fun, x, axes, keepdims, out)]
-
-    return Statement(fun, [x], out, text, {"axes": axes})
-
-
-def _sum_as_product(write: Write, x: Array, axes: tuple[int, ...], out: Array) -> str:
-    """A sum as a product with ones, which is quicker, where the elements are those of a matrix; else an empty text."""
-    order = x.order
-    kept, summed = (tuple(axis for axis in order if (axis in axes) is wanted) for wanted in (False, True))
-    apart = order in (kept + summed, summed + kept) and list(kept) == sorted(kept)
-    if not apart or not summed or (x.ndim > 1 and not kept):
-        return ""
-    matrix: Array | None = x.transpose(*order)
-    if matrix is not None and x.ndim > 2:
-        first = math.prod(x.shape[axis] for axis in (kept if order == kept + summed else summed))
-        matrix = matrix.reshaped((first, x.size // first)) if matrix.contiguous else None
-    flat = out.reshaped((out.size,) if kept else ())
-    if matrix is None or flat is None:
-        return ""
-    if kept and order == kept + summed:
-        return f"{write(matrix)}.dot({write(np.ones(matrix.shape[1], x.dtype), 'ones')}, {write(flat)})"
-    return f"{write(np.ones(matrix.shape[0], x.dtype), 'ones')}.dot({write(matrix)}, {write(flat)})"
-
-
-def _reduced(write: Write, fun: Any, x: Array, axes: tuple[int, ...], keepdims: bool, out: Array) -> str:
-    if x.ndim == 2 and len(axes) == 1:  # what is left is one row, whether it is kept as a matrix or not
-        row = out.reshape(out.size) if keepdims else out
+        if x.ndim != 2 or len(axes) != 1:
+            axis = axes[0] if len(axes) == 1 else axes
+            return [f"{write(reduce, name)}({write(x)}, {axis!r}, None, {write(out)}{', True' * keepdims})"]
+        row = out.reshape(out.size) if keepdims else out  # what is left is one row, kept as a matrix or not
         if x.shape[axes[0]] == 2:
             a, b = (x.at((slice(None), i) if axes[0] else i) for i in (0, 1))
-            return f"{write(fun)}({write(a)}, {write(b)}, out={write(row)})"
-        out, keepdims = row, False
-    axis = axes[0] if len(axes) == 1 else axes
-    return (
-        f"{write(fun.reduce, f'{fun.__name__}_reduce')}({write(x)}, {axis!r}, None, {write(out)}{', True' * keepdims})"
-    )
+            return [f"{write(fun)}({write(a)}, {write(b)}, out={write(row)})"]
+        return [f"{write(reduce, name)}({write(x)}, {axes[0]}, None, {write(row)})"]
+
+    reduce, name = fun.reduce, f"{fun.__name__}_reduce"
+    return Statement(fun, [x], out, text, {"axes": axes})

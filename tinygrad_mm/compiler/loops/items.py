@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinygrad_mm.compiler.fused import pick_rows
-from tinygrad_mm.compiler.loops.nests import Nest, Reduction, element_of, in_elements, reduction_of
+from tinygrad_mm.compiler.loops.nests import Nest, Reduction, Single, element_of, in_elements, reduction_of
 from tinygrad_mm.compiler.loops.products import Product, is_outer, product_of
 from tinygrad_mm.compiler.placement import Step
 from tinygrad_mm.compiler.statements import Array, Statement, copy, ufunc
@@ -18,15 +18,8 @@ __all__ = ["Call", "Item", "Pick", "items_of"]
 
 
 @dataclass
-class Pick:
+class Pick(Single):
     """The element of each row at its label is picked, after a check that all labels are in range."""
-
-    statement: Statement
-
-    @property
-    def statements(self) -> list[Statement]:
-        """The one that it does."""
-        return [self.statement]
 
     @property
     def classes(self) -> int:

@@ -17,7 +17,7 @@ from tinygrad_mm.compiler.fused import where_positive
 from tinygrad_mm.compiler.loops.elementwise_code import KNOWN, cast, number, scalar_of
 from tinygrad_mm.compiler.statements import Array, Statement
 
-__all__ = ["Access", "Element", "Nest", "Reduction", "element_of", "in_elements", "reduction_of"]
+__all__ = ["Access", "Element", "Nest", "Reduction", "Single", "element_of", "in_elements", "reduction_of"]
 
 LONGEST = 24  # statements in one nest
 MOST_MEMORIES = 12  # in one nest: the compiler has to tell whether they overlap
@@ -230,17 +230,23 @@ class _Pointers:
 
 
 @dataclass
-class Reduction:
-    """A sum, maximum or minimum of `array` along `axes`."""
+class Single:
+    """A loop for one statement."""
 
     statement: Statement
-    array: Array
-    axes: tuple[int, ...]
 
     @property
     def statements(self) -> list[Statement]:
         """The one that it does."""
         return [self.statement]
+
+
+@dataclass
+class Reduction(Single):
+    """A sum, maximum or minimum of `array` along `axes`."""
+
+    array: Array
+    axes: tuple[int, ...]
 
     def title(self) -> str:
         """What the function is called."""

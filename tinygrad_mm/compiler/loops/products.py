@@ -7,29 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinygrad_mm.compiler.loops.native import blas
+from tinygrad_mm.compiler.loops.nests import Single
 from tinygrad_mm.compiler.statements import Array, Statement
 
 __all__ = ["Product", "product_of"]
 
 
 @dataclass
-class Product:
+class Product(Single):
     """`out = a @ b`.
 
     `sides` say for each matrix whether BLAS reads it transposed, and the distance between the rows it then sees.
     `stack` is the shape of a stack of products, `steps` the strides from one to the next.
     """
 
-    statement: Statement
     sizes: tuple[int, int, int]
     sides: tuple[tuple[bool, int], tuple[bool, int], tuple[bool, int]]
     stack: tuple[int, ...]
     steps: tuple[tuple[int, ...], ...]
-
-    @property
-    def statements(self) -> list[Statement]:
-        """The one that it does."""
-        return [self.statement]
 
     def lines(self, a: str, b: str, c: str) -> list[str]:
         """The calls of BLAS, given the names of pointers to the beginning of the arrays."""
