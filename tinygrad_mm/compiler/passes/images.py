@@ -13,7 +13,7 @@ import numpy as np
 from tinygrad_mm.compiler.images import examples_last
 from tinygrad_mm.compiler.lowerings import reduced
 from tinygrad_mm.compiler.passes.layout import is_elementwise
-from tinygrad_mm.compiler.program import Op, Program, Value, stand_in_for
+from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.functional.pooling import _max_pool, _to_maxima
 from tinygrad_mm.functional.sliding import overlap_add, windows
 
@@ -81,7 +81,7 @@ class _Images:
     def _call(self, fun: Any, args: list[Any], op: Op, shape: Any, order: Any = None, result: Any = None) -> Value:
         """Append a call, made for `op`."""
         if result is None:
-            result = Value(np.broadcast_to(stand_in_for(op.result.example).reshape(-1)[:1].reshape(()), shape))
+            result = Value(np.broadcast_to(np.ones((), op.result.dtype), shape))
             result.order = order
         self.ops.append(Op(fun, args, {}, result, op.scope, op.backward))
         return result
