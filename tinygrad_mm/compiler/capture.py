@@ -130,7 +130,7 @@ class Captured:
                 except ValueError:  # not filled yet: a function that calls itself before it is defined
                     continue
                 self._slot(cell, None, value, name, words, inputs)
-            for name in sorted(globals_of(function)):
+            for name in sorted(_names_of(function)[0]):
                 value = function.__globals__.get(name, _MISSING)
                 if value is not _MISSING:
                     self._slot(function.__globals__, name, value, name, words, inputs)
@@ -360,11 +360,6 @@ def _is_installed(package: str) -> bool:
 def words_of(function: Any) -> frozenset[str]:
     """The attributes that a function's code names; none for code that does not change."""
     return _names_of(function)[1]
-
-
-def globals_of(function: Any) -> frozenset[str]:
-    """The globals that a function's code names; none for code that does not change."""
-    return _names_of(function)[0]
 
 
 def _names_of(function: Any) -> tuple[frozenset[str], frozenset[str]]:

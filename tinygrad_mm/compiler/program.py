@@ -49,9 +49,12 @@ class Value:
 
 
 class Op:
-    """One call: `result = fun(*args, **kwargs)`; among `args` are Values and plain Python arguments."""
+    """One call: `result = fun(*args, **kwargs)`; among `args` are Values and plain Python arguments.
 
-    __slots__ = ("args", "backward", "fun", "kwargs", "result", "scope")
+    `differentiable`: whether a gradient went back through it, in the trace.
+    """
+
+    __slots__ = ("args", "backward", "differentiable", "fun", "kwargs", "result", "scope")
 
     def __init__(
         self,
@@ -63,11 +66,13 @@ class Op:
         backward: bool = False,
     ) -> None:
         self.fun, self.args, self.kwargs, self.result = fun, list(args), dict(kwargs), result
-        self.scope, self.backward = scope, backward
+        self.scope, self.backward, self.differentiable = scope, backward, False
 
     def copy(self) -> Op:
         """The same call, which may be rewritten by itself."""
-        return Op(self.fun, self.args, self.kwargs, self.result, self.scope, self.backward)
+        other = Op(self.fun, self.args, self.kwargs, self.result, self.scope, self.backward)
+        other.differentiable = self.differentiable
+        return other
 
     @property
     def multiply_adds(self) -> int:

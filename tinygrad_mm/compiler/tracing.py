@@ -49,16 +49,6 @@ class _Draws(Monitor):
             self.found.append(vertex)
 
 
-class _Step(Op):
-    """A call as the function made it, which the passes leave alone; `differentiable`: whether a gradient goes back."""
-
-    __slots__ = ("differentiable",)
-
-    def __init__(self, op: Op, differentiable: bool) -> None:
-        super().__init__(op.fun, op.args, op.kwargs, op.result, op.scope)
-        self.differentiable = differentiable
-
-
 class Trace:
     """One traced call of `function`.
 
@@ -125,7 +115,9 @@ class Trace:
         assigned = [given for _, given, _ in buffers.values()]
         self.program.ops.extend(self._ops([*results, *assigned, *draws]))
         self._check_shapes(self.program.ops)
-        self.forward = [_Step(op, self._of[id(op.result)].requires_grad) for op in self.program.ops]
+        for op in self.program.ops:
+            op.differentiable = self._of[id(op.result)].requires_grad
+        self.forward = [op.copy() for op in self.program.ops]  # which the passes leave alone
         ends = boundary(results, self.start)
         self.ends = [{id(v) for v in boundary([t], self.start)} for t in results] if len(results) > 1 else []
         older = [v for v in ends if v.node is not None]

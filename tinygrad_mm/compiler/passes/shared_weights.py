@@ -72,15 +72,17 @@ class _Joining:
                     terms.append(a)
         if not all(isinstance(t, Value) and t.shape == root.result.shape for t in terms):
             return None
-        products = [t for t in terms if self._factors(t) is not None]
-        totals = [t for t in terms if self._summed(t) is not None]
+        parts = [self._parts(t) for t in terms]
         self.added = []
-        rest = [t for t in terms if t not in products and t not in totals]
-        for group, combined in ((products, self._product), (totals, self._total)):
-            made = combined(group, root) if len(group) >= LEAST else None
-            rest.extend(group if made is None else [made])
-            if made is not None:
-                self.removed.update(id(self.makers[id(t)]) for t in group)
+        rest = [t for t, found in zip(terms, parts, strict=True) if found is None]
+        for count in (2, 1):
+            group = [t for t, found in zip(terms, parts, strict=True) if found is not None and len(found) == count]
+            if len(group) < LEAST:
+                rest.extend(group)
+                continue
+            pairs = [found for found in parts if found is not None and len(found) == count]
+            rest.append(self._combined([self._join([pair[i] for pair in pairs], root) for i in range(count)], root))
+            self.removed.update(id(self.makers[id(t)]) for t in group)
         if len(rest) == len(terms):
             return None
         self.removed.update(map(id, sums))
@@ -90,42 +92,28 @@ class _Joining:
         self.added[-1].result = root.result
         return self.added
 
-    def _alone(self, term: Value) -> Op | None:
-        """The call that makes a term which nothing else reads."""
+    def _parts(self, term: Value) -> tuple[Value, ...] | None:
+        """(a, g) of a term aᵀ g, (g,) of one that is the sum of g over its first axis, where nothing else reads it."""
         op = self.makers.get(id(term))
-        return op if op is not None and len(self.uses[id(term)]) == 1 and id(term) not in self.wanted else None
-
-    def _factors(self, term: Value) -> tuple[Value, Value] | None:
-        """(a, g) of a term aᵀ g that nothing else reads."""
-        op = self._alone(term)
-        if op is None or op.fun not in (np.matmul, np.dot) or op.kwargs or len(op.args) != 2:
+        if op is None or len(self.uses[id(term)]) != 1 or id(term) in self.wanted:
             return None
-        turned, g = op.args
-        across = self.makers.get(id(turned)) if isinstance(turned, Value) else None
-        if across is None or across.fun is not np.transpose or across.kwargs or len(across.args) != 1:
-            return None
-        a = across.args[0]
-        fits = isinstance(g, Value) and a.ndim == g.ndim == 2 and a.dtype == g.dtype == term.dtype
-        return (a, g) if fits else None
+        found: list[Any] = []
+        if op.fun is np.sum:
+            g, axis, keepdims, rest = reduced(op)
+            found = [g] if axis in (0, (0,)) and not keepdims and not rest else []
+        elif op.fun in (np.matmul, np.dot) and not op.kwargs:
+            across = self.makers.get(id(op.args[0]))
+            if across is not None and across.fun is np.transpose and not across.kwargs and len(across.args) == 1:
+                found = [across.args[0], op.args[1]]
+        fits = all(isinstance(v, Value) and v.ndim == 2 and v.dtype == term.dtype for v in found)
+        return tuple(found) if found and fits else None
 
-    def _summed(self, term: Value) -> Value | None:
-        """G of a term that is the sum of g over its first axis and that nothing else reads."""
-        op = self._alone(term)
-        if op is None or op.fun is not np.sum:
-            return None
-        g, axis, keepdims, rest = reduced(op)
-        fits = isinstance(g, Value) and g.ndim == 2 and g.dtype == term.dtype and axis in (0, (0,))
-        return g if fits and not keepdims and not rest else None
-
-    def _product(self, terms: list[Value], root: Op) -> Value | None:
-        pairs = [self._factors(t) for t in terms]
-        a, g = (self._join([pair[i] for pair in pairs if pair], root) for i in (0, 1))
-        turned = self._call(np.transpose, [a], root, a.shape[::-1])
-        return self._call(np.matmul, [turned, g], root, root.result.shape)
-
-    def _total(self, terms: list[Value], root: Op) -> Value | None:
-        g = self._join([v for t in terms if (v := self._summed(t)) is not None], root)
-        return self._call(np.sum, [g, 0], root, root.result.shape)
+    def _combined(self, joined: list[Value], root: Op) -> Value:
+        """The product of two matrices, the first of them transposed, or the sum of one over its first axis."""
+        if len(joined) == 1:
+            return self._call(np.sum, [*joined, 0], root, root.result.shape)
+        turned = self._call(np.transpose, joined[:1], root, joined[0].shape[::-1])
+        return self._call(np.matmul, [turned, joined[1]], root, root.result.shape)
 
     def _join(self, matrices: list[Value], root: Op) -> Value:
         """The matrices below each other, in one order wherever the same ones are meant."""
