@@ -25,11 +25,11 @@ class Update:
     """The update of pieces of flat arrays by a traced formula (an `optim.formula.Formula`).
 
     `arrays` are the parameters and their states; `numbers` are arrays of one element that are written before each step;
-    `pieces` are (start, stop), and `gradients` lists for each a contiguous array.
-    `run` makes the update where a formula has no loop.
+    `pieces` are (start, stop), and `gradients` lists for each a contiguous array. `run` makes the update where a
+    formula has no loop.
 
-    The loop finds everything by address: `addressed` in its table, the pieces in `rows`, each (address of the gradient,
-    start, number of elements).
+    The loop finds everything by address: `rows` has one for each piece, with the addresses of the arrays that the loop
+    reads, in the order of its parameters, and the number of elements. So the update has to be kept.
     """
 
     def __init__(
@@ -41,13 +41,16 @@ class Update:
         gradients: Sequence[Any],
         run: Callable[[], None] | None = None,
     ) -> None:
-        self.formula, self.arrays, self.numbers = formula, arrays, numbers
-        self.gradients, self.run = list(gradients), run
+        self.formula, self.run = formula, run
         self.dtype = np.dtype(arrays[0].dtype)
-        self.constants = [np.asarray(c, self.dtype) for c in formula.code.constants.values()]
-        self.addressed = [*arrays, *numbers, *self.constants]
-        pairs = zip(pieces, gradients, strict=True)
-        self.rows = np.array([(address(g), start, stop - start) for (start, stop), g in pairs], np.int64).reshape(-1, 3)
+        single = [*numbers, *(np.asarray(c, self.dtype) for c in formula.code.constants.values())]
+        self.flat = 1 + len(arrays)  # so many of the arrays are flat
+        self.kept = [arrays, gradients, single]
+        rows = []
+        for (start, stop), gradient in zip(pieces, gradients, strict=True):
+            parameters, *states = (array[start:stop] for array in arrays)
+            rows.append([*map(address, (parameters, gradient, *states, *single)), stop - start])
+        self.rows = np.array(rows, np.int64).reshape(-1, self.flat + len(single) + 1)
 
     def elements(self) -> str | None:
         """The function that updates neighbouring elements; None for a formula with operations that are not known."""
@@ -56,22 +59,17 @@ class Update:
     def driver(self, elements: str, threads: int) -> tuple[str, str]:
         """(decorator, function that updates all pieces) by the function called `elements`.
 
-        Its arguments are the table of addresses, where in it ours begin, the address of `rows` and their number. With
-        several threads each takes one stretch of every piece.
+        With several threads each takes one stretch of every piece.
         """
-        parallel = threads > 1 and int(self.rows[:, 2].sum()) >= PARALLEL_FROM
-        parts, size = threads if parallel else 1, self.dtype.itemsize
-        arrays = [f"table[first + {i}] + begin" for i in range(len(self.arrays))]
-        numbers = [f"table[first + {i}]" for i in range(len(self.arrays), len(self.addressed))]
-        gradient = f"uint64(row[3 * i] + a * {size})"
+        parallel = threads > 1 and int(self.rows[:, -1].sum()) >= PARALLEL_FROM
+        parts, last = threads if parallel else 1, self.rows.shape[1] - 1
+        places = [f"uint64(rows[i, {k}]{f' + a * {self.dtype.itemsize}' * (k < self.flat)})" for k in range(last)]
         lines = [
-            "(table, first, rows, count):",
+            "(rows):",
             f"    for part in {'prange' if parallel else 'range'}({parts}):",
-            "        row = pointer_at(rows, int64)",
-            "        for i in range(count):",
-            f"            a, b = row[3 * i + 2] * part // {parts}, row[3 * i + 2] * (part + 1) // {parts}",
-            f"            begin = uint64((row[3 * i + 1] + a) * {size})",
-            f"            {elements}({', '.join([arrays[0], gradient, *arrays[1:], *numbers, 'b - a'])})",
+            "        for i in range(len(rows)):",
+            f"            a, b = rows[i, {last}] * part // {parts}, rows[i, {last}] * (part + 1) // {parts}",
+            f"            {elements}({', '.join([*places, 'b - a'])})",
         ]
         return "parallel" if parallel else "loop", "\n".join(lines)
 
@@ -79,13 +77,8 @@ class Update:
         """The update as a compiled function, for a formula that has a loop: one for all such updates."""
         text = self.elements()
         assert text is not None
-        table = np.array([address(a) for a in self.addressed], np.uint64)
         function = _compiled(text, *self.driver("update_elements", threads()))
-
-        def run() -> None:  # the loop knows addresses only: this holds on to the arrays
-            function(table, 0, address(self.rows), len(self.rows))
-
-        return run
+        return lambda: function(self.rows)
 
 
 def address(array: Any) -> int:

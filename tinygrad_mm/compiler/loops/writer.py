@@ -49,19 +49,15 @@ class LoopWriter(Writer):
         self.pieces: dict[str, list[tuple[Any, int, bool]]] = {}
         self._functions: dict[tuple[str, str], str] = {}
         self._table: dict[str, int] = {}  # the place in the table of addresses of what is there always, by its text
-        self._first: dict[Update, int] = {}  # where in the table the addresses for an update begin
         steps = self.placement.steps
         halves = [steps] if joint else [[s for s in steps if s.op.backward is half] for half in (False, True)]
         self.items = [items_of(half) for half in halves]
         self._reads = self._read()
-        for update in self.updates:
-            self._first[update] = sum(len(u.addressed) + 1 for u in self._first)
 
     @property
     def table(self) -> str:
         """The arrays whose addresses compiled code finds in the table, as text."""
-        lists = (self.bind([*update.addressed, update.rows], "update_arrays") for update in self._first)
-        return ", ".join([*(f"*{name}" for name in lists), *self._table])
+        return ", ".join(self._table)
 
     def dtype(self, dtype: Any) -> str:
         """The name of a dtype: compiled code has other objects by the plain names."""
@@ -105,8 +101,7 @@ class LoopWriter(Writer):
     # -- pointers
 
     def _entry(self, text: str) -> int:
-        before = sum(len(update.addressed) + 1 for update in self._first)
-        return before + self._table.setdefault(text, len(self._table))
+        return self._table.setdefault(text, len(self._table))
 
     # -- compiled functions
 
@@ -226,18 +221,20 @@ class LoopWriter(Writer):
             parameters = [f"p{i}" for i in range(len(places))]
             found = [pointer(array, start, array.top in outs) for array, start in places]
             lines.append(self.calling(what.title(), parameters, found, body))
-        for update in updates:
-            lines.extend(self._update(update))
-        if not lines:
+        if not (lines or updates):
             return
         for item in items:
             for statement in item.what.statements:
                 self._allocate(statement.out)
-        names = [array.name for array in arguments]
+        rows = [self.bind(update.rows, "update_rows") for update in updates]
+        for update, name in zip(updates, rows, strict=True):
+            lines.extend(self._update(update, name))
+        names = [*(array.name for array in arguments), *rows]
         text = f"({', '.join(['table', *names])}):\n" + "\n".join(f"    {x}" for x in [*defined, *lines, "return 0"])
         name = self.function(title, text, "")
         self.pieces[name] = [(np.uint64, 1, False)]
         self.pieces[name] += [(a.dtype, a.ndim, written) for a, written in arguments.items()]
+        self.pieces[name] += [(np.int64, 2, False) for _ in rows]
         call = f"{name}({', '.join(['table', *names])})"
         call = f"failed = {call}" if refusals else call
         given = [array.name for array in arguments if array.memory.kind == "input"]
@@ -250,16 +247,13 @@ class LoopWriter(Writer):
         for i, refusal in enumerate(refusals):
             self.lines += [f"if failed == {i + 1}:", f"    {refusal}"]
 
-    def _update(self, update: Update) -> list[str]:
+    def _update(self, update: Update, rows: str) -> list[str]:
         elements = update.elements()
         assert elements is not None
         kind, driver = update.driver(self.function("update_elements", elements), threads())
         name = self.function("update_parameters", driver, kind)
-        first = self._first[update]
-        rows = f"table[{first + len(update.addressed)}]"
         constants = ", ".join(f"{name} = {c!r}" for name, c in update.formula.code.constants.items())
-        title = f"# update{': ' * bool(constants)}{constants}"
-        return [title, f"{name}(table, {first}, {rows}, {len(update.rows)})"]
+        return [f"# update{': ' * bool(constants)}{constants}", f"{name}({rows})"]
 
 
 class Compiled(Emitted):
@@ -291,7 +285,8 @@ def emit(
     """
     writer = LoopWriter(program, path_of, joint, updates)
     *functions, last = assembled(writer, joint)
-    keeping = f"{'step' if joint else 'forward.kept = backward'}.kept = kept"  # the table holds addresses only
+    kept = ["kept", *([writer.bind(writer.updates, "updates")] if writer.updates else [])]
+    keeping = f"{'step' if joint else 'forward.kept = backward'}.kept = {', '.join(kept)}"  # whose addresses are known
     writer.arrays += [f"kept = [{writer.table}]", "table = addresses(kept)"]
     source = with_head(writer, [*functions, keeping, last], writer.bound)
     source = "\n".join([*([f"# {title}"] if title else []), *writer.functions(), source])
