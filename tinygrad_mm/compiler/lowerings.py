@@ -58,12 +58,6 @@ def _ufunc(op: Op) -> Lowering | None:
         return None
     fun: Any = op.fun
     result = op.result
-    if fun is np.power and type(op.args[1]) in (int, float) and op.args[1] in (2, 0.5):
-        x = op.args[0]
-        if isinstance(x, Value) and x.dtype == result.dtype and result.dtype.kind == "f":
-            if op.args[1] == 2:
-                return Lowering(lambda out, a, s: [ufunc(np.multiply, a[0], a[0], out=out)], _same_place(op))
-            return Lowering(lambda out, a, s: [ufunc(np.sqrt, a[0], out=out)], _same_place(op))
     if fun is np.positive and isinstance(op.args[0], Value) and op.args[0].dtype == result.dtype:
         return Lowering(lambda out, a, s: [copy(a[0], out)], _same_place(op))  # quicker where rows become columns
     return Lowering(lambda out, a, s: [ufunc(fun, *a, out=out)], _same_place(op))

@@ -306,7 +306,17 @@ def ops_of(
             args = [Value(a, "constant") if isinstance(a, np.ndarray) else a for a in args]
         result = Value(vertex.value)
         add(vertex, result)
-        ops.append(Op(node.fun, args, node.kwargs, result, node.scope))
+        fun: Any = node.fun
+        if (
+            fun is np.power
+            and isinstance(args[0], Value)
+            and args[0].dtype == result.dtype
+            and result.dtype.kind == "f"
+        ):
+            exponent = args[1] if type(args[1]) in (int, float) else None
+            if exponent in (2, 0.5):  # quicker, and known to everybody
+                fun, args = (np.multiply, [args[0], args[0]]) if exponent == 2 else (np.sqrt, args[:1])
+        ops.append(Op(fun, args, node.kwargs, result, node.scope))
     return ops
 
 

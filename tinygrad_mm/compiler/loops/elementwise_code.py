@@ -27,10 +27,6 @@ class Scalar:
     operands: Sequence[Any]
 
 
-def _form(template: str) -> Callable[[Sequence[str], str], str]:
-    return lambda a, t: template.format(*a, t=t)
-
-
 # Templates: {0}, {1} are operands, {t} the name of their dtype.
 _BOTH: dict[Any, str] = {
     np.add: "({0} + {1})",
@@ -139,16 +135,7 @@ def scalar_of(fun: Any, args: Sequence[Any], dtype: Any, size: int) -> Scalar | 
         return None
     template = None
     loop = takes[0]
-    if fun is np.power and type(args[1]) in (int, float) and loop.kind == "f" and args[1] in (2, 0.5, 1, -1, 3):
-        template = {
-            2: "({0} * {0})",
-            0.5: "math.sqrt({0})",
-            1: "{0}",
-            -1: "({t}(1) / {0})",
-            3: "({0} * {0} * {0})",
-        }[args[1]]
-        args, takes = args[:1], takes[:1]
-    elif fun in _ANY and len(set(takes)) == 1:
+    if fun in _ANY and len(set(takes)) == 1:
         template = _ANY[fun]
     elif loop == np.bool_ or fun in (np.logical_and, np.logical_or, np.logical_xor, np.logical_not):
         template = _BOOLS.get(fun)
@@ -167,7 +154,5 @@ def scalar_of(fun: Any, args: Sequence[Any], dtype: Any, size: int) -> Scalar | 
             template = _SINGLE.get(fun)
         if template is None and size <= SLOW_UP_TO:
             template = _SLOW.get(fun)
-    if template is None:
-        return None
-    form, name = _form(template), typename(loop)
-    return Scalar(lambda a: form(a, name), takes, args)
+    form, name = template or "", typename(loop)
+    return Scalar(lambda a: form.format(*a, t=name), takes, args) if form else None
