@@ -307,15 +307,9 @@ def ops_of(
         result = Value(vertex.value)
         add(vertex, result)
         fun: Any = node.fun
-        if (
-            fun is np.power
-            and isinstance(args[0], Value)
-            and args[0].dtype == result.dtype
-            and result.dtype.kind == "f"
-        ):
-            exponent = args[1] if type(args[1]) in (int, float) else None
-            if exponent in (2, 0.5):  # quicker, and known to everybody
-                fun, args = (np.multiply, [args[0], args[0]]) if exponent == 2 else (np.sqrt, args[:1])
+        exponent = args[1] if fun is np.power and type(args[1]) in (int, float) and not node.kwargs else None
+        if exponent in (2, 0.5) and args[0].dtype == result.dtype and result.dtype.kind == "f":
+            fun, args = (np.multiply, [args[0], args[0]]) if exponent == 2 else (np.sqrt, args[:1])  # quicker
         ops.append(Op(fun, args, node.kwargs, result, node.scope))
     return ops
 
