@@ -19,7 +19,6 @@ __all__ = [
     "EXPANSIONS",
     "LOWERINGS_OF_FUSED",
     "clear_error",
-    "pick_rows",
     "where_positive",
 ]
 
@@ -39,21 +38,7 @@ def clear_error(error: ValueError) -> ValueError:
     return error
 
 
-def pick_rows(z: Any, labels: Any) -> Any:
-    """The element of each row at its label. Shape: (n, classes), (n,) -> (n,)"""
-    return z.reshape(-1).take(np.ravel_multi_index((np.arange(len(z)), labels), z.shape))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Functions that look at values or work in place, written so that they can be traced
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _expanded_pick(call: Any, z: Any, labels: Any) -> Any:
-    return call(pick_rows, z.reshape(-1, z.shape[-1]), labels.reshape(-1)).reshape(labels.shape)
-
-
-def _expanded_sigmoid(call: Any, x: Any) -> Any:
+def _sigmoid(x: Any) -> Any:
     """One formula for both signs: e / (e + 1), where e = exp(x) is kept from overflowing: from there on it is 1."""
     if x.dtype not in (np.float32, np.float64):
         raise TypeError("sigmoid is taken apart in single and double precision only")
@@ -61,11 +46,8 @@ def _expanded_sigmoid(call: Any, x: Any) -> Any:
     return e / (e + 1)
 
 
-# Each takes first a function `call(fun, *args)` that records a call of one of the functions above.
-EXPANSIONS: dict[Any, Any] = {
-    pick: _expanded_pick,
-    sigmoid: _expanded_sigmoid,
-}
+# Functions that look at values or work in place, written so that they can be traced.
+EXPANSIONS: dict[Any, Any] = {sigmoid: _sigmoid}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -98,23 +80,30 @@ def _where_positive(op: Op) -> Lowering | None:
     return Lowering(statements, (0,), [(y.shape, dtype, op.result.order)])
 
 
-def _pick(op: Op) -> Lowering:
+def _pick(op: Op) -> Lowering | None:
+    n, classes = op.result.size, op.args[0].shape[-1]
+    if op.kwargs or op.args[1].dtype.kind not in "iu":
+        return None
+
     def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-        matrix = a[0].transpose(*a[0].order)
+        rows, labels = a[0].reshaped((n, classes)) or a[0], a[1].reshaped((n,)) or a[1]
+        order = rows.order if rows.ndim == 2 else (0, 1)
 
         def line(write: Write) -> str:
-            pair = write(np.arange(out.size), "numbers"), write(a[1])
-            first, second = (pair[axis] for axis in a[0].order)
+            pair = write(np.arange(n), "numbers"), write(labels) + ".reshape(-1)" * (labels.ndim != 1)
+            first, second = (pair[axis] for axis in order)
+            shape = tuple((n, classes)[axis] for axis in order)
             # It raises for labels out of range, and so is the check that they are not.
-            places = f"{write(np.ravel_multi_index)}(({first}, {second}), {matrix.shape})"
-            return f"{write(matrix)}.take({places}, None, {write(out)}, 'clip')"
+            places = f"{write(np.ravel_multi_index)}(({first}, {second}), {shape})"
+            matrix = rows.transpose(*order) if rows.ndim == 2 else rows  # else it is flattened by `take`
+            return f"{write(matrix)}.take({places}, None, {write(out.reshape(n))}, 'clip')"
 
-        return [call(op.fun, a, out, line)]
+        return [call(op.fun, [rows, labels], out.reshape(n), line)]
 
     return Lowering(statements)
 
 
 LOWERINGS_OF_FUSED: dict[Any, Callable[[Op], Lowering | None]] = {
     where_positive: _where_positive,
-    pick_rows: _pick,
+    pick: _pick,
 }

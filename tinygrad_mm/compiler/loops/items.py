@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.compiler.fused import pick_rows
 from tinygrad_mm.compiler.loops.nests import Nest, Reduction, Single, element_of, in_elements, reduction_of
 from tinygrad_mm.compiler.loops.products import Product, is_outer, product_of
 from tinygrad_mm.compiler.placement import Step
 from tinygrad_mm.compiler.statements import Array, Statement, copy, ufunc
+from tinygrad_mm.functional.activations import pick
 
 __all__ = ["Call", "Item", "Pick", "items_of"]
 
@@ -78,7 +78,7 @@ def items_of(steps: Sequence[Step]) -> list[Item]:
         for statement in (one for s in step.statements for one in _in_parts(s)):
             loop: Any = None
             if all(in_elements(a) for a in [*statement.reads(), statement.out]):
-                picks = statement.fun is pick_rows and statement.operands[1].dtype.kind in "iu"
+                picks = statement.fun is pick and [a.ndim for a in statement.operands] == [2, 1]
                 loop = Pick(statement) if picks else product_of(statement) or reduction_of(statement)
                 element = None if loop else element_of(statement)
                 if element is not None:
