@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.program import Op
-from tinygrad_mm.compiler.statements import Array, Lowering, Statement, Write, call
+from tinygrad_mm.compiler.statements import Array, Lowering, Statement, call
 from tinygrad_mm.functional.activations import pick, sigmoid
 
 __all__ = [
@@ -66,16 +66,8 @@ def _where_positive(op: Op) -> Lowering | None:
     def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
         g, y, to, mask = (array.transpose(*out.order).view(dtype) for array in (*a, out, scratch[0]))
         one = np.ones_like(mask.ghost) if mask.size <= 1 << 22 else np.ones((), dtype)
-        return [
-            call(
-                where_positive,
-                a,
-                out,
-                lambda write: f"{write(np.add)}({write(y)}, {write(y)}, {write(mask)})",
-                lambda write: f"{write(np.fmin)}({write(mask)}, {write(one, 'one')}, {write(mask)})",  # no keyword
-                lambda write: f"{write(np.multiply)}({write(g)}, {write(mask)}, {write(to)})",
-            )
-        ]
+        lines = "{np.add}({y}, {y}, {mask})", "{np.fmin}({mask}, {one}, {mask})", "{np.multiply}({g}, {mask}, {to})"
+        return [call(where_positive, a, out, *lines, names={"g": g, "y": y, "to": to, "mask": mask, "one": one})]
 
     return Lowering(statements, (0,), [(y.shape, dtype, op.result.order)])
 
@@ -89,16 +81,14 @@ def _pick(op: Op) -> Lowering | None:
         rows, labels = a[0].reshaped((n, classes)) or a[0], a[1].reshaped((n,)) or a[1]
         order = rows.order if rows.ndim == 2 else (0, 1)
 
-        def line(write: Write) -> str:
-            pair = write(np.arange(n), "numbers"), write(labels) + ".reshape(-1)" * (labels.ndim != 1)
-            first, second = (pair[axis] for axis in order)
-            shape = tuple((n, classes)[axis] for axis in order)
-            # It raises for labels out of range, and so is the check that they are not.
-            places = f"{write(np.ravel_multi_index)}(({first}, {second}), {shape})"
-            matrix = rows.transpose(*order) if rows.ndim == 2 else rows  # else it is flattened by `take`
-            return f"{write(matrix)}.take({places}, None, {write(out.reshape(n))}, 'clip')"
-
-        return [call(op.fun, [rows, labels], out.reshape(n), line)]
+        pair = "{numbers}", "{b}" + ".reshape(-1)" * (labels.ndim != 1)
+        first, second = (pair[axis] for axis in order)
+        shape = tuple((n, classes)[axis] for axis in order)
+        # It raises for labels out of range, and so is the check that they are not.
+        line = f"{{matrix}}.take({{np.ravel_multi_index}}(({first}, {second}), {shape}), None, {{out}}, 'clip')"
+        matrix = rows.transpose(*order) if rows.ndim == 2 else rows  # else it is flattened by `take`
+        names = {"numbers": np.arange(n), "matrix": matrix}
+        return [call(op.fun, [rows, labels], out.reshape(n), line, names=names)]
 
     return Lowering(statements)
 

@@ -269,9 +269,33 @@ class Made:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def call(fun: Any, operands: list[Any], out: Array, *lines: Callable[[Write], str], **options: Any) -> Statement:
-    """A statement whose lines are given one by one."""
-    return Statement(fun, operands, out, lambda write: [line(write) for line in lines], options)
+class _Written(dict[str, Any]):
+    """What stands for the names in a line."""
+
+    def __init__(self, write: Write, known: dict[str, Any]) -> None:
+        super().__init__(known)
+        self.write = write
+
+    def __getitem__(self, name: str) -> Any:
+        return _NumPy(self.write) if name == "np" else self.write(super().__getitem__(name), name * (name not in "abc"))
+
+
+class _NumPy:
+    """NumPy's functions, as they are written."""
+
+    def __init__(self, write: Write) -> None:
+        self.write = write
+
+    def __getattr__(self, name: str) -> str:
+        return self.write(getattr(np, name))
+
+
+def call(fun: Any, operands: list[Any], out: Array, *lines: str, names: Any = None, **options: Any) -> Statement:
+    """A statement by its lines: "{np.add}({a}, {b}, {out})", where a, b and c are operands; others are in `names`."""
+    known = {**dict(zip("abc", operands, strict=False)), "out": out, **(names or {})}
+    return Statement(
+        fun, operands, out, lambda write: [line.format_map(_Written(write, known)) for line in lines], options
+    )
 
 
 def ufunc(fun: np.ufunc, *operands: Any, out: Array) -> Statement:
@@ -320,13 +344,13 @@ def weak(fun: Any, operands: Any, i: int, out: Array) -> Any:
 def copy(a: Array, out: Array) -> Statement:
     """The elements of an array, broadcast and converted to those of another one."""
     unsafe = "" if a.dtype == out.dtype else ", 'unsafe'"
-    return call(np.copyto, [a], out, lambda write: f"{write(np.copyto)}({write(out)}, {write(a)}{unsafe})")
+    return call(np.copyto, [a], out, f"{{np.copyto}}({{out}}, {{a}}{unsafe})")
 
 
 def fill(out: Array, number: float) -> Statement:
     """One number everywhere."""
     text = repr(number) if np.isfinite(number) else f"{'-' * (number < 0)}np.{abs(number)}"
-    return call(np.ndarray.fill, [number], out, lambda write: f"{write(out)}.fill({text})")
+    return call(np.ndarray.fill, [number], out, f"{{out}}.fill({text})")
 
 
 def product(a: Array, b: Array, out: Array) -> Statement:
@@ -338,8 +362,8 @@ def product(a: Array, b: Array, out: Array) -> Statement:
     if a.ndim <= 2 and b.ndim <= 2:
         if out.ndim == 2 and not out.ghost.flags.c_contiguous:
             a, b, out = b.T, a.T, out.T
-        return call(np.dot, [a, b], out, lambda write: f"{write(a)}.dot({write(b)}, {write(out)})")
-    return call(np.matmul, [a, b], out, lambda write: f"{write(np.matmul)}({write(a)}, {write(b)}, {write(out)})")
+        return call(np.dot, [a, b], out, "{a}.dot({b}, {out})")
+    return call(np.matmul, [a, b], out, "{np.matmul}({a}, {b}, {out})")
 
 
 def reduction(fun: Any, x: Array, axes: tuple[int, ...], keepdims: bool, out: Array) -> Statement:
