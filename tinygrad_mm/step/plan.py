@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from operator import attrgetter, is_
 from typing import Any, TypeAlias
 
@@ -270,7 +271,7 @@ class Plan:
                 p.grad = shown.get(id(p))
 
         try:
-            if not before_update(loss, [store for stores in self.stores for store in stores], show):
+            if not before_update(loss, list(chain.from_iterable(self.stores)), show):
                 return False
             if not shown:
                 return True
