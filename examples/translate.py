@@ -353,6 +353,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--resume", action="store_true", help="go on where the last run stopped, or use it if it is done")
     add("--out", type=Path, default=Path("translate-out"), metavar="DIR", help="folder for checkpoints and pictures")
     options = parser.parse_args(arguments)
+    if options.words and options.data is None:
+        parser.error("--words is about the pairs of --data FILE")
     options.folder = options.out / f"{options.data.stem if options.data else options.task}-{options.model}"
     options.folder.mkdir(parents=True, exist_ok=True)
     return options

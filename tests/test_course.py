@@ -124,6 +124,24 @@ def test_a_build_keeps_logs_goes_on_after_a_failure_and_is_resumed(build, tmp_pa
     assert ran[4:] == ["01_nudge"]
 
 
+def test_what_a_cell_prints_is_one_output(build):
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": "1.1: "},
+        {"output_type": "stream", "name": "stdout", "text": "right.\n"},
+        {"output_type": "display_data", "data": {"text/html": "<p>"}},
+        {"output_type": "stream", "name": "stdout", "text": "\n"},
+        {"output_type": "display_data", "data": {"text/html": "<p>"}},
+        {"output_type": "stream", "name": "stdout", "text": "more"},
+        {"output_type": "stream", "name": "stderr", "text": "else"},
+    ]
+    cell = {"outputs": [dict(output) for output in outputs]}
+    build.join_streams(cell)
+    assert [output.get("text") for output in cell["outputs"]] == ["1.1: right.\n", None, None, "more", "else"]
+    text = {"source": "words"}
+    build.join_streams(text)
+    assert text == {"source": "words"}
+
+
 def test_the_index_names_every_chapter(build):
     text = (COURSE.parent / "README.md").read_text("utf-8")
     for chapter in CHAPTERS:

@@ -101,7 +101,22 @@ def executed(chapter: Path) -> Any:
         notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}
     )
     client.execute()
+    for cell in notebook.cells:
+        join_streams(cell)
     return notebook
+
+
+def join_streams(cell: Any) -> None:
+    """What a cell prints comes in pieces: make one output of each stretch, none of empty lines."""
+    joined: list[Any] = []
+    for output in cell.get("outputs", []):
+        last = joined[-1] if joined else {}
+        if output["output_type"] == "stream" and last.get("name") == output["name"]:
+            last["text"] += output["text"]
+        else:
+            joined.append(output)
+    if joined:
+        cell["outputs"] = [one for one in joined if one.get("text", "text").strip()]
 
 
 def printed(notebook: Any) -> str:
