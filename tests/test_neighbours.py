@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ MODULES = {
     "Matplotlib": "matplotlib", "TensorBoard": "tensorboardX",
 }  # fmt: skip
 SAYS = {
-    "SciPy": "e-",
+    "SciPy": "from y (1 - y)",
     "scikit-learn": "% right",
     "pandas": "float32 stays; batches of (20, 4) and (20,)",
     "PyTorch": "apart",
@@ -46,6 +47,7 @@ def test_a_neighbour(name, neighbours):
         pytest.skip(f"{MODULES[name]} is not installed")
     found = neighbours.NEIGHBOURS[name]()
     assert SAYS.get(name, "shape (60, 4)") in found
+    assert all(float(number) < 1e-5 for number in re.findall(r"\d+e[+-]\d+", found))
 
 
 def test_the_table_names_what_is_missing(neighbours, monkeypatch, capsys):
