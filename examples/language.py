@@ -173,7 +173,7 @@ def austen():
 def read(path, lines):
     """Any text; the last tenth is both validation and test. Lines are shuffled, and a tenth is for each of the two."""
     try:
-        found = Path(path).read_text("utf-8")
+        found = Path(path).read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise SystemExit(f"language.py: {path} cannot be read as text: {error}") from error
     if lines:

@@ -85,12 +85,14 @@ def main(arguments: list[str] | None = None) -> None:
         ((images[:, None] / np.float32(255)), labels) for images, labels in tg.data.read_idx_folder(options.data)
     ]
     if options.choose:
-        training, test = tuple(a[:-10_000] for a in training), tuple(a[-10_000:] for a in training)
+        images, labels = training
+        training, test = (images[:-10_000], labels[:-10_000]), (images[-10_000:], labels[-10_000:])
 
     rng = np.random.default_rng(options.seed)
     model = recipe.build(rng)
     steps = options.epochs * -(-len(training[1]) // 100)
     schedule = tg.optim.cosine(options.learning_rate, steps)
+    optimizer: tg.optim.Optimizer
     if options.optimizer == "sgd":
         optimizer = tg.optim.SGD(model.parameters(), schedule, momentum=0.9, weight_decay=options.weight_decay)
     else:

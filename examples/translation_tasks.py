@@ -58,12 +58,12 @@ def needed(name):
 
 
 def own(path, rng):
-    """Pairs of a file: source and translation in a line, a tab between; a tenth each to validate and to test."""
+    """Pairs of a file: source, tab, translation in a line, and what may follow; a tenth each validates and tests."""
     try:
-        lines = [line for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeError) as error:
         raise SystemExit(f"translate.py: {path} cannot be read as text: {error}") from error
-    pairs = [[part.strip() for part in line.split("\t")] for line in lines]
+    pairs = [[part.strip() for part in line.split("\t")[:2]] for line in lines]
     for line, pair in zip(lines, pairs, strict=True):
         if len(pair) != 2 or not all(pair):
             raise SystemExit(f"translate.py: {line!r} in {path} is no pair; write source, one tab, translation")

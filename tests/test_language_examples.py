@@ -290,6 +290,29 @@ def test_pairs_of_ones_own_are_learned(translate):
     assert (translate.path / "words-transformer" / "attention.png").exists()
 
 
+def test_pairs_of_other_programs_are_read(example, tmp_path):
+    """With a mark of the encoding at the beginning, Windows' line ends, empty lines, and columns that follow."""
+    tasks = example("translation_tasks")
+    pairs = tmp_path / "pairs.tsv"
+    lines = "\r\n".join(f"word {i}\tmot {i}\tby somebody" for i in range(40))
+    pairs.write_bytes(b"\xef\xbb\xbf" + lines.encode() + b"\r\n\r\n")
+    parts = tasks.own(pairs, np.random.default_rng(0))
+    assert [len(part) for part in parts] == [32, 4, 4]
+    assert sorted(pair for part in parts for pair in part) == sorted((f"word {i}", f"mot {i}") for i in range(40))
+
+
+def test_a_word_without_a_number_is_read_and_never_asked_for(translate):
+    module = translate.module
+    task = module.TASKS["verses"]._replace(at_least=2)
+    pairs = [("one two", "un deux"), ("one two", "un deux"), ("one three", "un trois")]
+    examples = module.Examples(task, pairs)
+    source, given, said = examples.columns(pairs[2:])
+    own, target = examples.vocabularies
+    assert source[0].tolist() == [own.codes["one"], own.unknown]
+    assert given[0].tolist() == [target.start, target.codes["un"], target.unknown]
+    assert said[0].tolist() == [target.codes["un"], target.padding, target.stop]
+
+
 @pytest.mark.parametrize(
     ("written", "message"),
     [

@@ -31,7 +31,7 @@ class Sequential(Module):
                 raise TypeError(f"Sequential: layer {i} is the class {layer.__name__}; write {layer.__name__}(...)")
             if not callable(layer):
                 raise TypeError(f"Sequential: layer {i} is a {type(layer).__name__}, which cannot be called")
-        self.layers = list(layers)
+        self.layers: list[Any] = list(layers)  # each a module or any function
 
     def forward(self, x: Any) -> Any:
         """Each layer's output is the next one's input."""
@@ -42,10 +42,10 @@ class Sequential(Module):
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __iter__(self) -> Iterator[Callable[[Any], Any]]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.layers)
 
-    def __getitem__(self, i: int) -> Callable[[Any], Any]:
+    def __getitem__(self, i: int) -> Any:
         return self.layers[i]
 
     def torch_name(self, path: str) -> str:

@@ -1,5 +1,6 @@
 """Optimizers: each one pure formula, run over flat buffers; schedules, clipping, averages of weights."""
 
+from tinygrad_mm.optim import schedules as schedules
 from tinygrad_mm.optim.adaptive import Adadelta, Adamax, AMSGrad, NAdam, RAdam
 from tinygrad_mm.optim.algorithms import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 from tinygrad_mm.optim.averaging import ExponentialMovingAverage

@@ -251,7 +251,10 @@ def _check(
             f"ones, prompt[-{context}:]"
         )
     if length < 0 or beams < 1 or temperature < 0:
-        raise ValueError(f"generate: length={length}, beams={beams}, temperature={temperature}: none may be negative")
+        raise ValueError(
+            f"generate: length={length}, beams={beams}, temperature={temperature}: beams are 1 or more, the others not "
+            "negative"
+        )
     if temperature == 0 and (top_k is not None or top_p is not None):
         raise ValueError("generate: top_k and top_p are about drawing tokens; give a temperature, 1.0 for one")
     if temperature and beams > 1:

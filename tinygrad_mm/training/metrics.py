@@ -249,7 +249,7 @@ def _metric(metric: Metric | str, loss: Any) -> Metric:
             f"fit: there is no metric {metric!r}; there are {', '.join(NAMED)} and top_5 (with any number), or give a "
             "function of arrays, metric(prediction, target)"
         )
-    found: Metric = functools.partial(top_k, k=int(top[1])) if top else NAMED[metric]
+    found: Any = functools.partial(top_k, k=int(top[1])) if top else NAMED[metric]
     if metric in OF_CLASSES and _takes_probabilities(loss):
         found = functools.partial(NAMED[metric], threshold=0.5)
     return functools.partial(_of_arrays, metric, found, ignored_by(loss))
