@@ -87,9 +87,8 @@ class Recurrent(tg.Module):
 
     context = None  # it remembers without end
 
-    def __init__(self, characters, rng, layer=tg.nn.GRU, features=64, hidden=256, scale=0.1):
+    def __init__(self, characters, rng, layer=tg.nn.GRU, features=64, hidden=256):
         self.embedding = tg.nn.Embedding(characters, features, rng=rng)
-        self.embedding.weight.value *= scale
         self.recurrent = layer(features, hidden, rng=rng)
         self.output = tg.nn.Linear(hidden, characters, rng=rng)
 
@@ -141,9 +140,8 @@ RECIPES = {  # those with steps of pieces see as many characters, 4,096,000, so 
     "bigram": Recipe(Bigram, 0, 0, 0.0),
     "matrix": Recipe(Bigram, 1500, 0, 0.5),
     "mlp": Recipe(Window, 2000, 32, 2e-3),
-    "gru": Recipe(functools.partial(Recurrent, layer=tg.nn.GRU), 2000, 32, 4e-3),
-    # Four gates and two tanh pass small vectors on weakly: an LSTM learns late from them, and at a small rate.
-    "lstm": Recipe(functools.partial(Recurrent, layer=tg.nn.LSTM, scale=1.0), 2000, 32, 1e-2),
+    "gru": Recipe(functools.partial(Recurrent, layer=tg.nn.GRU), 2000, 32, 1e-2),
+    "lstm": Recipe(functools.partial(Recurrent, layer=tg.nn.LSTM), 2000, 32, 1e-2),
     "transformer": Recipe(Transformer, 4000, 16, 2e-3),
 }
 NAMES = {"bigram": "bigram, counted", "matrix": "bigram, learned", "mlp": "MLP", "gru": "GRU", "lstm": "LSTM"}
