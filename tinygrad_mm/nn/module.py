@@ -83,7 +83,8 @@ class Module:
         def __call__(self, *args, **kwargs):
             """`forward(...)`, recorded as a call of this module, with the hooks before and after it."""
             outer = state.scope
-            state.scope = Scope(self.token, type(self).__name__, outer)
+            given = {**dict(enumerate(args)), **kwargs} if outer is None else {}
+            state.scope = Scope(self.token, type(self).__name__, outer, given)
             try:
                 args = self._run_pre_hooks(args)
                 return self._run_hooks(args, self.forward(*args, **kwargs))
