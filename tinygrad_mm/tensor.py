@@ -357,7 +357,7 @@ class Tensor(ArrayMethods, Vertex):
         return copy
 
     def _extra_of_a_copy(self) -> dict[str, Any] | None:
-        """What a copy has besides the array: hooks stay with the original, as those of modules do, and so its origin."""
+        """What a copy has besides the array: hooks, as those of modules, and its origin stay behind."""
         return {key: value for key, value in (self.extra or {}).items() if key not in _ITS_OWN} or None
 
     # -- operators

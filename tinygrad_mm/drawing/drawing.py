@@ -157,7 +157,7 @@ def draw(
             raise ValueError("draw: focus= is no tensor that the outputs were computed from")
         if "lines" in words and not any(v.node is not None and v.node.line is not None for v in everything):
             raise ValueError(
-                "draw: show='lines' needs lines that were recorded; compute the outputs inside `with tg.record_lines():`"
+                "draw: show='lines' needs recorded lines; compute the outputs inside `with tg.record_lines():`"
             )
         forward: list[Vertex] = []
         if "joint" in words:

@@ -286,8 +286,9 @@ def _merged(
 ) -> Picture:
     """The picture with the nodes of each group (given by node id) as one node, which `draw` makes.
 
-    `names` are those of operands, by the group and the tail and label of an edge that leads there. The operations of a group follow each other in time, so no circle can arise. The node stands where the last of them
-    stood; a group without any is left as it is.
+    `names` are those of operands, by the group and the tail and label of an edge that leads there. The operations of a
+    group follow each other in time, so no circle can arise. The node stands where the last of them stood; a group
+    without any is left as it is.
     """
     computed = {groups[node.id] for node in picture.nodes if node.computed and node.id in groups}
     groups = {node: group for node, group in groups.items() if group in computed}

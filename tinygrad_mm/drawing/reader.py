@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
 from tinygrad_mm.cost import Memory, bytes_text, count_text, multiply_adds_of
 from tinygrad_mm.drawing.arrays import ArrayView, view_of
 from tinygrad_mm.drawing.backward import BackwardPass

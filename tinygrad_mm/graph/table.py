@@ -211,7 +211,6 @@ def named_call(fun: Function) -> Function:
     >>> hypotenuse(3.0, 4.0)
     np.float64(5.0)
     """
-
     names = tuple(inspect.signature(fun).parameters)
 
     @functools.wraps(fun)
