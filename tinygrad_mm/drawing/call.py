@@ -98,7 +98,7 @@ def operands_and_options(node: Node) -> tuple[tuple[tuple[int, str], ...], tuple
     return tuple((i, name or f"{prefix}{unnamed.index(i)}") for i, name in operands), tuple(options)
 
 
-def given_arrays(scope: Scope) -> Iterator[tuple[Any, Any]]:
+def given_arrays(scope: Scope) -> Iterator[tuple[str, Any]]:
     """The Tensors and arrays that a call was given and that are still there, each with its parameter."""
     for name, noted in scope.given.items():
         a = noted() if isinstance(noted, weakref.ref) else None

@@ -174,8 +174,7 @@ def draw(
         picture = fitted(picture) if details else fitted_to_page(picture, direction in ("LR", "RL"))
     picture = with_references(picture)
     drawing = Drawing(with_backward(picture) if "backward" in words else picture, direction, whole)
-    if fold is None and depth is None and "everything" not in words:
-        drawing.at_first = fitted_to_page(whole, horizontal=False)
+    drawing._by_itself = fold is None and depth is None and "everything" not in words
     return drawing
 
 
@@ -195,7 +194,12 @@ class Drawing:
         self.picture = picture
         self.direction = direction
         self.whole = picture if whole is None else whole
-        self.at_first = picture  # what is folded on a page before anything is clicked
+        self._by_itself = False  # whether it was folded to fit a page
+
+    @cached_property
+    def at_first(self) -> Picture:
+        """What is folded on a page before anything is clicked: there, it goes from the top down."""
+        return fitted_to_page(self.whole, horizontal=False) if self._by_itself else self.picture
 
     @property
     def graph(self) -> graphviz.Digraph:

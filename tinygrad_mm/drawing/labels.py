@@ -5,6 +5,7 @@ Whatever comes from outside goes through `markup`, which escapes it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import textwrap
@@ -144,6 +145,7 @@ def least_width(node: PictureNode) -> float:
 NARROW, WIDE = frozenset(" ()[]{},.:;'|!ijltfr-"), frozenset("mwMWABCDEFGHKNOQRSUVXYZ×…")
 
 
+@functools.lru_cache(maxsize=8192)
 def width_of(text: str, size: float) -> float:
     """About how wide a text is, in the unit of the size of its letters."""
     return size * sum(0.3 if c in NARROW else 0.75 if c in WIDE else 0.56 if c.isascii() else 0.9 for c in text)

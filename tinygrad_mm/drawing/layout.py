@@ -21,7 +21,7 @@ from tinygrad_mm.drawing.renderer import laid_out, render
 from tinygrad_mm.drawing.rows import PAGE, Plan, wrapped
 from tinygrad_mm.drawing.theme import in_the_dark
 
-__all__ = ["drawn"]
+__all__ = ["drawn", "in_one_row"]
 
 Point: TypeAlias = "tuple[float, float]"
 
@@ -42,6 +42,14 @@ def drawn(picture: Picture, direction: Direction, form: str) -> bytes:
     graph = digraph(wrapping, direction, images, places=places)
     image = render(graph.source, form, images, fixed=places is not None)
     return _with_dark_colours(image) if form == "svg" else image
+
+
+def in_one_row(picture: Picture) -> bytes:
+    """The picture as an SVG of light colours, in one row from left to right, however long.
+
+    Raises RuntimeError where there is no layout program, or where it fails.
+    """
+    return render(digraph(picture, places=_places(picture, "LR")).source, "svg", fixed=True)
 
 
 def _with_dark_colours(svg: bytes) -> bytes:

@@ -54,7 +54,7 @@ class Leaves:
         self.found: dict[int, Leaf] = {}
         self.owners: dict[int, Vertex] = {}  # id of an array -> the vertex with a gradient that holds it
         self.same: dict[Place, Any] = {}  # what is met first of the Tensors and arrays that are one array
-        self.given: dict[int, frozenset[Any]] = {}  # id of a scope -> what its call was given, by id and place
+        self.given: dict[int, dict[Any, str]] = {}  # id of a scope -> the parameters of what its call was given
 
     def one(self, a: Any) -> Any:
         """The Tensor or array that stands for all that are the same array in memory."""
@@ -82,14 +82,17 @@ class Leaves:
         """Whether a call made a Tensor of an array of its own: one younger than itself that it was not given."""
         if not isinstance(a, Vertex) or a.requires_grad or a.version < scope.start:
             return False
+        given = self._given(scope)
+        return bool(given) and not given.keys() & {id(a), place_of(a), id(owner_of(a))}
+
+    def _given(self, scope: Scope) -> dict[Any, str]:
+        """What the outermost call around was given: its parameters by the ids and places of the arrays."""
         while scope.parent is not None:
             scope = scope.parent
         if id(scope) not in self.given:
-            arrays = [one for _, one in given_arrays(scope)]
-            known = {key for one in arrays for key in (id(one), place_of(one), id(owner_of(one)))}
-            self.given[id(scope)] = frozenset(known - {None})
-        given = self.given[id(scope)]
-        return bool(given) and not given & {id(a), place_of(a), id(owner_of(a))}
+            found = ((key, name) for name, a in given_arrays(scope) for key in (id(a), place_of(a), id(owner_of(a))))
+            self.given[id(scope)] = {key: name for key, name in found if key is not None}
+        return self.given[id(scope)]
 
     def _kind(self, a: Any) -> Kind:
         if not isinstance(a, Vertex):
@@ -109,7 +112,7 @@ class Leaves:
         return name
 
     def entitle(self) -> None:
-        """Give leaves without a name one: "view of x", or "input", or "input 1", "input 2" where there are several."""
+        """Give leaves without a name one: "view of x", or "input"; of several, the parameter, or else a number."""
         titles = dict(self.names.memory)
         titles |= {id(owner_of(leaf.array)): leaf.title for leaf in self.found.values() if leaf.title is not None}
         for leaf in self.found.values():
@@ -118,10 +121,18 @@ class Leaves:
                 leaf.title = self._part_text(leaf.array, origin)
                 leaf.made = False
         untitled = [leaf for leaf in self.found.values() if leaf.title is None]
-        total, met = Counter(leaf.kind for leaf in untitled), Counter[Kind]()
-        for leaf in untitled:
-            met[leaf.kind] += 1
-            leaf.title = f"{leaf.kind} {met[leaf.kind]}" if total[leaf.kind] > 1 else leaf.kind
+        kinds = Counter(leaf.kind for leaf in untitled)
+        called = [self._parameter(leaf) or leaf.kind if kinds[leaf.kind] > 1 else leaf.kind for leaf in untitled]
+        total, met = Counter(called), Counter[str]()
+        for leaf, name in zip(untitled, called, strict=True):
+            met[name] += 1
+            leaf.title = f"{name} {met[name]}" if total[name] > 1 else name
+
+    def _parameter(self, leaf: Leaf) -> str | None:
+        """What the call that was given an array calls it."""
+        given = self._given(leaf.scope) if leaf.scope is not None else {}
+        a = leaf.array
+        return next((given[key] for key in (id(a), place_of(a), id(owner_of(a))) if key in given), None)
 
     def _part_text(self, a: Any, origin: str) -> str:
         """What a view of an array is called: `x[2]` if it is one of the parts along the first axis."""

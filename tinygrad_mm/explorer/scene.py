@@ -16,6 +16,7 @@ from typing import Any
 from tinygrad_mm.drawing.call import operands_and_options
 from tinygrad_mm.drawing.dot import digraph
 from tinygrad_mm.drawing.folding import fitted, with_references
+from tinygrad_mm.drawing.layout import in_one_row
 from tinygrad_mm.drawing.picture import Picture, PictureCluster, PictureNode
 from tinygrad_mm.drawing.renderer import render
 from tinygrad_mm.drawing.theme import in_the_dark
@@ -58,11 +59,13 @@ def scene(story: Story, picture: Picture) -> Scene:
     if len(drawn) > MOST_NODES:
         return Scene("", "", {}, {}, f"A graph of {len(drawn)} nodes is too large to be drawn here; see tg.draw.")
     named = _with_names(story, picture, nodes)
-    graph = digraph(named)
-    if len(drawn) > MOST_RANKED_TOGETHER:
-        graph.graph_attr["newrank"] = "false"
     try:
-        svg = render(graph.source, "svg")
+        if len(drawn) > MOST_RANKED_TOGETHER:
+            graph = digraph(named)
+            graph.graph_attr["newrank"] = "false"
+            svg = render(graph.source, "svg")
+        else:
+            svg = in_one_row(named)
     except RuntimeError as error:  # there is no layout program: the steps can do without the picture
         return Scene("", "", {}, {}, f"The graph is not drawn: {error}.")
     root = ET.fromstring(svg)

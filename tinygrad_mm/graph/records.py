@@ -90,16 +90,14 @@ class Scope:
     """One call of a module or of a `named_call` function, which operations are recorded in; `parent` is the one around.
 
     `token` identifies the module without holding it (a graph must not keep a model alive); `label` is its class name.
-    For a function `token` is the function itself. `given` is what it was called with, by name or place: arrays by weak
+    For a function `token` is the function itself. `given` is what it was called with, by name: arrays by weak
     references, other values that are as small as a number; nothing else. `start` is the time at which the outermost of
     the calls around began.
     """
 
     __slots__ = ("given", "label", "parent", "start", "token")
 
-    def __init__(
-        self, token: object, label: str, parent: Scope | None, given: Mapping[Any, Any] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, token: object, label: str, parent: Scope | None, given: Mapping[str, Any] = NO_KWARGS) -> None:
         self.token = token
         self.label = label
         self.parent = parent
