@@ -146,6 +146,19 @@ def test_options_and_constants() -> None:
     check_grads(lambda x: power_mean(x, X > 0), [X])
 
 
+def test_options_stand_where_the_function_has_them() -> None:
+    """Or a call that gives them by position would be recorded as another one."""
+
+    @primitive
+    def scaled(x: Any, copy: bool = True, scale: float = 1.0) -> Any:
+        return x * scale
+
+    with pytest.raises(TypeError, match=r"defvjp: a rule of scaled takes .* in its order: g, y, x, copy, scale; this"):
+        defvjp(scaled, lambda g, y, x, scale=1.0: g * scale)
+    defvjp(scaled, lambda g, y, x, copy=True, scale=1.0: g * scale)
+    assert grad(lambda x: np.sum(scaled(x, True, 3.0)))(X).flat[0] == 3
+
+
 def test_an_expression_needs_no_rule() -> None:
     def softsign(x: Any) -> Any:
         return x / (1 + np.abs(x))

@@ -271,6 +271,8 @@ def test_a_function_without_a_rule_says_how_to_register_one(f: Any) -> None:
         lambda t: np.add(t, t, where=A > 0),
         lambda t: np.add(t, t, dtype=np.float64),
         lambda t: np.exp(t, casting="no"),
+        lambda t: np.matmul(t, t, axes=[(0, 1), (0, 1), (0, 1)]),
+        lambda t: np.clip(t, 0, 1, where=A > 0),
         lambda t: np.pad(t, 1, mode=lambda *a: None),
     ],
 )

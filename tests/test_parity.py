@@ -267,6 +267,31 @@ def test_array_against_tensor(fun: Any) -> None:
     assert len(different) == expected, different[:3]
 
 
+@pytest.mark.parametrize(
+    "fun",
+    [f for f in functions() if not isinstance(f, np.ufunc) and has_signature(f) and f is not np.empty_like],
+    ids=lambda f: f.__name__,
+)
+def test_an_option_by_position_is_the_option_by_name(fun: Any) -> None:
+    try:
+        parameters = list(inspect.signature(fun).parameters.values())
+    except ValueError:
+        pytest.skip("it tells nothing of its parameters")
+    places = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    defaults = {p.name: p.default for p in parameters}
+    single = ((args, kwargs) for args, kwargs in calls(fun) if len(kwargs) == 1 and next(iter(kwargs)) in places)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for args, kwargs in itertools.islice(single, 100):
+            ((name, value),) = kwargs.items()
+            between = [defaults[other] for other in places[len(args) : places.index(name)]]
+            if any(default is np._NoValue for default in between):
+                continue
+            given = [tensors(a) for a in args]
+            by_name, by_place = outcome(fun, given, kwargs), outcome(fun, [*given, *between, value], {})
+            assert same(by_name, by_place), (args, kwargs, by_name, by_place)
+
+
 def test_few_functions_tell_nothing_of_their_parameters() -> None:
     assert len(WITHOUT_SIGNATURE) <= (3 if NUMPY >= "2.4.0" else 5)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.arrays import as_array, is_foreign_array, operand_array
 from tinygrad_mm.errors import qualified
-from tinygrad_mm.graph import NO_KWARGS, RULES, Rule, Vertex, state
+from tinygrad_mm.graph import NO_KWARGS, RULES, Rule, Vertex, positional, state
 from tinygrad_mm.rules.pieces import WRITING
 
 __all__ = ["normal_form", "operand", "plain", "rule_of", "in_normal_form"]
@@ -93,7 +93,7 @@ def normal_form(
     if rule.each is not None:
         return None, tuple(map(operand, args)), kwargs or NO_KWARGS
     if not rule.vjps or (rule.when is not None and not kwargs and rule.when(*args)):
-        return rule.composite, *given
+        return _known(rule, given[1]), *given
     arity = len(rule.vjps)
     if len(args) > len(rule.names):  # more than the rule knows: its expression takes them, or its *args
         if rule.composite is None and not rule.more:
@@ -113,20 +113,31 @@ def normal_form(
     if not unknown:
         return None, tuple(positional), kwargs or NO_KWARGS
     if rule.composite is not None:
-        return rule.composite, *given
-    raise TypeError(
-        f"{name}: the option {unknown[0]}= is not supported on Tensors; supported are {', '.join(rule.names)}"
+        return _known(rule, given[1]), *given
+    raise _unsupported(rule, unknown[0], rule.names)
+
+
+def _known(rule: Rule, kwargs: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """The expression of a rule, if it takes these keywords."""
+    if kwargs and rule.composite is not None:
+        parameters = inspect.signature(rule.composite).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            for key in kwargs.keys() - parameters.keys():
+                raise _unsupported(rule, key, parameters)
+    return rule.composite
+
+
+def _unsupported(rule: Rule, option: str, supported: Iterable[str]) -> TypeError:
+    return TypeError(
+        f"{qualified(rule.fun)}: the option {option}= is not supported on Tensors; supported are {', '.join(supported)}"
     )
 
 
 @functools.cache
 def _place_of_out(fun: Callable[..., Any]) -> int | None:
     """The position of `out` among the positional parameters of a function, or None."""
-    try:
-        parameters = inspect.signature(fun).parameters.values()
-        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    except ValueError:  # in some versions of NumPy, functions written in C say nothing
-        names = {np.dot: ["a", "b", "out"], np.concatenate: ["arrays", "axis", "out"]}.get(fun, [])
+    # in some versions of NumPy, functions written in C say nothing
+    names = positional(fun) or {np.dot: ["a", "b", "out"], np.concatenate: ["arrays", "axis", "out"]}.get(fun, [])
     return names.index("out") if "out" in names else None
 
 

@@ -144,6 +144,7 @@ ROWS = [
     Row(np.nan_to_num),
     Row(np.nan_to_num,   call=lambda x: np.nan_to_num(x, copy=True), note="a copy"),
     Row(np.nan_to_num,   options={"hole": my.mask}, call=lambda x, hole: np.nan_to_num(np.where(hole, math.nan, x), nan=2.0), note="with NaN"),
+    Row(np.nan_to_num,   options={"hole": my.mask}, call=lambda x, hole: np.nan_to_num(np.where(hole, math.nan, x), True, 2.0), note="by position"),
     Row(np.nan_to_num,   options={"hole": my.mask}, call=lambda x, hole: np.nan_to_num(np.where(hole, math.inf, x), posinf=5.0, neginf=-5.0), note="with infinity"),
     Row(np.select,       "...", "...", call=lambda a, b: np.select([a > 1, b > 1], [a * b, b])),
     Row(np.select,       "...", "...", call=lambda a, b: np.select([a > 1, b > 1], [a, b], default=-1.0), note="number as default"),

@@ -25,6 +25,7 @@ from tinygrad_mm.graph.table import (
     defvjp,
     defvjp_each,
     named_call,
+    positional,
     primitive,
     select,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "entered",
     "name_of",
     "named_call",
+    "positional",
     "primitive",
     "released",
     "select",

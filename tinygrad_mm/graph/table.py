@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tinygrad_mm.graph.records import Scope, Vertex, name_of, state
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "defvjp",
     "defvjp_each",
     "named_call",
+    "positional",
     "primitive",
     "select",
 ]
@@ -75,12 +78,32 @@ def _describe(rule: Rule, vjps: Iterable[Callable[..., Any] | None], skip: int) 
     rule.more = code is None or bool(code.co_flags & inspect.CO_VARARGS)
 
 
-def _check_operation(fun: Callable[..., Any]) -> None:
+def _check_operation(what: str, fun: Callable[..., Any]) -> None:
     """Refuse a rule for a plain Python function: a call of it is not recorded, only the calls that it makes."""
     if not hasattr(fun, "forward") and not (getattr(fun, "__module__", None) or "numpy").startswith("numpy"):
         raise TypeError(
-            f"defvjp: {name_of(fun)} is a plain function, so calls of it are not recorded and its rule would never be "
+            f"{what}: {name_of(fun)} is a plain function, so calls of it are not recorded and its rule would never be "
             "used; decorate it with @primitive first"
+        )
+
+
+def positional(fun: Callable[..., Any]) -> list[str]:
+    """The names of the parameters that may be given by position; none where a function written in C says nothing."""
+    try:
+        parameters = inspect.signature(fun).parameters.values()
+    except ValueError:
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _check_options(fun: Callable[..., Any], rule: Rule) -> None:
+    """Refuse a rule that has an option in another place than its function: a call by position would mistake it."""
+    options = slice(len(rule.vjps), len(rule.names))
+    own = positional(fun) if rule.names[options] and not isinstance(fun, np.ufunc) else []  # whose options are keywords
+    if any(name != other for name, other in zip(rule.names[options], own[options], strict=False)):
+        raise TypeError(
+            f"defvjp: a rule of {name_of(fun)} takes what the function takes, in its order: g, y, {', '.join(own)}; "
+            f"this one takes g, y, {', '.join(rule.names)}"
         )
 
 
@@ -92,14 +115,15 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, signature:
     functions that have rules themselves, which makes derivatives of every order; None in its place stops the gradient
     of that argument. `signature` tells the catalogue the shapes, in the notation of NumPy's generalized ufuncs.
 
-    Raises TypeError for a plain function, which needs `@primitive` first, and for a `vjp` of too few arguments.
+    Raises TypeError for a plain function, which needs `@primitive` first, and for a `vjp` of too few arguments or
+    of options in another order.
 
     >>> cube = primitive(lambda x: x * x * x)
     >>> defvjp(cube, lambda g, y, x: g * 3 * x * x, signature="(...) -> (...)")
     >>> RULES[cube].vjps[0](1.0, 8.0, 2.0)
     12.0
     """
-    _check_operation(fun)
+    _check_operation("defvjp", fun)
     rule = _rule(fun)
     rule.vjps = vjps
     rule.differentiable = True
@@ -109,6 +133,7 @@ def defvjp(fun: Callable[..., Any], *vjps: Callable[..., Any] | None, signature:
             f"defvjp: a rule of {name_of(fun)} takes g, y and its {len(vjps)} arguments, as in lambda g, y, x: g * y "
             "(what HIPS autograd writes as lambda y, x: lambda g: g * y)"
         )
+    _check_options(fun, rule)
     rule.signature = signature or ("(...) -> (...)" if len(vjps) == 1 else "(...), (...) -> (...) broadcast")
 
 
@@ -122,7 +147,7 @@ def defvjp_each(fun: Callable[..., Any], each: Callable[..., Any], signature: st
     >>> RULES[total].each(1, 5.0, 3.0, 1.0, 2.0)
     5.0
     """
-    _check_operation(fun)
+    _check_operation("defvjp_each", fun)
     rule = _rule(fun)
     rule.each = each
     rule.differentiable = True

@@ -187,8 +187,10 @@ def one_cycle(
     _steps("one_cycle", steps=steps)
     if not 0 <= tail < 1:
         raise ValueError(f"one_cycle: tail={tail} is the fraction of the steps after the cycle; it must lie in [0, 1)")
+    _finite("one_cycle", learning_rate=learning_rate)
     start = learning_rate / 10 if start is None else start
     end = start / 1000 if end is None else end
+    _finite("one_cycle", start=start, end=end)
     back = round(steps * (1 - tail))
     if back < 1:
         raise ValueError(f"one_cycle: tail={tail} of {steps} steps leaves none for the cycle; choose a smaller tail")

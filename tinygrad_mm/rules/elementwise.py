@@ -128,7 +128,6 @@ defvjp(np.clip,          lambda g, y, a, a_min=None, a_max=None: np.where(y == a
                          lambda g, y, a, a_min=None, a_max=None: np.where((y == a_min) & (y != a), g, 0),
                          lambda g, y, a, a_min=None, a_max=None: np.where((y == a_max) & (y != a), g, 0), signature="(...), (...), (...) -> (...) broadcast")
 defvjp(np.copy,          lambda g, y, a, order="K", subok=False: g)
-defvjp(np.nan_to_num,    lambda g, y, x, nan=0.0, posinf=None, neginf=None: np.where(np.isfinite(x), g, 0))
 # fmt: on
 
 RULES[np.power].forward = lambda a, b: a**b  # the operator is faster than np.power for squares and roots
@@ -202,7 +201,11 @@ def _choose(a, choices, out=None, mode="raise"):
 def _nan_to_num(x, copy=True, nan=0.0, posinf=None, neginf=None):
     if not copy:
         raise TypeError("nan_to_num: copy=False would write into a Tensor that the graph may need; leave it out")
-    return np.nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf)
+    if not np.issubdtype(x.dtype, np.floating):
+        return x + np.zeros_like(x)
+    high = np.finfo(x.dtype).max if posinf is None else posinf
+    low = np.finfo(x.dtype).min if neginf is None else neginf
+    return np.where(np.isnan(x), nan, np.where(x == math.inf, high, np.where(x == -math.inf, low, x)))
 
 
 def _one_period(xp, fp, period):
@@ -232,7 +235,7 @@ def _interp(x, xp, fp, left=None, right=None, period=None):
 
 
 # fmt: off
-defcomposite(np.nan_to_num,   _nan_to_num)
+defcomposite(np.nan_to_num,   _nan_to_num, signature="(...) -> (...)")
 defcomposite(np.divmod,       lambda a, b: (a // b, a % b), signature="(...), (...) -> (...), (...) broadcast")
 defcomposite(np.modf,         _modf, signature="(...) -> (...), (...)")
 defcomposite(np.frexp,        lambda x: (np.ldexp(x, -exponent(x)), exponent(x)), signature="(...) -> (...), (...)")

@@ -33,9 +33,12 @@ def value_and_grad(f: Function, argnums: Argnums = 0, has_aux: bool = False, cre
     >>> float(value), gradient
     (5.0, array([2., 4.]))
     """
+    return _named(_value_and_gradient("value_and_grad", f, argnums, has_aux, create_graph), "value_and_grad", f)
 
+
+def _value_and_gradient(what: str, f: Function, argnums: Argnums, has_aux: bool, create_graph: bool) -> Function:
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
-        call = Call("grad", f, args, kwargs, _positions("grad", argnums, args), has_aux, create_graph=create_graph)
+        call = Call(what, f, args, kwargs, _positions(what, argnums, args), has_aux, create_graph=create_graph)
         y = call.scalar()
         recorded = call.is_recorded()
         found = call.backward([y], [np.ones_like(y.value)], call.inputs, recorded, release=not recorded)
@@ -43,7 +46,7 @@ def value_and_grad(f: Function, argnums: Argnums = 0, has_aux: bool = False, cre
         gradient = _chosen(argnums, call.like_inputs(leaves))
         return ((value, call.aux_out(recorded)), gradient) if has_aux else (value, gradient)
 
-    return _named(value_and_gradient, "value_and_grad", f)
+    return value_and_gradient
 
 
 def grad(f: Function, argnums: Argnums = 0, has_aux: bool = False, create_graph: bool = False) -> Function:
@@ -65,7 +68,7 @@ def grad(f: Function, argnums: Argnums = 0, has_aux: bool = False, create_graph:
     >>> grad(lambda p, x: np.sum(p["w"] * x) + p["b"])({"w": np.ones(2), "b": 0.5}, np.array([3.0, 4.0]))
     {'w': array([3., 4.]), 'b': array(1., dtype=float32)}
     """
-    both = value_and_grad(f, argnums, has_aux, create_graph)
+    both = _value_and_gradient("grad", f, argnums, has_aux, create_graph)
 
     def gradient(*args: Any, **kwargs: Any) -> Any:
         value, found = both(*args, **kwargs)
