@@ -21,7 +21,7 @@ from tinygrad_mm.drawing.renderer import laid_out, render
 from tinygrad_mm.drawing.rows import PAGE, Plan, wrapped
 from tinygrad_mm.drawing.theme import in_the_dark
 
-__all__ = ["drawn", "in_one_row"]
+__all__ = ["drawn", "in_rows"]
 
 Point: TypeAlias = "tuple[float, float]"
 
@@ -44,12 +44,13 @@ def drawn(picture: Picture, direction: Direction, form: str) -> bytes:
     return _with_dark_colours(image) if form == "svg" else image
 
 
-def in_one_row(picture: Picture) -> bytes:
-    """The picture as an SVG of light colours, in one row from left to right, however long.
+def in_rows(picture: Picture) -> tuple[Picture, bytes]:
+    """The picture in rows from left to right, and its SVG in light colours.
 
     Raises RuntimeError where there is no layout program, or where it fails.
     """
-    return render(digraph(picture, places=_places(picture, "LR")).source, "svg", fixed=True)
+    wrapping, places = _arranged(picture, "LR")
+    return wrapping, render(digraph(wrapping, places=places).source, "svg", fixed=places is not None)
 
 
 def _with_dark_colours(svg: bytes) -> bytes:

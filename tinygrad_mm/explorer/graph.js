@@ -43,7 +43,7 @@ class Graph {
     if (!this.svg) return;
     const across = (this.pane.clientWidth - 16) / this.box.width;
     const down = (parseFloat(getComputedStyle(this.pane).maxHeight) - 16) / this.box.height;
-    this.resize(Math.max(LEAST_SCALE, Math.min(across, down, 1.2)));
+    this.resize(Math.max(LEAST_SCALE, Math.min(across, 1), Math.min(across, down, 1.2)));  // rows are moved through
   }
 
   resize(scale) {
