@@ -8,6 +8,7 @@ names of operands stand where nothing is in their way.
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tinygrad_mm.drawing.dot import MOST_RANKED, Direction, Places, digraph, row
 from tinygrad_mm.drawing.labels import width_of
 from tinygrad_mm.drawing.picture import Picture
 from tinygrad_mm.drawing.renderer import laid_out, render
-from tinygrad_mm.drawing.rows import PAGE, Plan, wrapped
+from tinygrad_mm.drawing.rows import PAGE, WIDEST, Plan, wrapped
 from tinygrad_mm.drawing.theme import in_the_dark
 
 __all__ = ["drawn", "in_rows"]
@@ -44,12 +45,12 @@ def drawn(picture: Picture, direction: Direction, form: str) -> bytes:
     return _with_dark_colours(image) if form == "svg" else image
 
 
-def in_rows(picture: Picture) -> tuple[Picture, bytes]:
-    """The picture in rows from left to right, and its SVG in light colours.
+def in_rows(picture: Picture, length: float) -> tuple[Picture, bytes]:
+    """The picture in rows from left to right, each of so many points at most, and its SVG in light colours.
 
     Raises RuntimeError where there is no layout program, or where it fails.
     """
-    wrapping, places = _arranged(picture, "LR")
+    wrapping, places = _arranged(picture, "LR", length, math.inf)
     return wrapping, render(digraph(wrapping, places=places).source, "svg", fixed=places is not None)
 
 
@@ -68,15 +69,17 @@ def _with_dark_colours(svg: bytes) -> bytes:
     return f'{head}{tag}class="graph-picture" {opening}{end}{style}{rest}'.encode()
 
 
-def _arranged(picture: Picture, direction: Direction) -> tuple[Picture, Places | None]:
+def _arranged(
+    picture: Picture, direction: Direction, length: float | None = None, widest: float = WIDEST
+) -> tuple[Picture, Places | None]:
     """The picture in rows, and where everything stands; None for one so large that a program places it by itself.
 
     What a row needs is estimated first: where it turns out to be longer than a page, rows are made shorter.
     """
     horizontal = direction in ("LR", "RL")
-    page = longest = PAGE[0 if horizontal else 1]
+    page = longest = length or PAGE[0 if horizontal else 1]
     for _ in range(TRIES):
-        wrapping = wrapped(picture, horizontal, longest)
+        wrapping = wrapped(picture, horizontal, longest, widest)
         rows = 1 + max((node.row for node in wrapping.nodes), default=0)
         if rows == 1 and len(picture.nodes) > MOST_RANKED:
             return wrapping, None

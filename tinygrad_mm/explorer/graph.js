@@ -122,9 +122,14 @@ class Graph {
     return layer && this.svg.querySelector(`.cover[data-fold="${layer}"]`);
   }
 
+  /** Fold or unfold a layer, with its pieces in other rows. */
   fold(layer) {
-    if (this.hidden.has(layer)) this.hidden.delete(layer);
-    else this.hidden.add(layer);
+    const [own] = layer.split("_");
+    const hide = !this.hidden.has(layer);
+    for (const id of Object.keys(this.layers).filter((one) => one.split("_")[0] === own)) {
+      if (hide) this.hidden.add(id);
+      else this.hidden.delete(id);
+    }
     this.refold();
   }
 

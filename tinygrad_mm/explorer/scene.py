@@ -31,6 +31,7 @@ HEX = re.compile(r"#[0-9a-f]{6}")
 NAMED = {"white": "#ffffff", "black": "#000000"}
 # A bound in nodes, not in seconds, so that the same program gives the same page.
 MOST_NODES = 400
+ROW = 1200.0  # points: as long as a page of 1280 pixels has room for
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def scene(story: Story, picture: Picture) -> Scene:
     if len(drawn) > MOST_NODES:
         return Scene("", "", {}, {}, f"A graph of {len(drawn)} nodes is too large to be drawn here; see tg.draw.")
     try:
-        picture, svg = in_rows(_with_names(story, picture, nodes))
+        picture, svg = in_rows(_with_names(story, picture, nodes), ROW)
     except RuntimeError as error:  # there is no layout program: the steps can do without the picture
         return Scene("", "", {}, {}, f"The graph is not drawn: {error}.")
     root = ET.fromstring(svg)
