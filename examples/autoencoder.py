@@ -10,10 +10,11 @@ digit that they are (which the network never saw), and what the decoder makes of
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+import command_line
 import numpy as np
+from command_line import COUNT, SEED
 from course.style import INK, figure
 
 import tinygrad_mm as tg
@@ -57,11 +58,11 @@ def draw(model, images, labels, height, width, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Learn a map of images of digits, without their labels.")
+    parser = command_line.parser("Learn a map of images of digits, without their labels.")
     add = parser.add_argument
-    add("--epochs", type=int, default=10, metavar="N", help="how often to go through the images")
-    add("--images", type=int, default=60_000, metavar="N", help="how many training images to use")
-    add("--seed", type=int, default=0, metavar="N", help="of the starting weights and the shuffling")
+    add("--epochs", type=COUNT, default=10, metavar="N", help="how often to go through the images")
+    add("--images", type=COUNT, default=60_000, metavar="N", help="how many training images to use")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the starting weights and the shuffling")
     add("--data", type=Path, default=MNIST, metavar="DIR", help="folder with four IDX files, plain or .gz")
     add("--out", type=Path, default=Path("autoencoder-out"), metavar="DIR", help="folder for the picture")
     options = parser.parse_args(arguments)
@@ -88,4 +89,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

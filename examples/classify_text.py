@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import argparse
 import resource
-import sys
 import time
 from pathlib import Path
 
+import command_line
 import language_data
 import numpy as np
+from command_line import COUNT, SEED
 from language_pictures import draw_confusion, draw_deciding, draw_product
 
 import tinygrad_mm as tg
@@ -239,31 +240,19 @@ def check_text(written, vocabulary):
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     title = "Learn to tell 16 languages from 20 characters, by three models."
-    parser = argparse.ArgumentParser(description=title, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = command_line.parser(title)
     add = parser.add_argument
     add("--model", choices=[*MODELS, "all"], default="all", help="one of the three, or one after the other")
     add("--text", metavar="TEXT", help="say the language of this, by the models of the last run (trained if need be)")
-    add("--epochs", type=positive, default=3, metavar="N", help="how often to go through the pieces")
-    add("--batch-size", type=positive, default=256, metavar="N", help="pieces in a step")
-    add("--pieces", type=positive, metavar="N", help="learn from so many pieces only")
+    add("--epochs", type=COUNT, default=3, metavar="N", help="how often to go through the pieces")
+    add("--batch-size", type=COUNT, default=256, metavar="N", help="pieces in a step")
+    add("--pieces", type=COUNT, metavar="N", help="learn from so many pieces only")
     add("--backend", choices=["numpy", "numba"], default="numpy", help="of the compiled step")
-    add("--seed", type=int, default=0, metavar="N", help="of the starting weights and the order of pieces")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the starting weights and the order of pieces")
     add("--resume", action="store_true", help="go on where the last run stopped, or use it if it is done")
     add("--out", type=Path, default=Path("classify-out"), metavar="DIR", help="folder for checkpoints and pictures")
     return parser.parse_args(arguments)
 
 
-def positive(given: str) -> int:
-    value = int(given)
-    if value < 1:
-        raise ValueError(given)
-    return value
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("\nclassify_text.py: stopped; --resume goes on from the last checkpoint")
-    except (OSError, ValueError) as error:
-        sys.exit(f"classify_text.py: {error}")
+    command_line.run(main, "stopped; --resume goes on from the last checkpoint, if there is one")

@@ -19,10 +19,9 @@ import argparse
 import importlib.util
 import math
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,7 +30,9 @@ from typing import Any, TypeAlias
 # the threads wait for each other in busy loops. For large hidden layers, set the variable to the number of cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import command_line
 import numpy as np
+from command_line import AMOUNT, COUNT, RATE, SEED
 from digits_pictures import (
     bar_in_characters,
     draw_attack,
@@ -311,32 +312,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     title = "Train a network to read handwritten digits, test it, and draw what it has learned."
-    parser = argparse.ArgumentParser(description=title, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = command_line.parser(title)
     add = parser.add_argument
-    add("--epochs", type=number(int), default=5, metavar="N", help="how often to go through the training images")
-    add("--batch-size", type=number(int), default=64, metavar="N", help="images per step")
+    add("--epochs", type=COUNT, default=5, metavar="N", help="how often to go through the training images")
+    add("--batch-size", type=COUNT, default=64, metavar="N", help="images per step")
     add("--model", choices=("dense", "conv"), default="dense", help="matrices only, or two convolutions and a matrix")
-    add("--hidden", type=number(int), default=[128], metavar="N", nargs="*", help="units of each hidden layer (dense)")
+    add("--hidden", type=COUNT, default=[128], metavar="N", nargs="*", help="units of each hidden layer (dense)")
     add("--activation", type=activation, default="relu", metavar="NAME", help="of hidden layers (dense): relu, ...")
-    add("--learning-rate", type=number(float), default=4e-3, metavar="RATE", help="of Adam, at its peak")
-    add("--weight-decay", type=number(float, zero=True), default=3e-4, metavar="RATE", help="pull of weights to 0")
-    add("--seed", type=number(int, zero=True), default=0, metavar="N", help="of the starting weights and the shuffling")
+    add("--learning-rate", type=RATE, default=4e-3, metavar="RATE", help="of Adam, at its peak")
+    add("--weight-decay", type=AMOUNT, default=3e-4, metavar="RATE", help="pull of weights to 0")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the starting weights and the shuffling")
     add("--data", type=Path, default=MNIST, metavar="DIR", help="folder with four IDX files, plain or .gz")
     add("--out", type=Path, default=Path("digits-out"), metavar="DIR", help="folder for pictures and weights")
     return parser.parse_args(arguments)
-
-
-def number(kind: type, zero: bool = False) -> Callable[[str], float]:
-    """What argparse calls to read a finite number above zero, or also zero itself."""
-
-    def parse(text: str) -> float:
-        value: float = kind(text)
-        if not (0 < value < math.inf or (zero and value == 0)):
-            raise ValueError(text)
-        return value
-
-    parse.__name__ = f"{'non-negative' if zero else 'positive'} {kind.__name__}"  # "invalid positive int value: '0'"
-    return parse
 
 
 def activation(name: str) -> str:
@@ -374,10 +362,4 @@ def prepared(out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        print("\ndigits.py: stopped; the weights are written, whole, when the training is done", file=sys.stderr)
-        sys.exit(130)
-    except OSError as error:
-        sys.exit(f"digits.py: {error}")
+    command_line.run(main, "stopped; the weights are written, whole, when the training is done")

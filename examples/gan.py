@@ -17,10 +17,11 @@ and points that were made, and says how probable it is that a point is real. Eac
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+import command_line
 import numpy as np
+from command_line import COUNT, SEED
 from course.style import BLUE, ORANGE, figure
 from moons import moons
 
@@ -92,12 +93,12 @@ def draw(stages, real, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Train a generator and a discriminator on two half moons.")
+    parser = command_line.parser("Train a generator and a discriminator on two half moons.")
     add = parser.add_argument
-    add("--steps", type=int, default=6000, metavar="N", help="training steps")
-    add("--batch-size", type=int, default=128, metavar="N", help="real and made points in each step")
-    add("--hidden", type=int, default=64, metavar="N", help="units of each hidden layer")
-    add("--seed", type=int, default=0, metavar="N", help="of the points and the starting weights")
+    add("--steps", type=COUNT, default=6000, metavar="N", help="training steps")
+    add("--batch-size", type=COUNT, default=128, metavar="N", help="real and made points in each step")
+    add("--hidden", type=COUNT, default=64, metavar="N", help="units of each hidden layer")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the points and the starting weights")
     add("--out", type=Path, default=Path("gan-out"), metavar="DIR", help="folder for the picture")
     options = parser.parse_args(arguments)
 
@@ -116,4 +117,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

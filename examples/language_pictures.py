@@ -90,8 +90,8 @@ def draw_last_product(model, vocabulary, sentence, path):
     return draw_product(hidden, model.output, vocabulary.tokens, list(sentence), [*sentence[1:], ""], path)
 
 
-def draw_product(hidden, output, known, rows, following, path):
-    """x, W and softmax(x @ W + b) side by side; orange marks the right one of each row."""
+def draw_product(hidden, output, known, rows, following, path, marked="the right one"):
+    """x, W and softmax(x @ W + b) side by side; orange marks the one of each row that follows."""
     with tg.no_grad():
         chances = tg.softmax(output(tg.Tensor(hidden))).data
     weight = output.weight.data
@@ -101,9 +101,10 @@ def draw_product(hidden, output, known, rows, following, path):
     fig = figure(13, 0.2 * len(rows) + 1.8)
     axes = fig.subplots(1, 3, width_ratios=[4, 3, 3])
     shown = f"{len(some)} of them" if len(some) < hidden.shape[1] else "all of them"
+    part = f"{len(some)} by {len(often)} of it" if weight.shape != (len(some), len(often)) else "all of it"
     for ax, values, title in (
-        (axes[0], hidden[:, some], f"x: {hidden.shape[1]} numbers for each position ({shown})"),
-        (axes[1], weight[np.ix_(some, often)], f"W: {weight.shape[0]} by {weight.shape[1]}"),
+        (axes[0], hidden[:, some], f"x: {hidden.shape[1]} numbers for each row ({shown})"),
+        (axes[1], weight[np.ix_(some, often)], f"W: {weight.shape[0]} by {weight.shape[1]} ({part})"),
     ):
         limit = np.quantile(np.abs(values), 0.99)
         ax.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
@@ -115,7 +116,7 @@ def draw_product(hidden, output, known, rows, following, path):
     for i, token in enumerate(following):
         if token in tokens:
             axes[2].plot(tokens.index(token), i, "s", color=ORANGE, markersize=5, fillstyle="none")
-    axes[2].set_xlabel("orange: the right one", fontsize=8)
+    axes[2].set_xlabel(f"orange: {marked}", fontsize=8)
     fig.savefig(path)
     return path
 
@@ -170,7 +171,7 @@ def draw_translation_product(model, vocabulary, source, target, path):
         finally:
             model.output = kept
     names = [*(vocabulary.tokens[code] for code in target[0, 1:]), "<stop>"]
-    return draw_product(hidden, model.output, vocabulary.tokens, names, names, path)
+    return draw_product(hidden, model.output, vocabulary.tokens, names, names, path, "the one that was written")
 
 
 def draw_confusion(truth, found, names, path):

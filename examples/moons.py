@@ -9,10 +9,11 @@ lines and bends them into one curve. `moons.gif` shows that curve after each few
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+import command_line
 import numpy as np
+from command_line import COUNT, SEED
 from course.style import BLUE, GREY, ORANGE, figure
 
 import tinygrad_mm as tg
@@ -71,13 +72,13 @@ def draw(frames, points, upper, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Learn to tell two half moons apart, and animate the boundary.")
+    parser = command_line.parser("Learn to tell two half moons apart, and animate the boundary.")
     add = parser.add_argument
-    add("--points", type=int, default=300, metavar="N", help="points to learn from")
-    add("--hidden", type=int, default=16, metavar="N", help="units of each of the two hidden layers")
-    add("--steps", type=int, default=400, metavar="N", help="training steps")
-    add("--frames", type=int, default=50, metavar="N", help="pictures in the animation")
-    add("--seed", type=int, default=0, metavar="N", help="of the points and the starting weights")
+    add("--points", type=COUNT, default=300, metavar="N", help="points to learn from")
+    add("--hidden", type=COUNT, default=16, metavar="N", help="units of each of the two hidden layers")
+    add("--steps", type=COUNT, default=400, metavar="N", help="training steps")
+    add("--frames", type=COUNT, default=50, metavar="N", help="pictures in the animation")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the points and the starting weights")
     add("--out", type=Path, default=Path("moons-out"), metavar="DIR", help="folder for the picture")
     options = parser.parse_args(arguments)
 
@@ -100,4 +101,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -10,10 +10,11 @@ array of shape (networks, inputs, outputs), and a matrix product does them all a
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+import command_line
 import numpy as np
+from command_line import COUNT, SEED
 from course.style import BLUE, GREY, INK, ORANGE, figure
 
 import tinygrad_mm as tg
@@ -68,13 +69,13 @@ def draw(x, y, at, curves, path):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description="Fit a curve with an ensemble of networks, and see where they differ.")
+    parser = command_line.parser("Fit a curve with an ensemble of networks, and see where they differ.")
     add = parser.add_argument
-    add("--points", type=int, default=80, metavar="N", help="points to learn from")
-    add("--networks", type=int, default=20, metavar="N", help="networks in the ensemble")
-    add("--hidden", type=int, default=32, metavar="N", help="units of each of the two hidden layers")
-    add("--steps", type=int, default=2000, metavar="N", help="training steps")
-    add("--seed", type=int, default=0, metavar="N", help="of the points and the starting weights")
+    add("--points", type=COUNT, default=80, metavar="N", help="points to learn from")
+    add("--networks", type=COUNT, default=20, metavar="N", help="networks in the ensemble")
+    add("--hidden", type=COUNT, default=32, metavar="N", help="units of each of the two hidden layers")
+    add("--steps", type=COUNT, default=2000, metavar="N", help="training steps")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the points and the starting weights")
     add("--out", type=Path, default=Path("regression-out"), metavar="DIR", help="folder for the picture")
     options = parser.parse_args(arguments)
 
@@ -102,4 +103,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -4,6 +4,7 @@
     python examples/translate.py --task dates
     python examples/translate.py --task verses --beams 4
     python examples/translate.py --text "ninety-one thousand and twelve"
+    python examples/translate.py --data words.tsv --steps 2000    # pairs of one's own, a tab between the two
 
 An encoder turns each word of the source into a vector that knows its surroundings; a decoder writes the target word by
 word, and looks back at these vectors for each one. Where it looks is drawn: nobody told it which words belong together.
@@ -16,19 +17,17 @@ With `--model gru` encoder and decoder are recurrent networks with additive atte
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
-import importlib
 import importlib.util
 import resource
-import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
-import language_data
+import command_line
 import numpy as np
+from command_line import COUNT, RATE, SEED
 from language_pictures import attention_weights, draw_alignment, draw_translation_product
+from translation_tasks import TASKS, own_task
 
 import tinygrad_mm as tg
 from tinygrad_mm import text
@@ -126,81 +125,15 @@ class Recurrent(tg.Module):
 MODELS = {"transformer": Transformer, "gru": Recurrent}
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The tasks
+# Learning and translating
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def numbers(rng):
-    """Below a million: three quarters of those to learn from drawn evenly, the others evenly in their logarithm."""
-    num2words = needed("num2words").num2words
-    few = rng.permutation(1_000_000)[:36_000]
-    small = (10 ** rng.uniform(0, 6, 10_000)).astype(int) - 1
-    learned = {*few[:30_000].tolist(), *small.tolist()}
-    held_back = [n for n in few[30_000:].tolist() if n not in learned]
-    spell = lambda many: [(num2words(n), num2words(n, lang="fr")) for n in many]
-    return spell(rng.permutation(sorted(learned)).tolist()), spell(held_back[:500]), spell(held_back[500:5500])
-
-
-PATTERNS = [("en_US", "full"), ("en_US", "long"), ("en_US", "medium"), ("en_GB", "full"), ("en_GB", "long")]
-PATTERNS += [("en_GB", "medium"), ("en_ZA", "long"), ("en_IE", "full"), ("en", "yyyy MMMM d")]
-
-
-def dates(rng):
-    """Days from the year 1000 to 9999, each in one of nine formats, none of which leaves month and day in doubt."""
-    format_date = needed("babel.dates").format_date
-    first, last = datetime.date(1000, 1, 1).toordinal(), datetime.date.max.toordinal()
-    days = [datetime.date.fromordinal(first + n) for n in rng.permutation(last - first + 1)[:33_000].tolist()]
-    chosen = rng.integers(len(PATTERNS), size=len(days)).tolist()
-    pairs = [
-        (format_date(day, PATTERNS[i][1], locale=PATTERNS[i][0]), day.isoformat())
-        for day, i in zip(days, chosen, strict=True)
-    ]
-    return pairs[:30_000], pairs[30_000:30_500], pairs[30_500:]
-
-
-def verses(rng):
-    """Those of at most 40 words and marks in both languages, without such that one of the two explains at length."""
-    pairs = [(a, b) for a, b in language_data.verses() if max(len(text.tokens(a)), len(text.tokens(b))) <= 40]
-    pairs = [(a, b) for a, b in pairs if max(len(a), len(b)) <= 2 * min(len(a), len(b)) + 20]
-    rng.shuffle(pairs)
-    return pairs[600:], pairs[:300], pairs[300:600]
-
-
-def needed(name):
-    """A package of the extra `language`."""
-    if importlib.util.find_spec(name.split(".")[0]) is None:
-        raise SystemExit(f"translate.py: this task needs {name.split('.')[0]}; pip install 'tinygrad_mm[language]'")
-    return importlib.import_module(name)
-
-
-class Task(NamedTuple):
-    """Where examples come from, what they consist of, and how they are learned."""
-
-    pairs: object
-    words: tuple[bool, bool]  # source and target in words, or in characters
-    at_least: int  # how often a word must occur to have a number
-    features: int
-    dropout: float
-    smoothing: float
-    buckets: int  # lengths that examples are filled up to
-    steps: int
-    batch_size: int
-    learning_rate: float
-    example: str
-
-
-TASKS = {
-    "numbers": Task(numbers, (True, True), 1, 64, 0.0, 0.0, 1, 1700, 64, 3e-3, "ninety-one thousand and twelve"),
-    "dates": Task(dates, (False, False), 1, 64, 0.0, 0.0, 1, 1900, 64, 3e-3, "Wednesday, 5 March 1997"),
-    "verses": Task(verses, (True, True), 2, 128, 0.3, 0.1, 4, 2200, 64, 2e-3, "He who has ears to hear, let him hear."),
-}
 
 
 class Examples:
     """Pairs of texts as arrays: the source; what the decoder is given, from <start> on; what it should say."""
 
     def __init__(self, task, pairs):
-        specials = [*SPECIALS, "<unknown>"] if task.at_least > 1 else SPECIALS
+        specials = [*SPECIALS, "<unknown>"] if task.unknown else SPECIALS
         self.vocabularies = [
             text.Vocabulary.of(side, words, specials, task.at_least)
             for side, words in zip(zip(*pairs, strict=True), task.words, strict=True)
@@ -213,23 +146,23 @@ class Examples:
         return source.encode(pair[0]), target.encode(pair[1], start=True, stop=True)
 
     def columns(self, pairs):
-        """Sources, and targets as they are given to the decoder and as it is to say them."""
+        """Sources, and targets as they are given to the decoder and as it is to say them.
+
+        It is not to say <unknown>, which stands for too many words to be one: there the loss asks for nothing.
+        """
         sources, targets = zip(*map(self.encoded, pairs), strict=True)
-        return list(sources), [target[:-1] for target in targets], [target[1:] for target in targets]
+        own = self.vocabularies[1]
+        said = [np.where(target[1:] == own.unknown, own.padding, target[1:]) for target in targets]
+        return list(sources), [target[:-1] for target in targets], said
 
     def arrays(self, pairs):
         return tuple(map(text.pad_sequences, self.columns(pairs)))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Learning and translating
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def learn(model, examples, parts, task, options, rng):
     """Train by the recipe of the task; returns the history."""
     steps = options.steps or task.steps
-    batch_size = options.batch_size or task.batch_size
+    batch_size = min(options.batch_size or task.batch_size, len(parts[0]))
     rate = options.learning_rate or task.learning_rate
     own = {"batch_size": batch_size, "shuffle": True, "rng": rng, "drop_last": True}
     if task.buckets > 1:
@@ -238,7 +171,7 @@ def learn(model, examples, parts, task, options, rng):
         batches = tg.data.DataLoader(examples.arrays(parts[0]), **own)
     epochs = max(1, round(steps / len(batches)))
     steps = epochs * len(batches)
-    warm = min(400, steps // 5)
+    warm = max(1, min(400, steps // 5))
     schedule = tg.optim.schedules.warm_up(warm, then=tg.optim.schedules.cosine(rate, steps, rate / 50))
     optimizer = tg.optim.AdamW(model.parameters(), schedule, betas=(0.9, 0.98), weight_decay=0.01)
     smoothed = functools.partial(tg.cross_entropy, ignore_index=0, label_smoothing=task.smoothing)
@@ -254,7 +187,7 @@ def learn(model, examples, parts, task, options, rng):
         smoothed,
         optimizer,
         epochs,
-        validation=examples.arrays(parts[1][:256]),
+        validation=tg.data.DataLoader(examples.arrays(parts[1][:256]), 64),
         clip_norm=1.0,
         callbacks=[*examples.vocabularies, show],
         checkpoint=options.folder,
@@ -306,7 +239,7 @@ def aligned(model, examples, source, found):
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    task = TASKS[options.task]
+    task = TASKS[options.task] if options.data is None else own_task(options.data, options.words)
     parts = task.pairs(np.random.default_rng(0))  # the same for all seeds: what is tested on is never learned
     parts = tuple(part[: options.examples] for part in parts)
     examples = Examples(task, parts[0])
@@ -328,7 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     if options.text is None:
         test(model, examples, parts[2], options)
-    source = task.example if options.text is None else options.text
+    source = options.text or task.example or parts[2][0][0]
     show(model, examples, source, options)
     print(f"most memory at a time: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
 
@@ -341,7 +274,7 @@ def test(model, examples, pairs, options):
         found = translated(model, examples, pairs, beams)
         how = "greedy" if beams == 1 else f"{beams} beams"
         seconds = f"{len(pairs) / (time.perf_counter() - start):.0f} a second"
-        if options.task == "verses":
+        if options.task == "verses" and not options.data:
             print(f"{how}: BLEU {score(found, wanted)} on {len(pairs)} verses, {seconds}")
             continue
         wrong = [(s, t, f) for (s, t), f in zip(pairs, found, strict=True) if t != f]
@@ -349,7 +282,7 @@ def test(model, examples, pairs, options):
         print(f"{how}: {exact}, {len(wrong)} of {len(pairs)} wrong, {seconds}")
         for source, target, other in wrong[:5]:
             print(f"    {source}: {other}, not {target}")
-    if options.task == "verses":
+    if options.task == "verses" and not options.data:
         print("\nten of them:")
         for (source, target), other in list(zip(pairs, found, strict=True))[:10]:
             print(f"    source:    {source}\n    found:     {other}\n    reference: {target}\n")
@@ -401,39 +334,31 @@ def check_text(options, examples):
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     title = "Learn to translate numbers, dates or verses, test that, and show which words belong together."
-    parser = argparse.ArgumentParser(description=title, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = command_line.parser(title)
     add = parser.add_argument
     add("--task", choices=TASKS, default="numbers", help="what is translated")
     add("--model", choices=MODELS, default="transformer", help="or recurrent networks with additive attention")
+    add("--data", type=Path, metavar="FILE", help="learn these pairs instead: source, tab, translation in each line")
+    add("--words", action="store_true", help="learn those of --data in words and marks, not in characters")
     add("--text", metavar="TEXT", help="translate this, by the model of the last run (which is trained if need be)")
-    add("--beams", type=positive, default=1, metavar="N", help="translations that are followed at a time")
-    add("--steps", type=positive, metavar="N", help="of training (default: the task's)")
-    add("--batch-size", type=positive, metavar="N", help="pairs in a step (default: the task's)")
-    add("--learning-rate", type=float, metavar="RATE", help="at its peak (default: the task's)")
-    add("--features", type=positive, metavar="N", help="numbers for each word (default: the task's)")
-    add("--layers", type=positive, default=2, metavar="N", help="of encoder and decoder")
-    add("--examples", type=positive, metavar="N", help="learn from and test on N pairs at most")
+    add("--beams", type=COUNT, default=1, metavar="N", help="translations that are followed at a time")
+    add("--steps", type=COUNT, metavar="N", help="of training (default: the task's)")
+    add("--batch-size", type=COUNT, metavar="N", help="pairs in a step (default: the task's)")
+    add("--learning-rate", type=RATE, metavar="RATE", help="at its peak (default: the task's)")
+    add("--features", type=COUNT, metavar="N", help="numbers for each word (default: the task's)")
+    add("--layers", type=COUNT, default=2, metavar="N", help="of encoder and decoder")
+    add("--examples", type=COUNT, metavar="N", help="learn from and test on N pairs at most")
     add("--backend", choices=["numpy", "numba"], default="numpy", help="of the compiled step")
-    add("--seed", type=int, default=0, metavar="N", help="of the starting weights and the order of pairs")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the starting weights and the order of pairs")
     add("--resume", action="store_true", help="go on where the last run stopped, or use it if it is done")
     add("--out", type=Path, default=Path("translate-out"), metavar="DIR", help="folder for checkpoints and pictures")
     options = parser.parse_args(arguments)
-    options.folder = options.out / f"{options.task}-{options.model}"
+    if options.words and options.data is None:
+        parser.error("--words is about the pairs of --data FILE")
+    options.folder = options.out / f"{options.data.stem if options.data else options.task}-{options.model}"
     options.folder.mkdir(parents=True, exist_ok=True)
     return options
 
 
-def positive(given: str) -> int:
-    value = int(given)
-    if value < 1:
-        raise ValueError(given)
-    return value
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("\ntranslate.py: stopped; --resume goes on from the last checkpoint")
-    except (OSError, ValueError) as error:
-        sys.exit(f"translate.py: {error}")
+    command_line.run(main, "stopped; --resume goes on from the last checkpoint, if there is one")

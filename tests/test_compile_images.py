@@ -10,16 +10,10 @@ from interpreted import interpreted
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
-from tinygrad_mm.compiler.images import (
-    examples_last,
-    max_pool_last,
-    overlap_add_last,
-    pieces,
-    short_product,
-    to_maxima_last,
-    windows_last,
-)
+from tinygrad_mm.compiler.images import examples_last
 from tinygrad_mm.compiler.passes.images import EXAMPLES_FROM
+from tinygrad_mm.functional.pooling import _max_pool, _to_maxima
+from tinygrad_mm.functional.sliding import overlap_add, windows
 
 
 @st.composite
@@ -172,65 +166,42 @@ def test_the_saved_step_needs_numpy_only(tmp_path):
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.integers(0, 1), st.integers(0, 1)),
     st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    st.sampled_from([0.0, 2.5, -np.inf, np.nan]),
 )
-def test_each_call_is_written_as_it_is_defined(channels, lengths, size, stride, before, dilation):
-    """The kernels' NumPy calls against the functions that they stand for, with memory that was used before."""
+def test_each_call_is_written_as_it_is_defined(channels, lengths, size, stride, before, dilation, number):
+    """Into arrays with the examples innermost, in memory that was used before."""
     from tinygrad_mm.compiler.emitter import emit
     from tinygrad_mm.compiler.program import Op, Program, Value
 
     rng = np.random.default_rng(0)
-    padding = tuple((p, p) for p in before)
-    window = (size, stride, padding, dilation)
-    x = rng.integers(-2, 3, (channels, *lengths, 4)).astype(np.float32)
-    y = max_pool_last(x, *window)
-    g = rng.standard_normal(y.shape).astype(np.float32)
-    columns = windows_last(x, *window)
-    shape = (4, channels, *lengths)
-    matrix = rng.standard_normal((3, columns.shape[0])).astype(np.float32)
+    window = (size, stride, tuple((p, p) for p in before), dilation)
+    x = rng.integers(-2, 3, (4, channels, *lengths)).astype(np.float32)
+    y = _max_pool(x, *window)
     calls = [
-        (examples_last, [np.moveaxis(x, -1, 0).copy()], ()),
-        (windows_last, [x], window),
-        (overlap_add_last, [columns], (shape, *window)),
-        (max_pool_last, [x], window),
-        (to_maxima_last, [g, y, x], window),
-        (short_product, [matrix, columns.reshape(len(columns), -1)], ()),
+        (windows, [x], (*window, number)),
+        (overlap_add, [windows(x, *window)], (x.shape, *window)),
+        (_max_pool, [x], window),
+        (_to_maxima, [rng.standard_normal(y.shape).astype(np.float32), y, x], window),
     ]
     for fun, arrays, options in calls:
-        program = Program()
-        inner = [Value(a, "input", f"a{i}") for i, a in enumerate(arrays)]
-        copies = [Value(a) for a in arrays]
-        expected = fun(*arrays, *options)
-        result = Value(expected)
-        program.inputs = inner
-        program.ops = [Op(np.positive, [a], {}, b) for a, b in zip(inner, copies, strict=True)]
-        program.ops.append(Op(fun, [*copies, *options], {}, result))
-        program.outputs = [result]
-        emitted = emit(program)
-        forward, _ = emitted.make([])
-        for _ in range(2):
-            (found,), *_ = forward(*arrays)
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=fun.__name__)
-
-
-@given(st.integers(1, 2000), st.integers(1, 100_000))
-def test_pieces_are_of_one_length_and_small(products, length):
-    count = pieces(products, length)
-    assert length % count == 0
-    assert count == 1 or (products * (length // count) <= 1_000_000 and length // count >= 256)
-
-
-def test_a_product_in_pieces_is_the_product():
-    rng = np.random.default_rng(0)
-    model = nn.Sequential(nn.Conv2d(1, 2, 3, rng=0), nn.Flatten(), nn.Dense(2 * 38 * 38, 2, rng=0))
-    x, y = rng.standard_normal((64, 1, 40, 40)).astype(np.float32), rng.integers(0, 2, 64)
-    assert pieces(18, 64 * 38 * 38) > 1
-    twin = nn.Sequential(nn.Conv2d(1, 2, 3, rng=0), nn.Flatten(), nn.Dense(2 * 38 * 38, 2, rng=0))
-    step = tg.compile_step(model, tg.cross_entropy, tg.optim.SGD(model.parameters(), 0.1))
-    loss = tg.cross_entropy(twin(x), y)
-    loss.backward()
-    assert step(x, y) == pytest.approx(loss.item(), rel=1e-5)
-    before = twin[0].weight.data.copy()
-    np.testing.assert_allclose(model[0].weight.data, before - 0.1 * twin[0].weight.grad, rtol=1e-4, atol=1e-6)
+        for turned in (False, True):  # operands that lie as the result, or as they are
+            program = Program()
+            inner = [Value(a, "input", f"a{i}") for i, a in enumerate(arrays)]
+            copies = [Value(a) for a in arrays]
+            expected = fun(*arrays, *options)
+            result, late = Value(expected), Value(expected)
+            for value in (*(copies if turned else ()), result):
+                value.order = examples_last(value.ndim)
+            program.inputs = inner
+            program.ops = [Op(np.positive, [a], {}, b) for a, b in zip(inner, copies, strict=True)]
+            program.ops += [Op(fun, [*copies, *options], {}, result), Op(np.positive, [result], {}, late)]
+            program.outputs = [late]
+            emitted = emit(program)
+            assert fun.__name__ not in emitted.source
+            forward, _ = emitted.make([])
+            for _ in range(2):
+                (found,), *_ = forward(*arrays)
+                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=fun.__name__)
 
 
 def test_relu_goes_back_before_pooling():
@@ -250,6 +221,6 @@ def test_relu_goes_back_before_pooling():
         grads.append([t.grad for t in tensors])
     for ours, expected in zip(*grads, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
-    pooled = f"(3, 2, 2, {EXAMPLES_FROM})"
+    pooled = f"({EXAMPLES_FROM}, 3, 2, 2)"
     lines = [line for line in compiled.source.splitlines() if "multiply(" in line and "view" in line]
     assert any(line.endswith(f"# {pooled}") for line in lines), "relu's mask is that of the pooled images"

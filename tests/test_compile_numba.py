@@ -377,8 +377,8 @@ class Tied(nn.Module):
         return self.last(np.tanh(self.frozen(np.tanh(self.tied(np.tanh(self.tied(x)))))))
 
 
-def descended(backend: str | None, dtype: Any) -> tuple[list[np.ndarray], str]:
-    """Parameters after some steps of plain gradient descent, one group with a schedule, and the program."""
+def descended(backend: str | None, dtype: Any) -> list[np.ndarray]:
+    """Parameters after some steps of plain gradient descent, one group with a schedule."""
     model = Tied().to(dtype)
     groups = [
         {"parameters": list(model.tied.parameters())},
@@ -400,28 +400,25 @@ def descended(backend: str | None, dtype: Any) -> tuple[list[np.ndarray], str]:
         opt.zero_grad()
         tg.cross_entropy(model(x), y).backward()
         opt.step()
-    return [np.array(p.data) for p in model.parameters()], step.source if step is not None else ""
+    return [np.array(p.data) for p in model.parameters()]
 
 
 @no_blas
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gradient_descent_happens_in_the_product_where_nothing_else_reads_the_gradient(dtype: Any) -> None:
-    expected, _ = descended(None, dtype)
+def test_gradient_descent_with_groups_and_a_tied_weight(dtype: Any) -> None:
+    expected = descended(None, dtype)
     with interpreted():
-        found, source = descended("numba", dtype)
+        found = descended("numba", dtype)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=200 * np.finfo(dtype).eps)
-    assert len(re.findall(r"-learning_rate\w*\[0\]", source)) == 1  # `last` alone: two products add up for `tied`
-    assert re.search(r"-learning_rate\w*\[0\].* model_last_weight_", source)
 
 
 @no_blas
-def test_a_label_out_of_range_leaves_what_descends_as_it_was() -> None:
+def test_a_label_out_of_range_leaves_the_parameters_as_they_were() -> None:
     with interpreted():
         model = nn.Dense(3, 2, rng=0)
         step = tg.compile_step(model, tg.cross_entropy, optim.SGD(model.parameters(), 0.1), backend="numba")
         step(np.ones((4, 3), np.float32), np.zeros(4, int))
-        assert "-learning_rate" in step.source
         before = model.weight.data.copy()
         with pytest.raises(ValueError, match="between 0 and 1"):
             step(np.ones((4, 3), np.float32), np.array([0, 1, 2, 0]))
@@ -529,14 +526,6 @@ def test_numba_trains_a_network_with_dropout_and_batch_norm() -> None:
 @compiled
 def test_numba_reads_a_stack_of_products_backwards() -> None:
     check(backwards, [np.random.default_rng(0).standard_normal((3, 2, 2))])
-
-
-@compiled
-def test_numba_descends_in_the_product() -> None:
-    found, source = descended("numba", np.float32)
-    assert "-learning_rate" in source
-    for ours, theirs in zip(found, descended(None, np.float32)[0], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 @compiled

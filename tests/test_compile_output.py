@@ -30,7 +30,7 @@ def test_the_source_names_modules_parameters_and_shapes():
     f(x, y)
     assert "# layers.0 Dense" in f.source
     assert "model_layers_1_weight" in f.source
-    assert "# (8, 5)" in f.source
+    assert "# (5, 8)" in f.source
     assert "(backward)" in f.source
 
 

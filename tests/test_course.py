@@ -90,6 +90,58 @@ def test_the_pages_need_nothing_else_and_fold_the_solutions(build, tmp_path, cap
     assert re.findall(r'<li><a href="(\d\d)', index) == [f"{n:02}" for n in range(1, 16)]
 
 
+def test_a_build_keeps_logs_goes_on_after_a_failure_and_is_resumed(build, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("jupytext")
+    pytest.importorskip("nbconvert")
+    monkeypatch.chdir(tmp_path)
+    ran = []
+
+    def executed(chapter):
+        """A notebook as if it had been run; the second chapter fails at first."""
+        import nbformat.v4 as nb
+        from nbclient.exceptions import CellExecutionError
+
+        ran.append(chapter.stem)
+        if chapter.stem == "02_paths" and ran.count(chapter.stem) == 1:
+            raise CellExecutionError("Traceback", "AssertionError", "reached 95.0")
+        shown = [nb.new_output("stream", text="reached 96.5\n"), nb.new_output("display_data", {"text/html": "<p>"})]
+        return nb.new_notebook(cells=[nb.new_code_cell("print()", outputs=shown)])
+
+    monkeypatch.setattr(build, "executed", executed)
+    arguments = ["1", "2", "3", "--logs", "logs", "--notebooks", str(tmp_path)]
+    with pytest.raises(SystemExit, match="02_paths failed; --resume makes what is missing"):
+        build.main(arguments)
+    assert "reached 95.0" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["01_nudge.txt", "03_matmul.txt"]
+    command, seconds, *rest = (tmp_path / "logs" / "03_matmul.txt").read_text("utf-8").splitlines()
+    assert command == "$ python examples/course/build.py 3"
+    assert re.fullmatch(r"\d+ s", seconds)
+    assert rest == ["", "reached 96.5"]
+    build.main([*arguments, "--resume"])
+    assert ran[3:] == ["02_paths"]
+    os.utime(tmp_path / "course-out" / "01_nudge.html", (0, 0))  # older than its chapter
+    build.main([*arguments, "--resume"])
+    assert ran[4:] == ["01_nudge"]
+
+
+def test_what_a_cell_prints_is_one_output(build):
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": "1.1: "},
+        {"output_type": "stream", "name": "stdout", "text": "right.\n"},
+        {"output_type": "display_data", "data": {"text/html": "<p>"}},
+        {"output_type": "stream", "name": "stdout", "text": "\n"},
+        {"output_type": "display_data", "data": {"text/html": "<p>"}},
+        {"output_type": "stream", "name": "stdout", "text": "more"},
+        {"output_type": "stream", "name": "stderr", "text": "else"},
+    ]
+    cell = {"outputs": [dict(output) for output in outputs]}
+    build.join_streams(cell)
+    assert [output.get("text") for output in cell["outputs"]] == ["1.1: right.\n", None, None, "more", "else"]
+    text = {"source": "words"}
+    build.join_streams(text)
+    assert text == {"source": "words"}
+
+
 def test_the_index_names_every_chapter(build):
     text = (COURSE.parent / "README.md").read_text("utf-8")
     for chapter in CHAPTERS:
@@ -110,6 +162,6 @@ def test_the_index_names_every_program():
     programs = [path for path in COURSE.parent.glob("*.py") if "__main__" in path.read_text("utf-8")]
     assert len(programs) >= 7
     for path in programs:
-        if path.stem.endswith("_runs"):  # runs another program, several times
+        if path.stem == "runs":  # runs the others
             continue
         assert f"]({path.name})" in index

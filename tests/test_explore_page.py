@@ -459,6 +459,7 @@ HOSTILE = "</script><script>alert(1)</script>"
 @example("]]>&lt;\\u003c")
 @example("\ud800 日本 🙂")
 @example("@DATA@ @SCRIPT@")
+@example("\U00010800 \u05d0\u05d1")  # from right to left
 def test_names_are_text_and_nothing_else(tmp_path_factory, name):
     folder = tmp_path_factory.getbasetemp()
     plain = parsed(diamond("plain")[1], folder)

@@ -32,8 +32,20 @@ FLOORS = (
     {"__init__", "__main__"},
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
-NEEDS = {"tinygrad_mm.sklearn": {"sklearn"}}  # a module that is nothing without another library, and its extra
-HEAVY = {"onnx", "sklearn", "graphviz", "tqdm", "matplotlib", "safetensors", "numba", "threadpoolctl", "IPython"}
+# Modules that are nothing without another library.
+NEEDS = {"tinygrad_mm.sklearn": {"sklearn"}, "tinygrad_mm.rules.scipy_special": {"scipy"}}
+HEAVY = {
+    "onnx",
+    "scipy",
+    "sklearn",
+    "graphviz",
+    "tqdm",
+    "matplotlib",
+    "safetensors",
+    "numba",
+    "threadpoolctl",
+    "IPython",
+}
 
 
 def module_of(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -17,9 +18,11 @@ MODULES = (
     "language",
     "language_data",
     "language_pictures",
-    "language_runs",
+    "runs",
+    "translation_tasks",
     "translate",
     "classify_text",
+    "command_line",
     "course.style",
 )
 SAID = "It was said, and said again: what is written is written.\n"
@@ -48,8 +51,7 @@ def language(example, monkeypatch, tmp_path, capsys):
         "mlp": functools.partial(module.Window, window=4, features=8, hidden=32),
     }
     monkeypatch.setattr(module, "LENGTH", 8)
-    for cls in (module.Window, module.Transformer):
-        monkeypatch.setattr(cls, "context", 8)
+    monkeypatch.setattr(module.Transformer, "context", 8)
     for name, make in small.items():
         monkeypatch.setitem(module.RECIPES, name, module.Recipe(make, 120, 8, 1e-2))
     data = tmp_path / "text.txt"
@@ -135,22 +137,41 @@ def test_language_says_what_is_wrong(language, arguments, message):
         language(*arguments)
 
 
-def test_language_refuses_short_texts_and_other_characters(language):
+def test_language_refuses_short_texts_and_knows_characters_that_are_held_back_only(language):
     short = language.path / "short.txt"
     short.write_text("abc", "utf-8")
-    with pytest.raises(SystemExit, match="holds 3 characters, too few"):
+    with pytest.raises(SystemExit, match="2 characters to learn from and 1 to test on are too few"):
         language("--data", short)
     short.write_text("abc " * 200 + "é" * 60, "utf-8")
-    with pytest.raises(SystemExit, match="characters of its own"):
-        language("--data", short)
+    assert "6 different" in language("--data", short, "--model", "bigram", "--prompt", "é")
 
 
 def test_a_model_of_another_text_is_not_resumed(language):
     language("--model", "mlp", "--steps", 10)
     other = language.path / "other.txt"
     other.write_text(SAID.replace("w", "v") * 30, "utf-8")
-    with pytest.raises(ValueError, match=r"vocabulary|shape"):
+    with pytest.raises(ValueError, match="it was trained with another vocabulary, of 17 tokens; this one has 17"):
         language("--model", "mlp", "--steps", 10, "--resume", "--data", other)
+    with pytest.raises(ValueError, match=r"state of another text, or of other batches: .*batches=1; here .*batches=2"):
+        language("--model", "mlp", "--steps", 20, "--resume")
+    table = language("--model", "bigram", "--data", other).split("model  ")[1]
+    assert "bigram" in table
+    assert "MLP" not in table  # whose number is of the other text
+
+
+@pytest.mark.parametrize("model", ["bigram", "mlp", "gru"])
+def test_a_prompt_may_be_longer_than_what_a_model_looks_at(language, model):
+    said = "It was said, " * 3
+    assert said in language("--model", model, "--steps", 2, "--prompt", said)
+
+
+def test_the_seconds_of_a_run_count_all_its_parts(language):
+    def seconds(*arguments):
+        language("--model", "mlp", "--steps", 10, *arguments)
+        return json.loads((language.path / "mlp.json").read_text())["seconds"]
+
+    first = seconds()
+    assert seconds("--resume") >= 0.9 * first
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -217,9 +238,9 @@ def test_beams_and_batches_change_nothing_for_the_sure(few_numbers):
         assert np.allclose(looks.sum(axis=-1), 1, atol=1e-5)
 
 
-def test_dates_have_nine_formats_that_can_be_read(translate):
+def test_dates_have_nine_formats_that_can_be_read(example):
     pytest.importorskip("babel")
-    module = translate.module
+    module = example("translation_tasks")
     parts = module.dates(np.random.default_rng(0))
     learned, _, test = parts
     assert {iso for _, iso in learned}.isdisjoint(iso for _, iso in test)
@@ -232,8 +253,8 @@ def test_dates_have_nine_formats_that_can_be_read(translate):
         assert months[int(month) - 1] in given
 
 
-def test_verses_stand_beside_their_translations(translate):
-    learned, validation, test = translate.module.verses(np.random.default_rng(0))
+def test_verses_stand_beside_their_translations(example):
+    learned, validation, test = example("translation_tasks").verses(np.random.default_rng(0))
     assert len(learned) > 3000
     assert len(validation) == len(test) == 300
     names = [("Jesus", "Jesús"), ("Pilate", "Pilato"), ("Abraham", "Abraham"), ("Galilee", "Galilea")]
@@ -253,6 +274,38 @@ def test_verses_stand_beside_their_translations(translate):
 def test_translate_says_what_is_wrong(few_numbers, text, message):
     with pytest.raises(SystemExit, match=message):
         few_numbers("--text", text)
+
+
+def test_pairs_of_ones_own_are_learned(translate):
+    """Words written backwards, in characters; and the same rule in words, where unknown ones come."""
+    words = translate.path / "words.tsv"
+    syllables = [a + b for a in "bdgklmnprt" for b in "aeiou"]
+    words.write_text("\n".join(f"{one}{two}\t{two}{one}" for one in syllables[::3] for two in syllables[::4]), "utf-8")
+    said = translate("--data", words, "--steps", 200, "--batch-size", 32, "--learning-rate", 0.01)
+    assert re.search(r"greedy: [\d.]+ % exact, \d+ of 22 wrong", said)
+    losses = [float(loss) for loss in re.findall(r"validation loss ([\d.]+)", said)]
+    assert losses[-1] < 0.6 * losses[0]
+    said = translate("--data", words, "--words", "--steps", 2, "--examples", 5)  # fewer than a batch
+    assert "epoch 2/2" in said
+    assert (translate.path / "words-transformer" / "attention.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("one\tun\ntwo deux\n", "'two deux' in .* is no pair; write source, one tab, translation"),
+        ("one\t \n", "is no pair"),
+        ("one\tun\n" * 30, "holds 1 pairs; 20 are the least"),
+        ("", "holds 0 pairs"),
+    ],
+)
+def test_translate_says_what_is_wrong_with_pairs(translate, written, message):
+    pairs = translate.path / "pairs.tsv"
+    pairs.write_text(written, "utf-8")
+    with pytest.raises(SystemExit, match=message):
+        translate("--data", pairs)
+    with pytest.raises(SystemExit, match="cannot be read as text"):
+        translate("--data", translate.path)
 
 
 def test_translate_names_what_it_needs(translate, monkeypatch):
@@ -346,22 +399,36 @@ def test_texts_are_read(example):
 
 
 def test_the_runs_are_commands_of_the_examples(example, tmp_path, monkeypatch, capsys):
-    runs = example("language_runs")
+    runs = example("runs")
     started = []
 
     def start(command, **_):
         started.append(command)
-        return type("Run", (), {"returncode": 0, "stdout": "trained\ntest loss 1.5000 nats a character\n"})
+        said = " 1 of 2\r 2 of 2\ntrained, None\ntest loss 1.5000 nats a character\n"
+        return type("Run", (), {"returncode": "gan.py" in command[1], "stdout": said})
 
     monkeypatch.setattr(runs.subprocess, "run", start)
-    runs.main(["--reference", "ref", "--seeds", "3", "--logs", str(tmp_path), "--out", "out"])
+    every = ["--reference", "ref", "--seeds", "3", "--logs", str(tmp_path), "--out", "out"]
+    runs.main([*every, "--fashion", "images"])
     assert len(started) == len(runs.RUNS) == len([*tmp_path.glob("*-3.txt")])
-    assert "test loss 1.5000" in capsys.readouterr().out
-    assert (
-        (tmp_path / "shakespeare-3.txt").read_text().startswith("$ python examples/language.py --data REFERENCE/shake")
-    )
+    said = capsys.readouterr().out
+    assert "test loss 1.5000" in said
+    assert "gan, seed 3 failed" in said
+    command, seconds, _, *rest = (tmp_path / "shakespeare-3.txt").read_text().splitlines()
+    assert command.startswith("$ python examples/language.py --data REFERENCE/shakespeare/input.txt")
+    assert re.fullmatch(r"\d+ s", seconds)
+    assert rest == [" 2 of 2", "trained, None", "test loss 1.5000 nats a character"]
+    assert "--data FASHION --seed 3\n" in (tmp_path / "fashion-3.txt").read_text()
+
+    done = len(started)
+    runs.main([*every, "--resume"])
+    assert [Path(command[1]).stem for command in started[done:]] == ["gan"]  # the one that failed
+    assert "fashion: left out, as it needs --fashion" in capsys.readouterr().out
+    assert [runs.seeds(name, runs.parse([])) for name in ("dates", "moons")] == [[0, 1, 2], [0]]
     for command in started:
         module = example(Path(command[1]).stem)
+        if not hasattr(module, "parse"):  # a small program, which the tests of its own run
+            continue
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
             assert module.parse([part.replace("ref/", f"{tmp_path}/") for part in command[2:]]).seed == 3

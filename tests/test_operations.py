@@ -176,7 +176,8 @@ def test_every_rule_is_reached_by_its_rows(fun: Callable[..., Any], data: st.Dat
     rows = [row for row in ROWS if row.fun is fun]
     assert rows, f"{name_of(fun)} has a rule but no row in tests/table"
     rule, watch = RULES[fun], Watch()
-    if isinstance(fun, np.ufunc) and sum(vjp is not None for vjp in rule.vjps) > 1:
+    vjps = [None if vjp is None or "unknown" in vjp.__code__.co_names else vjp for vjp in rule.vjps]  # those raise
+    if isinstance(fun, np.ufunc) and sum(vjp is not None for vjp in vjps) > 1:
         assert any(row.broadcasts for row in rows), f"no row of {name_of(fun)} broadcasts its arguments"
     assert any(list(my.empty_shapes(row)) for row in rows), f"no row of {name_of(fun)} has empty arguments"
     with expansion_counted(fun) as expanded, entered(monitor=watch):
@@ -191,7 +192,7 @@ def test_every_rule_is_reached_by_its_rows(fun: Callable[..., Any], data: st.Dat
     if rule.each is not None:
         assert watch.backward[fun, 0]
         assert watch.backward[fun, 1]
-    for i, vjp in enumerate(rule.vjps):
+    for i, vjp in enumerate(vjps):
         if vjp is not None:
             reached = watch.forward if fun is select else watch.backward  # the loop itself carries selections back
             assert reached[fun if fun is select else (fun, i)], f"no row of {name_of(fun)} differentiates argument {i}"

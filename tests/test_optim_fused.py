@@ -103,13 +103,11 @@ def test_every_optimizer(kind: Any, options: dict[str, Any], dtype: Any) -> None
 @settings(max_examples=50)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=3).map(tuple), min_size=1, max_size=6),
-    gathered=st.integers(0, 40),
     skipped=st.sets(st.integers(0, 5)),
     threads=st.integers(1, 3),
 )
-def test_any_shapes_skipped_parameters_and_threads(shapes: Any, gathered: int, skipped: set[int], threads: int) -> None:
+def test_any_shapes_skipped_parameters_and_threads(shapes: Any, skipped: set[int], threads: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "GATHERED", gathered)
         patch.setattr(updates, "PARALLEL_FROM", 1)
         patch.setattr(updates, "threads", lambda: threads)
         both = [optim.Adam(parameters(shapes), 0.1, weight_decay=0.1, fused=fused) for fused in (False, True)]
@@ -182,7 +180,7 @@ def test_nan_infinity_and_zeros(kind: Any, options: dict[str, Any]) -> None:
         np.testing.assert_array_equal(np.signbit(fused_[known]), np.signbit(plain[known]))
 
 
-def test_gradients_are_left_alone_and_read_where_they_lie() -> None:
+def test_gradients_are_left_alone() -> None:
     p = tg.Parameter(np.ones(20_000, np.float32))
     for kind in (optim.SGD, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW, optim.Lion):
         optimizer = kind([p], 0.1, fused=True)
@@ -190,8 +188,6 @@ def test_gradients_are_left_alone_and_read_where_they_lie() -> None:
         g.flags.writeable = False
         optimizer.step()
         assert p.grad is g
-        (run,) = optimizer._flats[0][0].runs
-        assert run.update.rows[0, 0] == g.ctypes.data
 
 
 def test_a_wrong_gradient_changes_nothing() -> None:

@@ -163,3 +163,42 @@ def test_every_exercise_stands_in_its_chapter_with_its_solution():
         )
         for part in (exercises, solutions):
             assert len(re.findall(rf'check\(\s*"{re.escape(name)}"', part)) == 1, f"{name}: once to do, once solved"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_exercise_for_a_function_has_two_examples_at_least(name):
+    """So that a mistake is not taken for another one, or for the answer, because the numbers of one example agree."""
+    if callable(EXERCISES[name].right):
+        assert len(EXERCISES[name].cases) >= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "said", "unsaid"),
+    [
+        ("4.2", lambda x, W, dy: x.T @ dy / x.shape[1], "a nudge of that entry", "batch"),  # in a square one, as many
+        ("4.2", lambda x, W, dy: (x.T @ dy).ravel(), "the right numbers in the shape (9,)", "nudge"),
+        ("4.1", lambda x, W, dy: dy @ W.T / len(x), "Here dx is 0.3333 times the right answer, in another example 0.2", "batch"),
+        ("13.2", lambda g, most: g, "2.5 times the right answer, in another example right", "longer"),
+        ("9.4", lambda h: np.mean(np.any(h != 0, axis=0)), "the share of those that live", "zeros"),
+        ("10.1", lambda H: 2 / np.linalg.det(H), "it should be", "sum of the eigenvalues"),
+        ("7.1", lambda made_from, last: [*made_from][::-1], "stands before", "right"),
+        ("7.2", lambda g, shape: g.sum(axis=tuple(i - len(shape) for i, n in enumerate(shape) if n == 1), keepdims=True), "added in front", "batch"),
+        ("10.2", lambda w, g, v, rate, beta: (beta * v + g, w - rate * (beta * v + g)), "in the order v, w; it asks for w, v", "should"),
+        ("14.2", lambda q, k, v, dy: [EXERCISES["14.2"].right(q, k, v, dy)[i] for i in (1, 0, 2)], "in the order dk, dq, dv", "nudge"),
+        ("14.1", lambda q, k, v: tg.softmax(q @ k.T / 4).data @ v, "divides by d, not by its root", "should"),
+        ("15.2", lambda n, k, m, first: (3 if first else 2) * n * k * m, "the other way round", "nobody"),
+        ("5.1", "constant", "one of transpose, sum, sign, factor, path", "bug in rule 2"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_only_if_it_explains_every_example(name, answer, said, unsaid):
+    verdict = examine(name, answer)
+    assert not verdict.right
+    assert said in verdict.message
+    assert unsaid not in verdict.message.removeprefix(EXERCISES[name].question)
+
+
+@pytest.mark.parametrize("name", [name for name, exercise in EXERCISES.items() if isinstance(exercise.right, float)])
+def test_a_wrong_number_is_not_told_the_right_one(name):
+    right = EXERCISES[name].right
+    for wrong, size in ((right * 7, "large"), (right / 7, "small"), (right + 0.5, "large")):
+        assert examine(name, wrong).message == f"{name}: not yet. It is {wrong:.6g}, which is too {size}."

@@ -293,7 +293,7 @@ def compare_layers(ours, theirs, arrays, call=None, call_theirs=None):
     with torch.no_grad():
         for p in fresh.parameters():
             p.zero_()
-    fresh.load_state_dict({name: torch.from_numpy(a) for name, a in nn.to_torch_state(ours).items()}, strict=True)
+    fresh.load_state_dict(nn.to_torch_state(ours, tensors=True), strict=True)
     before = theirs.state_dict()
     for name, value in fresh.state_dict().items():
         if not name.endswith("num_batches_tracked"):
@@ -535,7 +535,7 @@ def test_trained_here_and_loaded_there(networks):
         optimizer.step()
         first = first or loss.item()
     assert loss.item() < first
-    theirs.load_state_dict({name: torch.from_numpy(a) for name, a in nn.to_torch_state(ours).items()})
+    theirs.load_state_dict(nn.to_torch_state(ours, tensors=True))
     assert_close(ours.eval()(x), theirs.eval()(torch.tensor(x)))
 
 
@@ -546,7 +546,7 @@ def test_tied_weights_go_both_ways():
     theirs["output"].weight = theirs["embedding"].weight
     nn.from_torch_state(ours, theirs.state_dict())
     assert_close(ours["embedding"].weight, theirs["embedding"].weight)
-    theirs.load_state_dict({name: torch.from_numpy(a) for name, a in nn.to_torch_state(ours).items()})
+    theirs.load_state_dict(nn.to_torch_state(ours, tensors=True))
     different = {name: value.clone() for name, value in theirs.state_dict().items()}
     different["output.weight"] += 1
     before = ours["embedding"].weight.data.copy()

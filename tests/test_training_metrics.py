@@ -130,7 +130,9 @@ def test_names():
 
     assert list(named_metrics([error, "f1"], None)) == ["error", "f1"]
     assert list(named_metrics("accuracy", None)) == ["accuracy"]
-    assert named_metrics({"a": error, "b": "mae"}, None) == {"a": error, "b": metrics.mae}
+    named = named_metrics({"a": error, "b": "mae"}, None)
+    assert named["a"] is error
+    assert named["b"](np.array([1.0, 4.0]), np.array([2.0, 2.0])) == 1.5
     assert named_metrics(None, None) == {}
     with pytest.raises(ValueError, match="there is no metric 'acc'; there are accuracy"):
         named_metrics(["acc"], None)

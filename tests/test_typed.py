@@ -32,6 +32,13 @@ TYPES = {
     "doubled(x)": "Tensor",
     "layer.weight": "tg.Parameter",
     "x.item()": "float",
+    "tg.relu(x)": "Tensor",
+    "tg.softmax(x, axis=0)": "Tensor",
+    "tg.cross_entropy(layer(x), np.array([0, 1]))": "Tensor",
+    "tg.mse_loss(x, x, reduction='sum')": "Tensor",
+    "tg.conv2d(x, x, padding=1)": "Tensor",
+    "tg.relu(np.ones(2))": "np.ndarray[Any, Any]",
+    "tg.topk(x, 1)": "tuple[Any, Any]",
 }
 SETTING = """
 from typing import Any

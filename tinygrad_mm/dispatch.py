@@ -17,6 +17,7 @@ import numpy as np
 from tinygrad_mm.arrays import as_array, is_foreign_array, operand_array
 from tinygrad_mm.errors import qualified
 from tinygrad_mm.graph import NO_KWARGS, RULES, Rule, Vertex, positional, state
+from tinygrad_mm.rules.foreign import rule_for
 from tinygrad_mm.rules.pieces import WRITING
 
 __all__ = ["normal_form", "operand", "plain", "rule_of", "in_normal_form"]
@@ -53,7 +54,7 @@ def plain(a: Any) -> Any:
 
 def rule_of(fun: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Rule:
     """What is known of a function; raises TypeError where that is nothing, or where the call writes into `out`."""
-    rule = RULES.get(fun)
+    rule = rule_for(fun)
     if fun in WRITING:
         raise TypeError(
             f"{qualified(fun)} writes into an array, which the graph could not differentiate; use {WRITING[fun]}"

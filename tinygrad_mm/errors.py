@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.graph import name_of, state
+from tinygrad_mm.graph import module_of, name_of, state
 
 __all__ = ["caller", "explained", "leaving", "qualified", "refuse_while_tracing"]
 
@@ -28,9 +28,7 @@ def caller() -> tuple[str, int]:
 
 
 def qualified(fun: Callable[..., Any]) -> str:
-    name = getattr(fun, "__name__", "")
-    module = getattr(fun, "__module__", None) or ("numpy" if getattr(np, name, None) is fun else "")
-    return f"{module}.{name_of(fun)}".lstrip(".").replace("numpy.", "np.", 1)
+    return f"{module_of(fun)}.{name_of(fun)}".lstrip(".").replace("numpy.", "np.", 1).replace("._ufuncs.", ".")
 
 
 def explained(error: Exception, fun: Callable[..., Any], values: Sequence[Any], kwargs: Mapping[str, Any]) -> Exception:

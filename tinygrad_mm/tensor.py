@@ -323,7 +323,8 @@ class Tensor(ArrayMethods, Vertex):
             raise TypeError(
                 "converting a Tensor that requires grad to an array would lose its gradient silently; "
                 "say t.detach() to leave the graph, t.data for the array itself, or np.stack([...]) to make one Tensor "
-                "of several (SciPy's functions and pandas' df @ t convert: write NumPy's, and tg.Tensor(df) @ t)"
+                "of several (of SciPy, ufuncs take Tensors and other functions convert: write NumPy's, or tg.logsumexp"
+                ", tg.softmax, ...; so does pandas' df @ t: write tg.Tensor(df) @ t)"
             )
         if copy is None and (dtype is None or np.dtype(dtype) == self.value.dtype):
             return self.value

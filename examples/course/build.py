@@ -5,6 +5,10 @@ where they find `style.py`; pages into course-out. A page is one file, which ope
 loads nothing from anywhere; solutions are folded. `build.py 4 5` makes two chapters only,
 `--out DIR` writes elsewhere, `--short` runs them in their short mode. `--pictures` also writes the
 cover of each chapter into examples/pictures, for the index in examples/README.md.
+
+What a chapter prints in full is kept in examples/course/logs, with its command and its seconds in
+the first two lines. A chapter that fails does not keep the others from being made. `--resume`
+leaves out those whose page is newer than all that it is made from.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import html
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +101,41 @@ def executed(chapter: Path) -> Any:
         notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}
     )
     client.execute()
+    for cell in notebook.cells:
+        join_streams(cell)
     return notebook
+
+
+def join_streams(cell: Any) -> None:
+    """What a cell prints comes in pieces: make one output of each stretch, none of empty lines."""
+    joined: list[Any] = []
+    for output in cell.get("outputs", []):
+        last = joined[-1] if joined else {}
+        if output["output_type"] == "stream" and last.get("name") == output["name"]:
+            last["text"] += output["text"]
+        else:
+            joined.append(output)
+    if joined:
+        cell["outputs"] = [one for one in joined if one.get("text", "text").strip()]
+
+
+def printed(notebook: Any) -> str:
+    """All that the cells of a notebook have printed, and the words of what they show."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    texts = [
+        output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs
+    ]
+    return "\n".join(
+        text.rstrip("\n") for text in texts if text and not text.startswith("<IPython")
+    )
+
+
+def is_done(chapter: Path, folder: Path) -> bool:
+    """Whether there is a page that is newer than the chapter, the style and this program."""
+    made = folder / f"{chapter.stem}.html"
+    sources = [chapter, HERE / "style.py", HERE / "page.css", Path(__file__)]
+    newest = max(source.stat().st_mtime for source in sources)
+    return made.exists() and made.stat().st_mtime > newest
 
 
 def page(notebook: Any, title: str, links: str) -> str:
@@ -167,18 +206,43 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--pictures", action="store_true", help="write the pictures of the index")
     parser.add_argument("--short", action="store_true", help="less data and fewer steps")
+    parser.add_argument("--resume", action="store_true", help="leave out what is made already")
+    parser.add_argument(
+        "--logs",
+        type=Path,
+        metavar="DIR",
+        help="the folder for what chapters print; examples/course/logs by default, none if short",
+    )
     options = parser.parse_args(arguments)
     try:
         import jupytext
+        from nbclient.exceptions import CellExecutionError
     except ImportError as error:
         raise SystemExit(f"build.py: {error}; pip install 'tinygrad_mm[course]'") from error
     if options.short:
         os.environ["COURSE_SHORT"] = "1"  # which the kernels inherit
     every = chapters()
     chosen = [c for c in every if not options.chapters or int(c.stem[:2]) in options.chapters]
-    options.out.mkdir(parents=True, exist_ok=True)
+    logs = options.logs or (None if options.short else HERE / "logs")
+    for folder in filter(None, (options.out, logs)):
+        folder.mkdir(parents=True, exist_ok=True)
+    failed = []
     for chapter in chosen:
-        notebook = executed(chapter)
+        if options.resume and is_done(chapter, options.out):
+            continue
+        start = time.perf_counter()
+        try:
+            notebook = executed(chapter)
+        except CellExecutionError as error:
+            failed.append(chapter.stem)
+            print(f"{chapter.stem} failed:\n{error}", file=sys.stderr)
+            continue
+        if logs is not None:
+            command = f"$ python examples/course/build.py {int(chapter.stem[:2])}"
+            command += " --short" * options.short
+            seconds = f"{time.perf_counter() - start:.0f} s"
+            text = f"{command}\n{seconds}\n\n{printed(notebook)}\n"
+            (logs / f"{chapter.stem}.txt").write_text(text, "utf-8")
         jupytext.write(notebook, options.notebooks / f"{chapter.stem}.ipynb")
         text = page(notebook, title_of(chapter), links_around(chapter, every))
         (options.out / f"{chapter.stem}.html").write_text(text, "utf-8")
@@ -188,6 +252,8 @@ def main(arguments: list[str] | None = None) -> None:
             (HERE.parent / "pictures" / f"{chapter.stem}.{form}").write_bytes(picture)
     (options.out / "index.html").write_text(index(every), "utf-8")
     print(options.out / "index.html")
+    if failed:
+        raise SystemExit(f"build.py: {', '.join(failed)} failed; --resume makes what is missing")
 
 
 if __name__ == "__main__":

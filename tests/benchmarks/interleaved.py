@@ -21,7 +21,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PEERS = ("numpy", "numba", "torch", "jax", "jaxlib", "autograd", "mygrad", "scikit-learn")
+PEERS = ("numpy", "numba", "torch", "jax", "jaxlib", "keras", "autograd", "mygrad", "scikit-learn")
 
 
 class WorkerError(Exception):

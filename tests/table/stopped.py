@@ -5,6 +5,7 @@ They are recorded, agree with NumPy, and stop the gradient. At the end those tha
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -122,7 +123,16 @@ STOPPED: list[tuple[Callable[..., Any], Callable[[Any], Any]]] = [
     (np.nanargmin,         np.nanargmin),
     (np.count_nonzero,     lambda x: np.count_nonzero(x, axis=0)),
 ]
+# fmt: on
 
+if importlib.util.find_spec("scipy"):
+    from scipy import special
+
+    from tinygrad_mm.rules import scipy_special  # noqa: F401 (registers)
+
+    STOPPED += [(special.gammasgn, special.gammasgn), (special.round, special.round)]
+
+# fmt: off
 METADATA: list[tuple[Callable[..., Any], Callable[[Any], Any]]] = [
     (np.shape,             np.shape),
     (np.ndim,              np.ndim),

@@ -2,8 +2,8 @@
 
 `capture` finds what a function reads besides its arguments, `tracing` makes a `program` of one call and of its
 gradients, `passes/` rewrite it, `placement` plans its memory, with statements from the `lowerings`, which `validation`
-checks, and `emitter` or `loops/` write these out; a `plan` says what arguments a program is right for, a `call` is one
-run of it in the graph, and `compiled` keeps the plans. A reader of the graph: no rule, function or layer mentions it.
+checks, and `emitter` or `loops/` write these out; a `plan` says what arguments a program is right for, and runs it as
+an operation of the graph; `compiled` keeps the plans. A reader of the graph: no rule, function or layer mentions it.
 
 A new program proves itself (`verification`, `proof`): at its first calls the function itself is called once more, from
 the same parameters, buffers and generators. Where they differ by more than rounding, the function's own result is used,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,28 @@ import numpy as np
 from tinygrad_mm.compiler.capture import same
 from tinygrad_mm.graph import Vertex
 
-__all__ = ["is_like", "is_of_kind", "kind_of", "marked", "names_of_leaves", "unmarked"]
+__all__ = ["Leaf", "filled", "is_like", "is_of_kind", "kind_of", "names_of_leaves", "numbered"]
 
 
-class _Leaf:
-    """The place of the next leaf in a tree of arguments."""
+class Leaf:
+    """The place of a leaf in a tree: its number among all of them."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
-_LEAF = _Leaf()
-
-
-def marked(tree: Any, leaves: list[Any]) -> Any:
-    """The containers of a tree, its leaves collected."""
-    if isinstance(tree, (tuple, list)):
-        return _made(tree, [marked(item, leaves) for item in tree])
+def numbered(tree: Any, leaves: list[Any], kinds: Any = object) -> Any:
+    """The same lists, tuples and dicts with a `Leaf` in place of each leaf of some kinds; these are collected."""
     if isinstance(tree, dict):
-        return {key: marked(item, leaves) for key, item in tree.items()}
+        return {key: numbered(item, leaves, kinds) for key, item in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return _made(tree, [numbered(item, leaves, kinds) for item in tree])
+    if not isinstance(tree, kinds):
+        return tree
     leaves.append(tree)
-    return _LEAF
+    return Leaf(len(leaves) - 1)
 
 
 def _made(like: Any, items: list[Any]) -> Any:
@@ -36,18 +41,18 @@ def _made(like: Any, items: list[Any]) -> Any:
     return type(like)(*items) if hasattr(like, "_fields") else type(like)(items)
 
 
-def unmarked(tree: Any, leaves: list[Any]) -> Any:
-    """The tree with leaves in their places again (they are taken from the front of the list)."""
-    if tree is _LEAF:
-        return leaves.pop(0)
+def filled(tree: Any, leaves: Sequence[Any]) -> Any:
+    """The tree with leaves in their places again."""
+    if isinstance(tree, Leaf):
+        return leaves[tree.number]
     if isinstance(tree, dict):
-        return {key: unmarked(item, leaves) for key, item in tree.items()}
-    return _made(tree, [unmarked(item, leaves) for item in tree])
+        return {key: filled(item, leaves) for key, item in tree.items()}
+    return _made(tree, [filled(item, leaves) for item in tree]) if isinstance(tree, (tuple, list)) else tree
 
 
 def is_like(tree: Any, other: Any, leaves: list[Any]) -> bool:
     """Whether `other` has the containers of a tree; its leaves are collected."""
-    if tree is _LEAF:
+    if isinstance(tree, Leaf):
         leaves.append(other)
         return not isinstance(other, (tuple, list, dict))
     if type(tree) is not type(other) or len(tree) != len(other):
@@ -95,17 +100,14 @@ def is_of_kind(leaf: Any, kind: tuple[Any, ...]) -> bool:
 def names_of_leaves(function: Any, args: Any, kwargs: Any) -> dict[int, str]:
     """What the leaves of the arguments are called in the function's signature."""
     found: dict[int, str] = {}
-    number = 0
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         parameters = []
 
     def walk(tree: Any, name: str) -> None:
-        nonlocal number
-        if tree is _LEAF:
-            found[number] = name
-            number += 1
+        if isinstance(tree, Leaf):
+            found[tree.number] = name
             return
         for key, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
             walk(item, f"{name}_{key}")

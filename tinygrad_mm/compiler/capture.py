@@ -19,8 +19,8 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable
-from operator import attrgetter, getitem
-from typing import Any
+from operator import contains, getitem
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,6 @@ from tinygrad_mm.graph import Scope, Vertex
 __all__ = ["Captured", "Place", "rebuilt"]
 
 _PLAIN = (int, float, str, bytes, bool, type(None), complex, np.generic, np.dtype)
-_contents = attrgetter("cell_contents")
 _MISSING = object()
 _FIXED = ("builtins", "numpy")  # where objects come from that have no attributes to change
 _IMPLICIT = frozenset(  # methods that are called without being named
@@ -53,6 +52,27 @@ class Place:
         return self.holder.cell_contents if self.key is None else self.holder[self.key]
 
 
+class _Kind(NamedTuple):
+    """What a guard looks at: as text, with the names of a holder and a key, or the key itself, put in; and as a call.
+
+    What is to be the `same` object may also be an equal number or name; else an equal value will do.
+    """
+
+    text: str
+    read: Callable[[Any, Any], Any]
+    same: bool = False
+
+
+_ENTRY = _Kind("{0}[{1}]", getitem, same=True)
+_CELL = _Kind("{0}.cell_contents", lambda cell, _: cell.cell_contents, same=True)
+_ATTRIBUTE = _Kind("{0}.{2}", getattr, same=True)
+_SIZE = _Kind("len({0})", lambda sized, _: len(sized))
+_KEYS = _Kind("[*{0}]", lambda keyed, _: list(keyed))
+_PRESENT = _Kind("({1} in {0})", contains)
+_WHOLE = _Kind("{0}", lambda whole, _: whole)
+_BYTES = _Kind("{0}.tobytes()", lambda array, _: array.tobytes())
+
+
 class Captured:
     """Everything that `function` reads besides its arguments; `others` are objects among these.
 
@@ -67,29 +87,8 @@ class Captured:
         self.modules: list[Any] = []
         self.generators: list[np.random.Generator] = []
         self.arrays: dict[int, Any] = {}
-        # Guards: `holder[key]`, the contents of cells, and attributes of objects, which are to stay the same objects;
-        # the sizes of containers; the keys of dicts in order; names that are to stay out of dicts; containers that are
-        # to stay equal to a copy of theirs; what small arrays hold.
-        self._holders: list[Any] = []
-        self._keys: list[Any] = []
-        self._values: list[Any] = []
-        self._cells: list[Any] = []
-        self._contents: list[Any] = []
-        self._owners: list[Any] = []
-        self._attributes: list[str] = []
-        self._items: list[Any] = []
-        self._sized: list[Any] = []
-        self._sizes: list[int] = []
-        self._ordered: list[Any] = []
-        self._orders: list[list[Any]] = []
-        self._without: list[Any] = []
-        self._words: list[str] = []
-        self._wholes: list[Any] = []
-        self._copies: list[Any] = []
-        self._small: list[Any] = []
-        self._bytes: list[bytes] = []
-        kinds = ("entries", "cells", "attributes", "sizes", "orders", "absent", "wholes", "small")
-        self._called: dict[str, list[str]] = {kind: [] for kind in kinds}
+        self._guards: list[tuple[_Kind, Any, Any, str]] = []  # kind, holder, key, what the place is called
+        self._values: list[Any] = []  # what was found there
         self._seen: dict[Any, Any] = {}  # what was looked at already; held, so that no id is used twice
         self._check: Callable[..., bool] | None = None  # all guards as one function
         self._root: Any = function
@@ -131,7 +130,7 @@ class Captured:
                 except ValueError:  # not filled yet: a function that calls itself before it is defined
                     continue
                 self._slot(cell, None, value, name, words, inputs)
-            for name in sorted(globals_of(function)):
+            for name in sorted(_names_of(function)[0]):
                 value = function.__globals__.get(name, _MISSING)
                 if value is not _MISSING:
                     self._slot(function.__globals__, name, value, name, words, inputs)
@@ -142,13 +141,16 @@ class Captured:
                     self._object(getattr(function, part) or (), f"{function.__name__}.{part}", words)
         return None
 
+    def _guard(self, kind: _Kind, holder: Any, key: Any, value: Any, name: str) -> None:
+        """From now on a value has to be found where it is."""
+        self._guards.append((kind, holder, key, name))
+        self._values.append(value)
+
     def _attribute(self, owner: Any, word: str, name: str) -> Any:
         """Guard an attribute of an object; returns what it is."""
-        self._owners.append(owner)
-        self._attributes.append(word)
-        self._items.append(getattr(owner, word))
-        self._called["attributes"].append(name)
-        return self._items[-1]
+        value = getattr(owner, word)
+        self._guard(_ATTRIBUTE, owner, word, value, name)
+        return value
 
     def _method(self, value: Any, word: str, name: str) -> None:
         """Guard that an object has this method: that of its class, and nothing of its own in front of it."""
@@ -158,9 +160,7 @@ class Captured:
             self._attribute(kind, word, f"{kind.__name__}.{word}")
         own = getattr(value, "__dict__", None)
         if type(own) is dict and word not in own and not hasattr(type(value), "named_modules"):
-            self._without.append(own)
-            self._words.append(word)
-            self._called["absent"].append(f"{name}.{word}" if name else word)
+            self._guard(_PRESENT, own, word, False, f"{name}.{word}" if name else word)
 
     def _itself(self) -> None:
         """The function is reached from itself: its arrays cannot be replaced for a trace of one call of it."""
@@ -187,15 +187,7 @@ class Captured:
         if inputs and self._root is not None and type(value) is np.ndarray and value.dtype.kind in "fiub":
             self.places.append(Place(holder, key, name))
             return
-        if key is None:
-            self._cells.append(holder)
-            self._contents.append(value)
-            self._called["cells"].append(name)
-        else:
-            self._holders.append(holder)
-            self._keys.append(key)
-            self._values.append(value)
-            self._called["entries"].append(name)
+        self._guard(_CELL if key is None else _ENTRY, holder, key, value, name)
         self._object(value, name, words)
 
     def _object(self, value: Any, name: str, words: frozenset[str] = frozenset()) -> None:
@@ -212,9 +204,8 @@ class Captured:
                 self.names.setdefault(id(value), name)
         elif isinstance(value, np.ndarray):
             if id(value) not in self.arrays and value.nbytes <= _SMALL and not value.dtype.hasobject:
-                self._small.append(value)  # also where only what NumPy made of it went into the trace
-                self._bytes.append(value.tobytes())
-                self._called["small"].append(name)
+                # also where only what NumPy made of it went into the trace
+                self._guard(_BYTES, value, None, value.tobytes(), name)
             self.arrays[id(value)] = value
         elif isinstance(value, np.random.Generator):
             if self._new(value):
@@ -238,34 +229,25 @@ class Captured:
 
     def _container(self, value: Any, name: str, words: frozenset[str]) -> None:
         if isinstance(value, dict):
-            self._ordered.append(value)
-            self._orders.append(list(value))
-            self._called["orders"].append(name)
+            self._guard(_KEYS, value, None, list(value), name)
         if isinstance(value, (set, frozenset)) or len(value) > _STRUCTURE:
-            self._wholes.append(value)
-            self._copies.append(value.copy() if hasattr(value, "copy") else value)
-            self._called["wholes"].append(name)
-            return
+            return self._guard(_WHOLE, value, None, value.copy() if hasattr(value, "copy") else value, name)
         if isinstance(value, tuple):
             for i, item in enumerate(value):
                 self._object(item, f"{name}.{i}" if name else str(i), words)
-            return
+            return None
         if not isinstance(value, dict):
-            self._size(value, name)
+            self._guard(_SIZE, value, None, len(value), name)
         for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
             self._slot(value, key, item, f"{name}.{key}" if name else str(key), words)
-
-    def _size(self, value: Any, name: str) -> None:
-        self._sized.append(value)
-        self._sizes.append(len(value))
-        self._called["sizes"].append(name)
+        return None
 
     def _module(self, value: Any, name: str) -> None:
         """A Module: all of its attributes, and what the methods of a user's class read."""
         self.modules.append(value)
         if "training" not in vars(value):
             value.training = value.training  # so that there is a place to look at
-        self._size(vars(value), name)
+        self._guard(_SIZE, vars(value), None, len(vars(value)), name)
         for key, item in list(vars(value).items()):
             if key != "_token":
                 self._slot(vars(value), key, item, f"{name}.{key}" if name else key)
@@ -321,67 +303,32 @@ class Captured:
 
     def still_holds(self) -> bool:
         """The same, where a guard has failed: other objects may be the same numbers, and are guarded from then on."""
-        try:
-            if self.changed() is not None:
-                return False
-        except (KeyError, IndexError, ValueError, AttributeError):
+        if self.what_changed() is not None:
             return False
         self._check = None
         return True
 
-    def what_changed(self) -> str | None:
-        """The same as `changed`; also where something is no longer there."""
-        try:
-            return self.changed()
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            return f"something that is gone ({error!r})"
-
     def guard(self, guards: Guards) -> None:
         """Add the conditions that everything stands where it stood."""
-        for holder, key, value in zip(self._holders, self._keys, self._values, strict=True):
-            written = repr(key) if type(key) in (str, int) else guards.name(key)
-            guards.same(f"{guards.name(holder)}[{written}]", value)
-        for cell, value in zip(self._cells, self._contents, strict=True):
-            guards.same(f"{guards.name(cell)}.cell_contents", value)
-        for owner, attribute, value in zip(self._owners, self._attributes, self._items, strict=True):
-            guards.same(f"{guards.name(owner)}.{attribute}", value)
-        for sized, size in zip(self._sized, self._sizes, strict=True):
-            guards.true(f"len({guards.name(sized)}) == {size}")
-        for ordered, keys in zip(self._ordered, self._orders, strict=True):
-            guards.true(f"[*{guards.name(ordered)}] == {guards.name(keys)}")
-        for own, word in zip(self._without, self._words, strict=True):
-            guards.true(f"{word!r} not in {guards.name(own)}")
-        for whole, copy in zip(self._wholes, self._copies, strict=True):
-            guards.true(f"{guards.name(whole)} == {guards.name(copy)}")
-        for small, content in zip(self._small, self._bytes, strict=True):
-            guards.true(f"{guards.name(small)}.tobytes() == {guards.name(content)}")
+        for (kind, holder, key, _), value in zip(self._guards, self._values, strict=True):
+            written = repr(key) if key is None or type(key) in (str, int) else guards.name(key)
+            expression = kind.text.format(guards.name(holder), written, key)
+            if kind.same:
+                guards.same(expression, value)
+            else:
+                guards.true(f"{expression} == {value if type(value) in (int, bool) else guards.name(value)}")
 
-    def changed(self) -> str | None:
+    def what_changed(self) -> str | None:
         """What has changed, by name; None for nothing. Other objects may be the same numbers, flags and names."""
-        for now, values, names in (
-            (list(map(getitem, self._holders, self._keys)), self._values, self._called["entries"]),
-            (list(map(_contents, self._cells)), self._contents, self._called["cells"]),
-            (list(map(getattr, self._owners, self._attributes)), self._items, self._called["attributes"]),
-        ):
-            for a, b, name in zip(now, values, names, strict=True):
-                if a is not b and not same(a, b):
+        for i, ((kind, holder, key, name), value) in enumerate(zip(self._guards, self._values, strict=True)):
+            try:
+                now = kind.read(holder, key)
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
+                return f"something that is gone ({error!r})"
+            if now is not value if kind.same else now != value:
+                if not (kind.same and same(now, value)):
                     return name
-            values[:] = now
-        for a, n, name in zip(self._sized, self._sizes, self._called["sizes"], strict=True):
-            if len(a) != n:
-                return name
-        for a, b, name in zip(map(list, self._ordered), self._orders, self._called["orders"], strict=True):
-            if a != b:
-                return name
-        for a, word, name in zip(self._without, self._words, self._called["absent"], strict=True):
-            if word in a:
-                return name
-        for a, b, name in zip(self._wholes, self._copies, self._called["wholes"], strict=True):
-            if a != b:
-                return name
-        for array, content, name in zip(self._small, self._bytes, self._called["small"], strict=True):
-            if array.tobytes() != content:
-                return name
+                self._values[i] = now
         return None
 
 
@@ -413,11 +360,6 @@ def _is_installed(package: str) -> bool:
 def words_of(function: Any) -> frozenset[str]:
     """The attributes that a function's code names; none for code that does not change."""
     return _names_of(function)[1]
-
-
-def globals_of(function: Any) -> frozenset[str]:
-    """The globals that a function's code names; none for code that does not change."""
-    return _names_of(function)[0]
 
 
 def _names_of(function: Any) -> tuple[frozenset[str], frozenset[str]]:

@@ -223,9 +223,10 @@ class Compiled(Generic[P, R]):
                 self._unproved[plan] = Progress(self.verifies)
                 self._first(plan)
                 return plan, given
+        changed = plan.captured.what_changed() or "what it reads"
         raise TypeError(
-            f"compile: {name_of(self.function)} changes {plan.captured.changed() or 'what it reads'!r} while it runs, "
-            "which a program would not do again; return the new value instead (running statistics can be written by "
+            f"compile: {name_of(self.function)} changes {changed!r} while it runs, which "
+            " a program would not do again; return the new value instead (running statistics can be written by "
             "Buffer.assign)"
         )
 

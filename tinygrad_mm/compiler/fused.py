@@ -1,7 +1,7 @@
 """Operations of the compiler's own: what several calls of the traced function become where one is quicker.
 
 They are plain functions of arrays, so that a program reads the same with or without them; below stands how each is
-written. `..._columns` are the same for matrices that are kept with features along the first axis.
+written.
 """
 
 from __future__ import annotations
@@ -12,18 +12,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.compiler.program import Op
-from tinygrad_mm.compiler.statements import Array, Lowering, Statement, Write, call, copy
-from tinygrad_mm.functional.activations import one_hot, pick, sigmoid
+from tinygrad_mm.compiler.statements import Array, Lowering, Statement, call
+from tinygrad_mm.functional.activations import pick, sigmoid
 
 __all__ = [
     "EXPANSIONS",
     "LOWERINGS_OF_FUSED",
     "clear_error",
-    "one_hot_columns",
-    "one_hot_rows",
-    "pick_columns",
-    "pick_rows",
-    "transposed_copy",
     "where_positive",
 ]
 
@@ -43,45 +38,7 @@ def clear_error(error: ValueError) -> ValueError:
     return error
 
 
-def pick_rows(z: Any, labels: Any) -> Any:
-    """The element of each row at its label. Shape: (n, classes), (n,) -> (n,)"""
-    return z.reshape(-1).take(np.ravel_multi_index((np.arange(len(z)), labels), z.shape))
-
-
-def pick_columns(z: Any, labels: Any) -> Any:
-    """The element of each column at its label. Shape: (classes, n), (n,) -> (n,)"""
-    return z.reshape(-1).take(np.ravel_multi_index((labels, np.arange(z.shape[1])), z.shape))
-
-
-def transposed_copy(x: Any) -> Any:
-    """The transpose in memory of its own. Shape: (n, m) -> (m, n)"""
-    return np.ascontiguousarray(x.T)
-
-
-def one_hot_rows(labels: Any, classes: int, dtype: Any) -> Any:
-    """1 at each label's place. Shape: (n,) -> (n, classes)"""
-    return np.eye(classes, dtype=dtype).take(labels, 0)
-
-
-def one_hot_columns(labels: Any, classes: int, dtype: Any) -> Any:
-    """1 at each label's place. Shape: (n,) -> (classes, n)"""
-    return np.eye(classes, dtype=dtype).take(labels, 1)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Functions that look at values or work in place, written so that they can be traced
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _expanded_pick(call: Any, z: Any, labels: Any) -> Any:
-    return call(pick_rows, z.reshape(-1, z.shape[-1]), labels.reshape(-1)).reshape(labels.shape)
-
-
-def _expanded_one_hot(call: Any, labels: Any, classes: int, dtype: Any = np.float32) -> Any:
-    return call(one_hot_rows, labels.reshape(-1), classes, dtype).reshape(*labels.shape, classes)
-
-
-def _expanded_sigmoid(call: Any, x: Any) -> Any:
+def _sigmoid(x: Any) -> Any:
     """One formula for both signs: e / (e + 1), where e = exp(x) is kept from overflowing: from there on it is 1."""
     if x.dtype not in (np.float32, np.float64):
         raise TypeError("sigmoid is taken apart in single and double precision only")
@@ -89,12 +46,8 @@ def _expanded_sigmoid(call: Any, x: Any) -> Any:
     return e / (e + 1)
 
 
-# Each takes first a function `call(fun, *args)` that records a call of one of the functions above.
-EXPANSIONS: dict[Any, Any] = {
-    pick: _expanded_pick,
-    one_hot: _expanded_one_hot,
-    sigmoid: _expanded_sigmoid,
-}
+# Functions that look at values or work in place, written so that they can be traced.
+EXPANSIONS: dict[Any, Any] = {sigmoid: _sigmoid}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -109,72 +62,38 @@ def _where_positive(op: Op) -> Lowering | None:
     # Twice the bits of y, as an unsigned integer, are y without its sign: 0 for both zeros, not for NaN of either sign.
     # The smaller of that and 1 is the mask. Integers multiply quickly, and a factor of 0 or 1 clears or keeps all bits.
     dtype = np.dtype(np.uint32 if op.result.dtype == np.float32 else np.uint64)
-    one = np.ones(y.shape, dtype) if y.size <= 1 << 22 else np.ones((), dtype)
 
     def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-        (mask,) = scratch
-        g, y, to = (array.view(dtype) for array in (*a, out))
-        return [
-            call(
-                where_positive,
-                a,
-                out,
-                lambda write: f"{write(np.add)}({write(y)}, {write(y)}, {write(mask)})",
-                lambda write: f"{write(np.fmin)}({write(mask)}, {write(one, 'one')}, {write(mask)})",  # no keyword
-                lambda write: f"{write(np.multiply)}({write(g)}, {write(mask)}, {write(to)})",
-            )
-        ]
+        g, y, to, mask = (array.transpose(*out.order).view(dtype) for array in (*a, out, scratch[0]))
+        one = np.ones_like(mask.ghost) if mask.size <= 1 << 22 else np.ones((), dtype)
+        lines = "{np.add}({y}, {y}, {mask})", "{np.fmin}({mask}, {one}, {mask})", "{np.multiply}({g}, {mask}, {to})"
+        return [call(where_positive, a, out, *lines, names={"g": g, "y": y, "to": to, "mask": mask, "one": one})]
 
-    return Lowering(statements, (0,), [(y.shape, dtype)])
+    return Lowering(statements, (0,), [(y.shape, dtype, op.result.order)])
 
 
-def _pick(columns: bool) -> Callable[[Op], Lowering | None]:
-    def lowering(op: Op) -> Lowering | None:
-        shape = op.args[0].shape
-        numbers = np.arange(shape[1 if columns else 0])
+def _pick(op: Op) -> Lowering | None:
+    n, classes = op.result.size, op.args[0].shape[-1]
+    if op.kwargs or op.args[1].dtype.kind not in "iu":
+        return None
 
-        def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-            def line(write: Write) -> str:
-                pair = (write(a[1]), write(numbers, "numbers"))[:: 1 if columns else -1]
-                # It raises for labels out of range, and so is the check that they are not.
-                places = f"{write(np.ravel_multi_index)}(({', '.join(pair)}), {shape})"
-                return f"{write(a[0])}.take({places}, None, {write(out)}, 'clip')"
+    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
+        rows, labels = a[0].reshaped((n, classes)) or a[0], a[1].reshaped((n,)) or a[1]
+        order = rows.order if rows.ndim == 2 else (0, 1)
 
-            return [call(op.fun, a, out, line)]
+        pair = "{numbers}", "{b}" + ".reshape(-1)" * (labels.ndim != 1)
+        first, second = (pair[axis] for axis in order)
+        shape = tuple((n, classes)[axis] for axis in order)
+        # It raises for labels out of range, and so is the check that they are not.
+        line = f"{{matrix}}.take({{np.ravel_multi_index}}(({first}, {second}), {shape}), None, {{out}}, 'clip')"
+        matrix = rows.transpose(*order) if rows.ndim == 2 else rows  # else it is flattened by `take`
+        names = {"numbers": np.arange(n), "matrix": matrix}
+        return [call(op.fun, [rows, labels], out.reshape(n), line, names=names)]
 
-        return Lowering(statements)
-
-    return lowering
-
-
-def _one_hot(columns: bool) -> Callable[[Op], Lowering | None]:
-    def lowering(op: Op) -> Lowering | None:
-        _, classes, dtype = op.args
-        numbers = np.arange(op.result.size // max(classes, 1))
-
-        def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-            def taken(write: Write) -> str:
-                eye = write(np.eye(classes, dtype=dtype), "eye")
-                return f"{eye}.take({write(a[0])}, {int(columns)}, {write(out)}, 'clip')"
-
-            def put(write: Write) -> str:
-                pair = (write(a[0]), write(numbers, "numbers"))[:: 1 if columns else -1]
-                return f"{write(out)}.put({write(np.ravel_multi_index)}(({', '.join(pair)}), {out.shape}), 1)"
-
-            if classes > 128:  # the table of all rows would be larger than what is made of it
-                return [call(op.fun, a[:1], out, lambda write: f"{write(out)}.fill(0)", put)]
-            return [call(op.fun, a[:1], out, taken)]
-
-        return Lowering(statements)
-
-    return lowering
+    return Lowering(statements)
 
 
 LOWERINGS_OF_FUSED: dict[Any, Callable[[Op], Lowering | None]] = {
     where_positive: _where_positive,
-    transposed_copy: lambda op: Lowering(lambda out, a, s: [copy(a[0], out.T)]),
-    pick_rows: _pick(False),
-    pick_columns: _pick(True),
-    one_hot_rows: _one_hot(False),
-    one_hot_columns: _one_hot(True),
+    pick: _pick,
 }

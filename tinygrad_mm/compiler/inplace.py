@@ -79,10 +79,6 @@ class InPlace:
             self._line("copyto", np.copyto, out, operands[1], ("where=", operands[0]))
         elif op.fun is np.positive:
             self._line("copyto", np.copyto, out, operands[0])
-        elif op.fun is np.power and op.args[1] == 2:
-            self._line("multiply", np.multiply, operands[0], operands[0], out)
-        elif op.fun is np.power and op.args[1] == 0.5:
-            self._line("sqrt", np.sqrt, operands[0], out)
         else:
             options = [(f"{k}=", repr(v)) for k, v in op.kwargs.items()]
             keyword = "out=" if op.fun in _NAMED_OUT or options else ""

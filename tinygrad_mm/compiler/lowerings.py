@@ -5,7 +5,7 @@ A lowering is found by the function of an op. Whatever has none is called as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ from tinygrad_mm.compiler.statements import (
     Made,
     Statement,
     View,
-    Write,
     call,
     copy,
     fill,
+    index_text,
     product,
     reduction,
     ufunc,
@@ -57,12 +57,6 @@ def _ufunc(op: Op) -> Lowering | None:
         return None
     fun: Any = op.fun
     result = op.result
-    if fun is np.power and type(op.args[1]) in (int, float) and op.args[1] in (2, 0.5):
-        x = op.args[0]
-        if isinstance(x, Value) and x.dtype == result.dtype and result.dtype.kind == "f":
-            if op.args[1] == 2:
-                return Lowering(lambda out, a, s: [ufunc(np.multiply, a[0], a[0], out=out)], _same_place(op))
-            return Lowering(lambda out, a, s: [ufunc(np.sqrt, a[0], out=out)], _same_place(op))
     if fun is np.positive and isinstance(op.args[0], Value) and op.args[0].dtype == result.dtype:
         return Lowering(lambda out, a, s: [copy(a[0], out)], _same_place(op))  # quicker where rows become columns
     return Lowering(lambda out, a, s: [ufunc(fun, *a, out=out)], _same_place(op))
@@ -90,18 +84,8 @@ def _where(op: Op) -> Lowering | None:
     if not isinstance(condition, Value):
         return None
 
-    def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-        return [
-            call(
-                np.where,
-                a,
-                out,
-                lambda write: f"{write(np.copyto)}({write(out)}, {write(a[2])})",
-                lambda write: f"{write(np.copyto)}({write(out)}, {write(a[1])}, where={write(a[0])})",
-            )
-        ]
-
-    return Lowering(statements)
+    lines = "{np.copyto}({out}, {c})", "{np.copyto}({out}, {b}, where={a})"
+    return Lowering(lambda out, a, s: [call(np.where, a, out, *lines)])
 
 
 def _masked(op: Op, place: int, other: int) -> Lowering | None:
@@ -120,10 +104,10 @@ def _masked(op: Op, place: int, other: int) -> Lowering | None:
 
     def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
         bits, to = a[place].view(integer), out.view(integer)
-        lines = [lambda write: f"{write(np.bitwise_and)}({write(bits)}, {write(mask, 'mask')}, {write(to)})"]
+        lines = ["{np.bitwise_and}({bits}, {mask}, {to})"]
         if rest.any():
-            lines.append(lambda write: f"{write(np.bitwise_or)}({write(to)}, {write(rest, 'fill')}, {write(to)})")
-        return [call(np.where, a, out, *lines)]
+            lines.append("{np.bitwise_or}({to}, {fill}, {to})")
+        return [call(np.where, a, out, *lines, names={"bits": bits, "mask": mask, "fill": rest, "to": to})]
 
     return Lowering(statements, (place,))
 
@@ -137,10 +121,8 @@ def _uniform(op: Op) -> Lowering | None:
         return None
 
     def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-        def line(write: Write) -> str:
-            return f"{write(a[1], 'generator')}.random(None, {write(out.dtype.type)}, {write(out)})"
-
-        return [call(uniform_like, a[1:], out, line)]
+        names = {"generator": a[1], "dtype": out.dtype.type}
+        return [call(uniform_like, a[1:], out, "{generator}.random(None, {dtype}, {out})", names=names)]
 
     return Lowering(statements)
 
@@ -154,12 +136,6 @@ def _matmul(op: Op) -> Lowering | None:
     a, b = op.args
     if op.kwargs or not (isinstance(a, Value) and isinstance(b, Value)) or a.dtype != b.dtype:
         return None
-    if a.dtype.kind != "f":
-
-        def line(write: Write, out: Array, x: list[Array]) -> str:
-            return f"{write(np.matmul)}({write(x[0])}, {write(x[1])}, {write(out)})"
-
-        return Lowering(lambda out, x, s: [call(np.matmul, x, out, lambda write: line(write, out, x))])
     return Lowering(lambda out, x, s: [product(x[0], x[1], out)])
 
 
@@ -251,14 +227,10 @@ def _getitem(op: Op) -> View | Lowering | Made | None:
     if not arrays and all(p is None or p is Ellipsis or isinstance(p, (slice, int, np.integer)) for p in parts):
         if op.result.ndim == 0 and not any(isinstance(p, (slice, type(Ellipsis))) for p in parts):
             key = (*parts, Ellipsis)  # a 0-d view, where NumPy would give a scalar
-        return View(x, lambda array: array.at(index_text(key), key))
+        return View(x, lambda array: array.at(key))
     is_table = len(parts) == 1 and isinstance(parts[0], Slot) and len(arrays) == 1 and isinstance(arrays[0], Value)
     if is_table and arrays[0].dtype.kind in "iu":  # rows of a table: an embedding
-        return Lowering(
-            lambda out, a, s: [
-                call(np.take, [a[0], a[2]], out, lambda write: f"{write(a[0])}.take({write(a[2])}, 0, {write(out)})")
-            ]
-        )
+        return Lowering(lambda out, a, s: [call(np.take, [a[0], a[2]], out, "{a}.take({b}, 0, {out})")])
     if op.result.ndim and _is_written(parts) and not any(isinstance(p, np.ndarray) for p in parts):
         return Made(lambda a: f"{a[0]}[{index_text(key, a[2:])}]")
     return None
@@ -280,36 +252,22 @@ def _scatter(op: Op) -> Lowering | None:
         return None
 
     def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-        def line(write: Write) -> str:
-            names = [write(x) for x in a[3:]]
-            index = index_text(key, names)
-            if len(arrays) == 1 and index.rstrip(",") == names[0] and arrays[0].dtype.kind in "iu" and out.ndim > 1:
-                return f"{write(add_rows)}({write(out)}, {names[0]}, {write(a[0])})"
-            if arrays and not all(isinstance(x, Value) and x.dtype.kind == "b" for x in arrays):
-                return f"{write(np.add.at, 'add_at')}({write(out)}, ({index.rstrip(',')},), {write(a[0])})"
-            return f"{write(out)}[{index}] = {write(a[0])}"
-
         if not arrays:
             part = out.seen(lambda ghost: ghost[key], f"{{}}[{index_text(key)}]")
             if part is not None:
                 return [fill(out, 0), copy(a[0], part)]
-        return [fill(out, 0), call(scatter, [a[0], *a[3:], out], out, line)]
+        names = {"a": a[0], **{f"index_{i}": one for i, one in enumerate(a[3:])}}
+        index = index_text(key, [f"{{index_{i}}}" for i in range(len(a) - 3)])
+        line = f"{{out}}[{index}] = {{a}}"
+        if len(arrays) == 1 and index.rstrip(",") == "{index_0}" and arrays[0].dtype.kind in "iu" and out.ndim > 1:
+            line, names["add_rows"] = "{add_rows}({out}, {index_0}, {a})", add_rows
+        elif arrays and not all(isinstance(x, Value) and x.dtype.kind == "b" for x in arrays):
+            line, names["add_at"] = f"{{add_at}}({{out}}, ({index.rstrip(',')},), {{a}})", np.add.at
+        return [fill(out, 0), call(scatter, [a[0], *a[3:], out], out, line, names=names)]
 
     if any(isinstance(p, slice) for p in parts) and arrays:
         return None  # slices inside a tuple cannot be written with colons
     return Lowering(statements)
-
-
-def index_text(key: Any, arrays: Sequence[str] = ()) -> str:
-    """An index as it is written between brackets; `arrays` are the names of those that it has slots for."""
-    if isinstance(key, tuple):
-        return ", ".join(index_text(k, arrays) for k in key) + ("," if len(key) == 1 else "") if key else "()"
-    if isinstance(key, Slot):
-        return arrays[key.number]
-    if isinstance(key, slice):
-        ends = ["" if e is None else str(e) for e in (key.start, key.stop)]
-        return ":".join(ends if key.step is None else [*ends, str(key.step)])
-    return "..." if key is Ellipsis else repr(key)
 
 
 def _join(op: Op) -> Lowering | None:
@@ -318,10 +276,10 @@ def _join(op: Op) -> Lowering | None:
     axis = op.kwargs.get("axis", 0)
 
     def statements(out: Array, a: list[Any], scratch: list[Array]) -> list[Statement]:
-        def line(write: Write) -> str:
-            return f"{write(np.concatenate)}(({', '.join(map(write, a))},), {axis}, {write(out)})"
-
-        return [call(np.concatenate, a, out, line, axis=axis % out.ndim)]
+        names = {f"part_{i}": one for i, one in enumerate(a)}
+        parts = "".join(f"{{{name}}}, " for name in names)
+        line = f"{{np.concatenate}}(({parts.rstrip()}), {axis}, {{out}})"
+        return [call(np.concatenate, a, out, line, names=names, axis=axis % out.ndim)]
 
     return Lowering(statements)
 

@@ -118,10 +118,14 @@ class Placement:
         ghost = None if value.shape is None else np.empty(value.shape, value.dtype)
         return Array(Memory(kind, seen=seen), ghost, name=self.name(stem))
 
-    def _in_buffer(self, memory: Memory, shape: tuple[int, ...], dtype: Any) -> Array:
-        key = (memory, shape, np.dtype(dtype))
+    def _in_buffer(self, memory: Memory, shape: tuple[int, ...], dtype: Any, order: tuple[int, ...] | None) -> Array:
+        key = (memory, shape, np.dtype(dtype), order)
         if key not in self._shared:
-            self._shared[key] = Array(memory, np.empty(shape, dtype))
+            if order is None:
+                self._shared[key] = Array(memory, np.empty(shape, dtype))
+            else:
+                whole = self._in_buffer(memory, tuple(shape[axis] for axis in order), dtype, None)
+                self._shared[key] = whole.transpose(*map(order.index, range(len(order))))
         return self._shared[key]
 
     # -- planning
@@ -147,7 +151,7 @@ class Placement:
             if isinstance(lowering, Lowering):
                 if key in self.given:
                     out = self.given[key]
-                elif key in handed and (op.backward or key not in later):
+                elif key in handed and result.order is None and (op.backward or key not in later):
                     out = self._anew("fresh", result, "grad" if op.backward else "out")
                 else:
                     out = self._place(op, lowering, i)
@@ -172,16 +176,10 @@ class Placement:
     def _lowered(self, op: Op, lowering: Lowering, out: Array) -> Step:
         """The statements that write the result of an op to an array."""
         operands = [self._operand(a) for a in op.args]
-        gaps = [j for j in lowering.whole if not operands[j].ghost.flags.c_contiguous]
-        kinds = [*lowering.scratch, *((operands[j].shape, operands[j].dtype) for j in gaps)]
-        taken = [self._take(int(np.prod(shape)) * np.dtype(dtype).itemsize) for shape, dtype in kinds]
-        scratch = [self._in_buffer(memory, *kind) for memory, kind in zip(taken, kinds, strict=True)]
+        taken = [self._take(int(np.prod(shape)) * np.dtype(dtype).itemsize) for shape, dtype, _ in lowering.scratch]
+        scratch = [self._in_buffer(memory, *kind) for memory, kind in zip(taken, lowering.scratch, strict=True)]
         self._soon += taken
-        first = []
-        for j, whole in zip(gaps, scratch[len(lowering.scratch) :], strict=True):
-            first.append(copy(operands[j], whole))
-            operands[j] = whole
-        return Step(op, lowering, operands, out, [*first, *lowering.statements(out, operands, scratch)], scratch)
+        return Step(op, lowering, operands, out, lowering.statements(out, operands, scratch), scratch)
 
     def _operand(self, a: Any) -> Any:
         if isinstance(a, Value):
@@ -206,8 +204,7 @@ class Placement:
                 else:
                     lowering = _copying(lowering)
             if not isinstance(lowering, View):
-                ghost = None if op.result.shape is None else np.empty(op.result.shape, op.result.dtype)
-                looked[key] = self.given.get(key) or Array(Memory("buffer"), ghost)
+                looked[key] = self.given.get(key) or Array(Memory("buffer"), _ghost(op.result))
                 if lowering is None and not _is_fresh(op):
                     self._seen[key] = frozenset().union(*(self._roots(a) for a in op.operands()))
             found.append(lowering)
@@ -244,15 +241,15 @@ class Placement:
             a = op.args[place]
             root = self._root.get(id(a), id(a))
             others = [b for b in op.operands() if b is not a and root in self._roots(b)]
-            array = self.arrays[id(a)]
-            flags = array.ghost.flags  # a piece of what was broadcast cannot be written to
+            array, wanted = self.arrays[id(a)], _ghost(result)
+            alike = array.shape == wanted.shape and array.ghost.strides == wanted.strides
             alone = root in held and self._last[root] == i and not others
-            if alone and flags.c_contiguous and flags.writeable and array.shape == result.shape:
+            if alone and alike and array.ghost.flags.writeable:  # a piece of what was broadcast is not
                 held[id(result)] = held.pop(root)
                 return array
         memory = self._take(result.nbytes)
         held[id(result)] = memory
-        return self._in_buffer(memory, result.shape, result.dtype)
+        return self._in_buffer(memory, result.shape, result.dtype, result.order)
 
     def _take(self, nbytes: int) -> Memory:
         """A buffer that is free: the smallest that is large enough, else the largest, which then grows."""
@@ -270,6 +267,13 @@ class Placement:
 
 # Plain calls whose results are new arrays, whatever they are given.
 _FRESH = frozenset({erf, overlap_add, uniform_like, _max_pool, _to_maxima, _at_maxima})
+
+
+def _ghost(value: Value) -> Any:
+    """An array that lies as a result is to lie; None for several results."""
+    if value.shape is None or value.order is None:
+        return None if value.shape is None else np.empty(value.shape, value.dtype)
+    return np.empty([value.shape[axis] for axis in value.order], value.dtype).transpose(np.argsort(value.order))
 
 
 def _is_fresh(op: Op) -> bool:

@@ -1,4 +1,4 @@
-"""The program of a compiled function for arguments of one kind: what it accepts, and how it is run."""
+"""The program of a compiled function for arguments of one kind, and its calls, which are operations in the graph."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.arguments import is_like, is_of_kind, kind_of, marked, names_of_leaves, unmarked
+from tinygrad_mm.boundary import as_leaves
+from tinygrad_mm.compiler.arguments import Leaf, filled, is_like, is_of_kind, kind_of, names_of_leaves, numbered
 from tinygrad_mm.compiler.backends import NUMPY, Backend
-from tinygrad_mm.compiler.call import Call, Instance, as_tensor, run_compiled
 from tinygrad_mm.compiler.capture import Captured
+from tinygrad_mm.compiler.fused import clear_error
 from tinygrad_mm.compiler.passes import optimize
 from tinygrad_mm.compiler.program import Value
 from tinygrad_mm.compiler.report import Report, report
-from tinygrad_mm.compiler.tracing import Output, Trace, drawn_again, filled
+from tinygrad_mm.compiler.tracing import Trace, drawn_again, without_hooks
 from tinygrad_mm.functional.random import uniform_like
-from tinygrad_mm.graph import Vertex, entered, name_of, select, state
+from tinygrad_mm.gradient import gradients
+from tinygrad_mm.graph import Vertex, defvjp_each, entered, name_of, primitive, select, state, tick
+from tinygrad_mm.pytree import flatten
 from tinygrad_mm.tensor import Tensor, apply, result
 
-__all__ = ["Plan"]
+__all__ = ["Call", "Plan"]
 
 _value = attrgetter("value")
 _requires_grad = attrgetter("requires_grad")
@@ -39,7 +42,7 @@ class Plan:
     ) -> None:
         self.function, self.backend = function, backend
         leaves: list[Any] = []
-        self.tree = (marked(args, leaves), marked(kwargs, leaves))
+        self.tree = (numbered(args, leaves), numbered(kwargs, leaves))
         names = names_of_leaves(function, self.tree[0], self.tree[1])
         self.kinds = [kind_of(leaf, names.get(i, "argument")) for i, leaf in enumerate(leaves)]
         self.flat = not kwargs and all(isinstance(a, (Vertex, np.ndarray)) for a in args)
@@ -104,7 +107,7 @@ class Plan:
         leaves = list(self.leaves_given)
         for i, tensor in zip(self.arrays, tensors, strict=True):
             leaves[i] = tensor
-        return unmarked(self.tree[0], leaves), unmarked(self.tree[1], leaves)
+        return filled(self.tree[0], leaves), filled(self.tree[1], leaves)
 
     def _how(self, arguments: Sequence[Any]) -> list[Callable[[Any], Any]]:
         """In which form the function itself hands out each output: as a Tensor, an array, or a number of NumPy's.
@@ -138,7 +141,10 @@ class Plan:
                     f"compile: {name_of(self.function)} writes into an array that it was given, which a program does "
                     "not do; write x = x + 1 for x += 1, and return what is to be kept"
                 )
-        _forms(trace.tree, returned, how)
+        pairs = zip(flatten(trace.tree), flatten(returned), strict=False)
+        for place, given in ((one.value, other.value) for one, other in pairs if one.path == other.path):
+            if isinstance(place, Leaf) and not isinstance(given, np.ndarray):
+                how[place.number] = result if isinstance(given, Tensor) else _number
         return how
 
     # -- what it accepts
@@ -231,7 +237,7 @@ class Plan:
         def now(a: Any) -> Any:
             if not isinstance(a, Value):
                 return a
-            return there[id(a)] if id(a) in there else as_tensor(a.example)
+            return there[id(a)] if id(a) in there else _as_tensor(a.example)
 
         for op in self.trace.forward:
             args = [now(a) for a in op.args]
@@ -241,6 +247,129 @@ class Plan:
             with entered(recording=op.differentiable, scope=op.scope):
                 there[id(op.result)] = apply(op.fun, tuple(args), op.kwargs)
         return [now(v) for v in self.outputs]
+
+
+class Instance:
+    """The two functions of a program with a set of buffers."""
+
+    __slots__ = ("arrays", "backward", "forward")
+
+    def __init__(self, emitted: Any, arrays: list[Any]) -> None:
+        self.arrays = arrays
+        self.forward, self.backward = emitted.make(arrays)
+
+
+class Call:
+    """One call of a compiled function, from its forward half to the last gradient taken from it.
+
+    It holds a set of buffers, which goes back to the plan when the graph lets go of it. `check` is given the first
+    gradients that the program finds, and the seeds, and returns what to hand out.
+    """
+
+    __slots__ = ("check", "drawn", "found", "instance", "plan", "residuals", "seeds", "spent", "values")
+
+    def __init__(self, plan: Plan, check: Callable[[list[Any], list[Any]], list[Any]] | None = None) -> None:
+        self.plan, self.check = plan, check
+        self.instance: Instance | None = plan.instance()
+        self.found: dict[int, Any] = {}  # gradients that were computed but not asked for yet, by number of the target
+        self.seeds: Any = None
+        self.spent = False
+        self.residuals: Any = ()
+        self.values: Any = ()
+        self.drawn = [(rng, rng.bit_generator.state) for rng in plan.generators]
+
+    def forward(self, values: Sequence[Any]) -> list[Any]:
+        """The outputs; the buffers of the model are written."""
+        assert self.instance is not None
+        self.values = values
+        if state.generators is not None:  # a checkpoint around the call will want to set them back
+            for rng, there in self.drawn:
+                state.generators.setdefault(id(rng), (rng, there))
+        try:
+            outputs, effects, self.residuals = self.instance.forward(*values)
+        except ValueError as error:
+            raise clear_error(error) from error
+        if not state.replaying:
+            for buffer, value in zip(self.plan.effects, effects, strict=True):
+                buffer.value = value
+                buffer.version = tick()
+        return list(outputs)
+
+    def gradient(self, i: int, g: Any, arguments: Sequence[Any]) -> Any:
+        """The gradient of the i-th target, given those of the outputs; None where these do not depend on it.
+
+        All are computed at once, when the first one is asked for.
+        """
+        seeds = g if isinstance(g, list) else [g]
+        if self.seeds is None or i not in self.found or not all(map(is_, seeds, self.seeds)):
+            recorded = any(isinstance(one, Vertex) for one in seeds)
+            found = self._recorded(seeds, arguments) if recorded else self.computed(self._wanted(seeds))
+            self.found, self.seeds = dict(enumerate(found)), seeds
+        found_here = self.found.pop(i)  # each once: whoever asks again has begun another pass
+        return found_here if self._is_needed(i, seeds) else None
+
+    def _is_needed(self, i: int, seeds: Sequence[Any]) -> bool:
+        """Whether any output that depends on the i-th target has a gradient: of those nobody used it is zero."""
+        needs = self.plan.needs[i]
+        return needs is None or any(
+            (s.value if isinstance(s, Vertex) else s).any() for s in map(seeds.__getitem__, needs)
+        )
+
+    def _wanted(self, seeds: Sequence[Any]) -> list[Any]:
+        return [s for s, wanted in zip(seeds, self.plan.differentiable, strict=True) if wanted]
+
+    def computed(self, seeds: Sequence[Any]) -> list[Any]:
+        """The gradients by the backward half of the program, given those of the outputs that have one."""
+        assert self.instance is not None
+        if self.spent:  # the first pass has written over what the forward half had left for it
+            with drawn_again(self.drawn):
+                _, _, self.residuals = self.instance.forward(*self.values)
+        self.spent = True
+        found = list(self.instance.backward(*self.values, *seeds, *self.residuals))
+        check, self.check = self.check, None
+        return found if check is None else check(found, list(seeds))
+
+    def _recorded(self, seeds: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+        """As a recorded computation: the calls of the function are made once more, on Tensors, and differentiated."""
+        plan = self.plan
+        with drawn_again(self.drawn), entered(replaying=True, recording=True):
+            outputs = plan.replay([_as_tensor(a) for a in arguments[: len(plan.inputs)]])
+        targets: list[Any] = [arguments[t] if isinstance(t, int) else t for t in plan.targets]
+        with as_leaves([t for t in targets if t.node is not None]), without_hooks(targets):
+            found = gradients(self._wanted(outputs), targets, self._wanted(seeds), create_graph=True, allow_unused=True)
+        return list(found)
+
+    def finish(self) -> None:
+        """Let others use the buffers."""
+        if self.instance is not None:
+            if len(self.plan.idle) < 8:
+                self.plan.idle.append(self.instance)
+            self.instance = None
+
+    def __repr__(self) -> str:
+        return f"<call of {name_of(self.plan.function)}>"
+
+    def __del__(self) -> None:
+        self.finish()
+
+
+@primitive
+def run_compiled(call: Call, arguments: int, *arrays: Any) -> Any:
+    """The compiled function as one operation: its arguments first, then the captured tensors that take a gradient."""
+    outputs = call.forward(arrays[:arguments])
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _run_back(i: int, g: Any, call: Call, arrays: Sequence[Any]) -> Any:
+    return call.gradient(call.plan.number[i - 2], g, arrays)
+
+
+run_compiled.__name__ = "compiled"
+defvjp_each(
+    run_compiled,
+    lambda i, g, y, call, arguments, *arrays: _run_back(i, g, call, arrays),
+    signature="(...), ... -> (...), ...",
+)
 
 
 def _dependence(trace: Trace) -> list[tuple[int, ...] | None]:
@@ -256,21 +385,10 @@ def _dependence(trace: Trace) -> list[tuple[int, ...] | None]:
     return found
 
 
-def _forms(tree: Any, returned: Any, how: list[Callable[[Any], Any]]) -> None:
-    """Note for each output in a tree how the function itself returned it."""
-    if isinstance(tree, Output):
-        if isinstance(returned, Tensor):
-            how[tree.number] = result
-        elif not isinstance(returned, np.ndarray):
-            how[tree.number] = _number
-    elif isinstance(tree, (list, tuple)) and isinstance(returned, (list, tuple)) and len(tree) == len(returned):
-        for one, other in zip(tree, returned, strict=True):
-            _forms(one, other, how)
-    elif isinstance(tree, dict) and isinstance(returned, dict):
-        for key in tree.keys() & returned.keys():
-            _forms(tree[key], returned[key], how)
-
-
 def _number(array: Any) -> Any:
     """A NumPy scalar."""
     return array[()]
+
+
+def _as_tensor(a: Any) -> Tensor:
+    return a if isinstance(a, Tensor) else Tensor(a)

@@ -16,16 +16,18 @@ class Value:
     """Something a program computes with: an input, a captured tensor, a constant, or the result of a call.
 
     `kind` says which ("input", "leaf", "constant", "result"); `example` is the array it was during the trace (for a
-    constant: always). `leaf` is the captured Tensor whose array is looked up at each call.
+    constant: always). `leaf` is the captured Tensor whose array is looked up at each call. `order` is the order in
+    which the axes of a result lie in memory, from the outermost to the innermost, where that is not their own.
     """
 
-    __slots__ = ("dtype", "example", "kind", "leaf", "name", "shape")
+    __slots__ = ("dtype", "example", "kind", "leaf", "name", "order", "shape")
 
     def __init__(self, example: Any, kind: str = "result", name: str = "", leaf: Vertex | None = None) -> None:
         self.example = example
         self.shape: Any = None if type(example) is tuple else example.shape
         self.dtype: Any = None if type(example) is tuple else example.dtype
         self.kind, self.name, self.leaf = kind, name, leaf
+        self.order: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -47,9 +49,12 @@ class Value:
 
 
 class Op:
-    """One call: `result = fun(*args, **kwargs)`; among `args` are Values and plain Python arguments."""
+    """One call: `result = fun(*args, **kwargs)`; among `args` are Values and plain Python arguments.
 
-    __slots__ = ("args", "backward", "fun", "kwargs", "result", "scope")
+    `differentiable`: whether a gradient went back through it, in the trace.
+    """
+
+    __slots__ = ("args", "backward", "differentiable", "fun", "kwargs", "result", "scope")
 
     def __init__(
         self,
@@ -61,11 +66,13 @@ class Op:
         backward: bool = False,
     ) -> None:
         self.fun, self.args, self.kwargs, self.result = fun, list(args), dict(kwargs), result
-        self.scope, self.backward = scope, backward
+        self.scope, self.backward, self.differentiable = scope, backward, False
 
     def copy(self) -> Op:
         """The same call, which may be rewritten by itself."""
-        return Op(self.fun, self.args, self.kwargs, self.result, self.scope, self.backward)
+        other = Op(self.fun, self.args, self.kwargs, self.result, self.scope, self.backward)
+        other.differentiable = self.differentiable
+        return other
 
     @property
     def multiply_adds(self) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.boundary import as_leaves, boundary
-from tinygrad_mm.compiler.call import Call
-from tinygrad_mm.compiler.plan import Plan
+from tinygrad_mm.compiler.plan import Call, Plan
 from tinygrad_mm.compiler.tracing import stand_in, without_hooks
 from tinygrad_mm.compiler.verification import (
     Difference,
@@ -25,6 +24,7 @@ from tinygrad_mm.compiler.verification import (
 )
 from tinygrad_mm.gradient import gradients
 from tinygrad_mm.graph import entered, name_of, tick
+from tinygrad_mm.pytree import flatten
 from tinygrad_mm.tensor import Buffer, Tensor
 
 __all__ = ["Proof"]
@@ -75,7 +75,7 @@ class Proof:
         values = [stand_in(g) if isinstance(g, Tensor) else g for g in self.given[: len(self.plan.arrays)]]
         args, kwargs = self.plan.rebuild(values)
         with np.errstate(all="ignore"):
-            returned = dict(_leaves(self.plan.function(*args, **kwargs)))
+            returned = _leaves(self.plan.function(*args, **kwargs))
         made = [t for t in returned.values() if isinstance(t, Tensor) and t.requires_grad]
         return self._arrays(returned), made, values
 
@@ -113,7 +113,7 @@ class Proof:
 
     def differs(self, result: Any) -> Difference | None:
         """What is wrong with what the program has just returned, written and drawn."""
-        found = self._arrays(dict(_leaves(result)))
+        found = self._arrays(_leaves(result))
         if found.keys() != self.expected.keys():
             return Difference("the output", list(found), list(self.expected))
         self.progress.saw(self.expected)
@@ -185,13 +185,7 @@ def computed(plan: Plan, given: Sequence[Any], seeds: Sequence[Any]) -> list[Any
     return call.computed(seeds)
 
 
-def _leaves(tree: Any, name: str = "the output") -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Any) -> dict[str, Any]:
     """The arrays and numbers in what a function returned, by name."""
-    if isinstance(tree, (list, tuple)):
-        for i, item in enumerate(tree):
-            yield from _leaves(item, f"{name}[{i}]")
-    elif isinstance(tree, dict):
-        for key, item in tree.items():
-            yield from _leaves(item, f"{name}[{key!r}]")
-    elif isinstance(tree, (Tensor, np.ndarray, np.generic, int, float)):
-        yield name, tree
+    numbers = (Tensor, np.ndarray, np.generic, int, float)
+    return {leaf.path: leaf.value for leaf in flatten(tree, "the output") if isinstance(leaf.value, numbers)}

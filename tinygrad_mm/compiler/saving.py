@@ -18,7 +18,7 @@ import numpy as np
 
 from tinygrad_mm.compiler.emitter import Emitted
 from tinygrad_mm.files import keep_permissions
-from tinygrad_mm.graph import name_of
+from tinygrad_mm.graph import module_of, name_of
 
 __all__ = ["save_program"]
 
@@ -110,10 +110,10 @@ class _Writer:
             inner = ", ".join(map(self.text, what))
             return f"[{inner}]" if isinstance(what, list) else f"({inner}{',' * (len(what) == 1)})"
         if isinstance(what, np.ufunc):
-            return f"np.{what.__name__}"
+            return self._ufunc(what)
         owner = getattr(what, "__self__", None)
         if isinstance(owner, np.ufunc):
-            return f"np.{owner.__name__}.{what.__name__}"
+            return f"{self._ufunc(owner)}.{what.__name__}"
         if isinstance(what, np.dtype):
             return f"np.dtype({what.str!r})"
         if isinstance(what, type) and issubclass(what, np.generic):
@@ -133,6 +133,14 @@ class _Writer:
         if callable(what):
             return self._function(what)
         raise TypeError(f"save: a {type(what).__name__} in the program cannot be written as Python text")
+
+    def _ufunc(self, what: np.ufunc) -> str:
+        """A ufunc by its module: SciPy's make the file need SciPy."""
+        home = module_of(what)
+        if not home.startswith("scipy"):
+            return f"np.{what.__name__}"
+        self.definitions["scipy"] = "import scipy.special"
+        return f"{home}.{what.__name__}"
 
     def _array(self, array: Any) -> str:
         root = array

@@ -6,7 +6,7 @@ the other makes loops of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from tinygrad_mm.compiler.program import Value
+from tinygrad_mm.rules.indexing import Slot
 
 __all__ = [
     "Array",
@@ -27,6 +28,7 @@ __all__ = [
     "call",
     "copy",
     "fill",
+    "index_text",
     "product",
     "reduction",
     "ufunc",
@@ -79,6 +81,7 @@ class Array:
         self.memory, self.ghost, self.base, self.form, self.name = memory, ghost, base, form, name
         self.top: Array = self if base is None else base.top
         self.stem = ""
+        self.axes: tuple[int, ...] = ()  # of the base, for a transpose
         self.is_leaf = False  # a captured tensor's, which may be bound to another array at another time
 
     @property
@@ -158,6 +161,8 @@ class Array:
 
     def reshaped(self, shape: tuple[int, ...]) -> Array | None:
         """The elements in another shape; None where that takes a copy."""
+        if shape == self.shape:
+            return self
         return self.seen(lambda x: x.reshape(shape), f"{{}}.reshape({shape})")
 
     def reshape(self, *shape: int) -> Array:
@@ -167,22 +172,45 @@ class Array:
     @property
     def T(self) -> Array:  # noqa: N802 (as NumPy calls it)
         """The axes in reverse order."""
-        return self._view(lambda x: x.T, "{}.T")
+        return self.transpose(*range(self.ndim)[::-1])
 
     def transpose(self, *axes: int) -> Array:
         """The axes in another order."""
-        return self._view(lambda x: x.transpose(axes), f"{{}}.transpose{axes}")
+        if axes == tuple(range(self.ndim)):
+            return self
+        if self.base is not None and self.axes:  # a transpose of a transpose
+            return self.base.transpose(*(self.axes[axis] for axis in axes))
+        view = self._view(lambda x: x.transpose(axes), "{}.T" if axes == (1, 0) else f"{{}}.transpose{axes}")
+        view.axes = axes
+        return view
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The axes as they lie in memory, from the outermost to the innermost."""
+        return tuple(sorted(range(self.ndim), key=lambda axis: -abs(self.ghost.strides[axis])))
 
     def view(self, dtype: Any) -> Array:
         """The bytes as elements of another dtype of the same size."""
         return self._view(lambda x: x.view(dtype), f"{{}}.view(np.{np.dtype(dtype).name})")
 
-    def at(self, text: str, key: Any, stem: str = "") -> Array:
-        """A part: an index, and how it is written."""
-        return self._view(lambda x: x[key], f"{{}}[{text}]", stem)
+    def at(self, key: Any, stem: str = "") -> Array:
+        """The part at an index without arrays."""
+        return self._view(lambda x: x[key], f"{{}}[{index_text(key)}]", stem)
 
     def __repr__(self) -> str:
         return f"<{self.memory.kind} {self.name or self.form} {self.shape} {self.dtype}>"
+
+
+def index_text(key: Any, arrays: Sequence[str] = ()) -> str:
+    """An index as it is written between brackets; `arrays` are the names of those that it has slots for."""
+    if isinstance(key, tuple):
+        return ", ".join(index_text(k, arrays) for k in key) + ("," if len(key) == 1 else "") if key else "()"
+    if isinstance(key, Slot):
+        return arrays[key.number]
+    if isinstance(key, slice):
+        ends = ["" if e is None else str(e) for e in (key.start, key.stop)]
+        return ":".join(ends if key.step is None else [*ends, str(key.step)])
+    return "..." if key is Ellipsis else repr(key)
 
 
 def address(array: Any) -> int:
@@ -221,14 +249,12 @@ class Lowering:
     """The result is written into an array that is there.
 
     `statements(out, operands, scratch)` are those that do it; `inplace` are the arguments whose own array may be the
-    one written to; `scratch` are shapes and dtypes of further arrays needed meanwhile; the elements of the arguments
-    `whole` have to lie one behind the other.
+    one written to; `scratch` are shapes, dtypes and orders of further arrays needed meanwhile.
     """
 
     statements: Callable[[Array, list[Any], list[Array]], list[Statement]]
     inplace: tuple[int, ...] = ()
-    scratch: list[tuple[tuple[int, ...], Any]] = field(default_factory=list)
-    whole: tuple[int, ...] = ()
+    scratch: list[tuple[tuple[int, ...], Any, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -243,20 +269,47 @@ class Made:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def call(fun: Any, operands: list[Any], out: Array, *lines: Callable[[Write], str], **options: Any) -> Statement:
-    """A statement whose lines are given one by one."""
-    return Statement(fun, operands, out, lambda write: [line(write) for line in lines], options)
+class _Written(dict[str, Any]):
+    """What stands for the names in a line."""
+
+    def __init__(self, write: Write, known: dict[str, Any]) -> None:
+        super().__init__(known)
+        self.write = write
+
+    def __getitem__(self, name: str) -> Any:
+        return _NumPy(self.write) if name == "np" else self.write(super().__getitem__(name), name * (name not in "abc"))
+
+
+class _NumPy:
+    """NumPy's functions, as they are written."""
+
+    def __init__(self, write: Write) -> None:
+        self.write = write
+
+    def __getattr__(self, name: str) -> str:
+        return self.write(getattr(np, name))
+
+
+def call(fun: Any, operands: list[Any], out: Array, *lines: str, names: Any = None, **options: Any) -> Statement:
+    """A statement by its lines: "{np.add}({a}, {b}, {out})", where a, b and c are operands; others are in `names`."""
+    known = {**dict(zip("abc", operands, strict=False)), "out": out, **(names or {})}
+    return Statement(
+        fun, operands, out, lambda write: [line.format_map(_Written(write, known)) for line in lines], options
+    )
 
 
 def ufunc(fun: np.ufunc, *operands: Any, out: Array) -> Statement:
-    """An elementwise call."""
+    """An elementwise call, with axes as they lie in `out`: NumPy would go along those of most operands."""
 
     def text(write: Write) -> list[str]:
-        written = []
-        for i, a in enumerate(operands):
-            number = weak(fun, operands, i, out)
-            written.append(write(a) if number is None else write(number, number_name(a)))
-        return [f"{write(fun)}({', '.join(written)}, {'out=' * (fun in NAMED_OUT)}{write(out)})"]
+        numbers = [weak(fun, operands, i, out) for i in range(len(operands))]
+        given = [a if number is None else number for a, number in zip(operands, numbers, strict=True)]
+        ndims = [a.ndim if isinstance(a, (Array, np.ndarray)) else 0 for a in given]
+        order = out.order if all(n in (0, out.ndim) for n in ndims) else range(out.ndim)
+        turned = [a.transpose(*order) if n == out.ndim > 1 else a for a, n in zip(given, ndims, strict=True)]
+        names = ["" if number is None else number_name(a) for a, number in zip(operands, numbers, strict=True)]
+        written = ", ".join(map(write, turned, names))
+        return [f"{write(fun)}({written}, {'out=' * (fun in NAMED_OUT)}{write(out.transpose(*order))})"]
 
     return Statement(fun, list(operands), out, text)
 
@@ -284,65 +337,47 @@ def weak(fun: Any, operands: Any, i: int, out: Array) -> Any:
     with np.errstate(all="ignore"):
         found = np.asarray(number, dtype)
     if fun in NAMED_OUT and out.size <= 1 << 22:
-        return np.full(out.shape, found)
+        return np.full_like(out.ghost, found)
     return found
 
 
 def copy(a: Array, out: Array) -> Statement:
     """The elements of an array, broadcast and converted to those of another one."""
     unsafe = "" if a.dtype == out.dtype else ", 'unsafe'"
-    return call(np.copyto, [a], out, lambda write: f"{write(np.copyto)}({write(out)}, {write(a)}{unsafe})")
+    return call(np.copyto, [a], out, f"{{np.copyto}}({{out}}, {{a}}{unsafe})")
 
 
 def fill(out: Array, number: float) -> Statement:
     """One number everywhere."""
-    text = repr(number) if np.isfinite(number) else f"{'-' * (number < 0)}np.inf"
-    return call(np.ndarray.fill, [number], out, lambda write: f"{write(out)}.fill({text})")
+    text = repr(number) if np.isfinite(number) else f"{'-' * (number < 0)}np.{abs(number)}"
+    return call(np.ndarray.fill, [number], out, f"{{out}}.fill({text})")
 
 
 def product(a: Array, b: Array, out: Array) -> Statement:
     """A product of vectors, matrices or stacks of them.
 
-    Up to two axes as a method, since that saves a fifth of a microsecond over np.dot; it wants a contiguous `out`.
+    Up to two axes as a method, since that saves a fifth of a microsecond over np.dot; it wants a contiguous `out`: one
+    that lies with its columns first is the transpose of the product of the transposes.
     """
     if a.ndim <= 2 and b.ndim <= 2:
-        return call(np.dot, [a, b], out, lambda write: f"{write(a)}.dot({write(b)}, {write(out)})")
-    return call(np.matmul, [a, b], out, lambda write: f"{write(np.matmul)}({write(a)}, {write(b)}, {write(out)})")
+        if out.ndim == 2 and not out.ghost.flags.c_contiguous:
+            a, b, out = b.T, a.T, out.T
+        return call(np.dot, [a, b], out, "{a}.dot({b}, {out})")
+    return call(np.matmul, [a, b], out, "{np.matmul}({a}, {b}, {out})")
 
 
 def reduction(fun: Any, x: Array, axes: tuple[int, ...], keepdims: bool, out: Array) -> Statement:
     """A sum, a maximum or a minimum (np.add, np.maximum, np.minimum) along axes, which are not negative."""
 
     def text(write: Write) -> list[str]:
-        product = fun is np.add and x.dtype in (np.float32, np.float64) and 0 < x.size <= 1 << 20
-        return [(product and _sum_as_product(write, x, axes, out)) or _reduced(write, fun, x, axes, keepdims, out)]
+        if x.ndim != 2 or len(axes) != 1:
+            axis = axes[0] if len(axes) == 1 else axes
+            return [f"{write(reduce, name)}({write(x)}, {axis!r}, None, {write(out)}{', True' * keepdims})"]
+        row = out.reshape(out.size) if keepdims else out  # what is left is one row, kept as a matrix or not
+        if x.shape[axes[0]] == 2:
+            a, b = (x.at((slice(None), i) if axes[0] else i) for i in (0, 1))
+            return [f"{write(fun)}({write(a)}, {write(b)}, out={write(row)})"]
+        return [f"{write(reduce, name)}({write(x)}, {axes[0]}, None, {write(row)})"]
 
+    reduce, name = fun.reduce, f"{fun.__name__}_reduce"
     return Statement(fun, [x], out, text, {"axes": axes})
-
-
-def _sum_as_product(write: Write, x: Array, axes: tuple[int, ...], out: Array) -> str:
-    """A sum as a product with ones, which is quicker, where the elements are those of a matrix; else an empty text."""
-    last = x.ndim - 1
-    if last < 0 or (axes != (last,) and axes != tuple(range(last))):
-        return ""
-    matrix: Array | None = x
-    if x.ndim > 2:
-        matrix = x.reshaped((x.size // x.shape[-1], x.shape[-1])) if x.contiguous else None
-    if matrix is None:
-        return ""
-    flat = out if out.ndim < matrix.ndim else out.reshape(*((out.size,) if last else ()))
-    if axes == (last,) and matrix.ndim == 2:
-        return f"{write(matrix)}.dot({write(np.ones(x.shape[-1], x.dtype), 'ones')}, {write(flat)})"
-    return f"{write(np.ones(matrix.shape[0], x.dtype), 'ones')}.dot({write(matrix)}, {write(flat)})"
-
-
-def _reduced(write: Write, fun: Any, x: Array, axes: tuple[int, ...], keepdims: bool, out: Array) -> str:
-    if x.ndim == 2 and axes == (0,):  # what is left is one row, whether it is kept as a matrix or not
-        row = out.reshape(x.shape[1]) if keepdims else out
-        if x.shape[0] == 2:
-            return f"{write(fun)}({write(x.at('0', 0))}, {write(x.at('1', 1))}, out={write(row)})"
-        out, keepdims = row, False
-    axis = axes[0] if len(axes) == 1 else axes
-    return (
-        f"{write(fun.reduce, f'{fun.__name__}_reduce')}({write(x)}, {axis!r}, None, {write(out)}{', True' * keepdims})"
-    )

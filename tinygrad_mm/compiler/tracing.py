@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.boundary import as_leaves, boundary
+from tinygrad_mm.compiler.arguments import numbered
 from tinygrad_mm.compiler.capture import Captured, rebuilt
 from tinygrad_mm.compiler.program import Effect, Op, Program, Value
 from tinygrad_mm.functional.random import uniform_like
@@ -30,7 +31,7 @@ from tinygrad_mm.rules.sets import distinct, in_both
 from tinygrad_mm.rules.statistics import counts
 from tinygrad_mm.tensor import Buffer, Tensor
 
-__all__ = ["Output", "Trace", "drawn_again", "filled", "numbered", "ops_of", "without_hooks"]
+__all__ = ["Trace", "drawn_again", "ops_of", "stand_in", "without_hooks"]
 
 # Functions whose results have as many elements as values decide.
 _SHAPED_BY_VALUES = frozenset({np.nonzero, np.flatnonzero, np.argwhere, counts, distinct, in_both})
@@ -46,16 +47,6 @@ class _Draws(Monitor):
     def result(self, vertex: Vertex, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if fun is uniform_like:
             self.found.append(vertex)
-
-
-class _Step(Op):
-    """A call as the function made it, which the passes leave alone; `differentiable`: whether a gradient goes back."""
-
-    __slots__ = ("differentiable",)
-
-    def __init__(self, op: Op, differentiable: bool) -> None:
-        super().__init__(op.fun, op.args, op.kwargs, op.result, op.scope)
-        self.differentiable = differentiable
 
 
 class Trace:
@@ -119,12 +110,14 @@ class Trace:
     ) -> None:
         """The program behind what the function returned, assigned and drew."""
         outputs: list[Any] = []
-        self.tree = numbered(returned, outputs)
+        self.tree = numbered(returned, outputs, (Tensor, np.ndarray))
         results = [t if isinstance(t, Tensor) else stand_in(t) for t in outputs]
         assigned = [given for _, given, _ in buffers.values()]
         self.program.ops.extend(self._ops([*results, *assigned, *draws]))
         self._check_shapes(self.program.ops)
-        self.forward = [_Step(op, self._of[id(op.result)].requires_grad) for op in self.program.ops]
+        for op in self.program.ops:
+            op.differentiable = self._of[id(op.result)].requires_grad
+        self.forward = [op.copy() for op in self.program.ops]  # which the passes leave alone
         ends = boundary(results, self.start)
         self.ends = [{id(v) for v in boundary([t], self.start)} for t in results] if len(results) > 1 else []
         older = [v for v in ends if v.node is not None]
@@ -313,7 +306,11 @@ def ops_of(
             args = [Value(a, "constant") if isinstance(a, np.ndarray) else a for a in args]
         result = Value(vertex.value)
         add(vertex, result)
-        ops.append(Op(node.fun, args, node.kwargs, result, node.scope))
+        fun: Any = node.fun
+        exponent = args[1] if fun is np.power and type(args[1]) in (int, float) and not node.kwargs else None
+        if exponent in (2, 0.5) and args[0].dtype == result.dtype and result.dtype.kind == "f":
+            fun, args = (np.multiply, [args[0], args[0]]) if exponent == 2 else (np.sqrt, args[:1])  # quicker
+        ops.append(Op(fun, args, node.kwargs, result, node.scope))
     return ops
 
 
@@ -339,33 +336,3 @@ def stand_in(given: Any) -> Tensor:
         tensor.requires_grad = given.requires_grad
         return tensor
     return Tensor(np.asarray(given))
-
-
-def numbered(tree: Any, outputs: list[Any]) -> Any:
-    """The same containers with the number of an output in place of each Tensor and array."""
-    if isinstance(tree, (Tensor, np.ndarray)):
-        outputs.append(tree)
-        return Output(len(outputs) - 1)
-    if isinstance(tree, (list, tuple)):
-        items = [numbered(item, outputs) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
-    return {k: numbered(v, outputs) for k, v in tree.items()} if isinstance(tree, dict) else tree
-
-
-class Output:
-    """A place in what the function returned."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-def filled(tree: Any, outputs: Sequence[Any]) -> Any:
-    """What the function returns, from the outputs of its program."""
-    if isinstance(tree, Output):
-        return outputs[tree.number]
-    if isinstance(tree, (list, tuple)):
-        items = [filled(item, outputs) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
-    return {k: filled(v, outputs) for k, v in tree.items()} if isinstance(tree, dict) else tree

@@ -193,22 +193,16 @@ class _Rounding(Monitor):
 
 
 def first_difference(
-    found: Mapping[str, Any],
-    expected: Mapping[str, Any],
-    noise: Noise | None = None,
-    floors: Mapping[str, float] | None = None,
+    found: Mapping[str, Any], expected: Mapping[str, Any], noise: Noise | None = None
 ) -> Difference | None:
-    """The first array of the program's that is not eager's, as far as rounding lets one say; None for none.
-
-    `floors`: what errors an array has by the way in which it was found out.
-    """
+    """The first array of the program's that is not eager's, as far as rounding lets one say; None for none."""
     sizes = {name: _size(a) for name, a in expected.items()}
     overall = max(sizes.values(), default=0.0)
 
     def differs(name: str, spread: float) -> Difference | None:
-        floor = (floors or {}).get(name, 0.0)
+        floor = 0.0
         if spread >= NOTHING * sizes[name]:  # noise, or zero: as much as rounding what it is made of may have left
-            floor = max(floor, SPREAD * _eps(expected[name]) * overall)
+            floor = SPREAD * _eps(expected[name]) * overall
         return _differs(name, found[name], expected[name], spread, floor)
 
     doubts = {name: 0.0 for name in expected if differs(name, 0.0) is not None}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from tinygrad_mm.arrays import is_foreign_array
 from tinygrad_mm.data.buckets import Bucketed, Buckets
 from tinygrad_mm.data.structures import Array, Rng, mapped, plain_array, stacked
+from tinygrad_mm.data.workers import ahead
 from tinygrad_mm.tensor import Tensor
 
 __all__ = ["DataLoader"]
@@ -23,12 +23,44 @@ __all__ = ["DataLoader"]
 class _Epoch:
     """One way through the data: the generator's state before it, the order drawn, and how many batches were given.
 
-    The order is one of examples (None: as they are), or, with buckets, of batches.
+    The order is one of examples (None: as they are), or, with buckets, of batches. `seed` is what the batches draw
+    their random numbers from, each with its own number.
     """
 
     start: dict[str, Any]
     order: Array | list[Bucketed] | None
+    seed: int | None
     given: int = 0
+
+
+@dataclass
+class _Task:
+    """All that is needed to make one batch, so that any process can."""
+
+    examples: Any  # a structure of arrays; or a sequence and indices of it
+    indices: Sequence[int] | Bucketed | None
+    collate: Callable[[list[Any]], Any] | None
+    transform: Callable[[Any, np.random.Generator], Any] | None
+    seed: tuple[int, int] | None  # of the epoch, of the batch
+
+
+def _made(task: _Task) -> Any:
+    """The batch that a task describes."""
+    batch = task.examples
+    if isinstance(task.indices, Bucketed):
+        batch = task.examples.batch(task.indices)
+    elif task.indices is not None:
+        batch = (task.collate or stacked)([task.examples[i] for i in task.indices])
+    elif task.collate is not None:
+        batch = task.collate(_examples_of(batch))
+    return batch if task.transform is None else task.transform(batch, np.random.default_rng(task.seed))
+
+
+def _examples_of(columns: Any) -> list[Any]:
+    """The examples of a structure of arrays, one by one."""
+    lengths: list[int] = []
+    mapped(lambda column: lengths.append(len(column)), columns)
+    return [mapped(operator.itemgetter(i), columns) for i in range(lengths[0])]
 
 
 class DataLoader:
@@ -51,14 +83,22 @@ class DataLoader:
     none. Unshuffled, short examples come first. Every example is looked at once, for its length, at the beginning; data
     may also be a tuple or dict of lists.
 
+    `collate(examples)` makes a batch of a list of examples, in place of stacking them. `transform(batch, rng)` is what
+    happens to each batch before it is given; its generator is the batch's own, so that random images (`data.augment`)
+    are the same whoever makes the batch, and in a resumed run. `sampler(rng)` gives the examples of an epoch, as
+    indices, in place of shuffling: one of `WeightedSampler`, `StratifiedSampler`, `SubsetSampler`, or a function; its
+    `len`, if it has one, is the number of examples in an epoch.
+
     With `prefetch`, a thread prepares that many batches ahead: worth it where `data[i]` reads files, not where batches
-    are cut from arrays. The batches are the same; but if `data[i]` itself draws random numbers, it then draws them
-    earlier, and a resumed run would not be the same.
+    are cut from arrays. `workers` are more of these, or an executor of `concurrent.futures`: a `ProcessPoolExecutor`,
+    joblib's `loky` one, or a cluster's; there, data that are no arrays travel with each batch, and `collate` and
+    `transform` are functions of a module. The batches are the same, in the same order; but if `data[i]` itself draws
+    random numbers, it then draws them earlier, and a resumed run would not be the same.
 
     Shape: each array (n, ...) -> batches (batch_size, ...)
 
-    Raises ValueError for arrays of unequal length, no examples, or a batch size that is not a positive integer;
-    TypeError for data that have no length.
+    Raises ValueError for arrays of unequal length, no examples, a batch size that is not a positive integer, or options
+    that exclude each other; TypeError for data that have no length; IndexError for a sampler's index out of range.
 
     >>> images, labels = np.zeros((5, 28, 28)), np.arange(5)
     >>> for x, y in DataLoader((images, labels), batch_size=2):
@@ -74,6 +114,9 @@ class DataLoader:
     ...     print(words.tolist(), mask.sum(axis=1), y)
     [[3, 1], [4, 0]] [2 1] [0 1]
     [[1, 5, 9, 0], [2, 6, 5, 3]] [3 4] [1 0]
+    >>> noisy = DataLoader(images, 5, transform=lambda batch, rng: batch + rng.standard_normal(batch.shape), rng=0)
+    >>> [batch.shape for batch in noisy]
+    [(5, 28, 28)]
     """
 
     def __init__(
@@ -86,11 +129,35 @@ class DataLoader:
         prefetch: int = 0,
         buckets: int | Sequence[int] | None = None,
         padding: Any = 0,
+        sampler: Callable[[np.random.Generator], Any] | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
+        transform: Callable[[Any, np.random.Generator], Any] | None = None,
+        workers: int | futures.Executor = 1,
     ) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("prefetch", prefetch, 0)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 kind = "a positive integer" if least else "an integer, 0 or more"
                 raise ValueError(f"DataLoader: {name}={value!r} must be {kind}")
+        if not isinstance(workers, futures.Executor) and (
+            isinstance(workers, bool) or not isinstance(workers, (int, np.integer)) or workers < 1
+        ):
+            raise ValueError(
+                f"DataLoader: workers={workers!r} must be a positive number of threads, or an executor of "
+                "concurrent.futures"
+            )
+        for name, given in (("shuffle", shuffle), ("buckets", buckets is not None)):
+            if sampler is not None and given:
+                raise ValueError(
+                    f"DataLoader: sampler= decides which examples come when, and so does {name}=; drop one"
+                )
+        if collate is not None and buckets is not None:
+            raise ValueError("DataLoader: buckets= pads examples to batches, and so would collate=; drop one")
+        for name, function in (("sampler", sampler), ("collate", collate), ("transform", transform)):
+            if function is not None and not callable(function):
+                raise TypeError(
+                    f"DataLoader: {name}= takes a function, not a {type(function).__name__}"
+                    + ("; SubsetSampler(indices) makes one of indices" if name == "sampler" else "")
+                )
         self.buckets = None if buckets is None else Buckets(data, buckets, padding)
         if self.buckets is not None:
             data = self.buckets
@@ -99,9 +166,13 @@ class DataLoader:
         self.batch_size = int(batch_size)
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.prefetch = int(prefetch)
+        threads = 1 if isinstance(workers, futures.Executor) else int(workers)
+        self.prefetch = int(prefetch) if workers == 1 else max(int(prefetch), threads)
+        self.workers = workers if isinstance(workers, futures.Executor) else threads
+        self.sampler, self.collate, self.transform = sampler, collate, transform
         self.rng = np.random.default_rng(rng)
-        self.examples = self._count()
+        self._there = self._count()
+        self.examples = len(sampler) if sampler is not None and hasattr(sampler, "__len__") else self._there
         self._epoch: _Epoch | None = None  # the one that was begun last, until its end
         self._resumed = False
         if not len(self):
@@ -150,14 +221,31 @@ class DataLoader:
 
     def _begun(self) -> _Epoch:
         start = self.rng.bit_generator.state
-        order = self.rng.permutation(self.examples) if self.shuffle else None
+        order = self.rng.permutation(self.examples) if self.shuffle else self._sampled()
+        seed = None if self.transform is None else int(self.rng.integers(2**63))
         if self.buckets is None:
-            return _Epoch(dict(start), order)
+            return _Epoch(dict(start), order, seed)
         order = np.arange(self.examples) if order is None else order
         batches = self.buckets.arranged(order, self.batch_size, self.drop_last)
         if self.shuffle:
             batches = [batches[i] for i in self.rng.permutation(len(batches))]
-        return _Epoch(dict(start), batches)
+        return _Epoch(dict(start), batches, seed)
+
+    def _sampled(self) -> Array | None:
+        """The order that the sampler draws, or None without one."""
+        if self.sampler is None:
+            return None
+        order = np.asarray(self.sampler(self.rng))
+        if order.shape != (self.examples,) or order.dtype.kind not in "iu":
+            raise ValueError(
+                f"DataLoader: the sampler gave an array of shape {order.shape} and dtype {order.dtype}, not "
+                f"{self.examples} indices; give it a __len__ where an epoch has another number of examples"
+            )
+        if order.min() < 0 or order.max() >= self._there:
+            raise IndexError(
+                f"DataLoader: the sampler gave {order.min()}..{order.max()}, but {self._there} examples are there"
+            )
+        return order
 
     def _rest(self, epoch: _Epoch) -> Iterator[Any]:
         """The batches of an epoch that have not been given yet."""
@@ -168,44 +256,26 @@ class DataLoader:
             order, numbers = epoch.order, range(epoch.given, len(self))
             parts = (slice(i * self.batch_size, min((i + 1) * self.batch_size, self.examples)) for i in numbers)
             chosen = parts if order is None else map(order.__getitem__, parts)
-        for batch in self._ahead(chosen) if self.prefetch else map(self._batch, chosen):
+        tasks = (self._task(part, epoch, number) for number, part in enumerate(chosen, start=epoch.given))
+        if self.prefetch:
+            batches = ahead(_made, tasks, self.prefetch, self.workers)
+        else:
+            batches = map(_made, tasks)
+        for batch in batches:
             epoch.given += 1  # before it is used: a position is saved after the step that uses it
             yield batch
         if self._epoch is epoch:
             self._epoch = None
 
-    def _ahead(self, chosen: Iterator[Any]) -> Iterator[Any]:
-        """The batches, `prefetch` of them under way in a thread that ends with this iterator, however it ends.
-
-        Where no thread can be started (a browser's Python, a process at its limit), each is made when it is asked for.
-        """
-        thread = futures.ThreadPoolExecutor(1, "DataLoader")  # loaded here: a thread that outlives the program may not
-        under_way: deque[futures.Future[Any]] = deque()
-        rest: Iterator[Any] = iter(())  # what no thread makes
-        try:
-            for part in chosen:
-                try:
-                    under_way.append(thread.submit(self._batch, part))
-                except RuntimeError:
-                    if under_way:
-                        raise
-                    rest = chain([part], chosen)  # the thread did not start
-                    break
-                if len(under_way) > self.prefetch:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-            yield from map(self._batch, rest)
-        finally:
-            thread.shutdown(cancel_futures=True)
-
-    def _batch(self, chosen: Any) -> Any:
+    def _task(self, part: Any, epoch: _Epoch, number: int) -> _Task:
+        """What is to be done for a batch: arrays are cut here, so that no more than their parts travel."""
+        seed = None if epoch.seed is None else (epoch.seed, number)
         if self.buckets is not None:
-            return self.buckets.batch(chosen)
+            return _Task(self.buckets, part, None, self.transform, seed)
         if self._columns:
-            return mapped(lambda column: column[chosen], self.data)
-        indices = range(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen.tolist()
-        return stacked([self.data[i] for i in indices])
+            return _Task(mapped(lambda column: column[part], self.data), None, self.collate, self.transform, seed)
+        indices = range(part.start, part.stop) if isinstance(part, slice) else part.tolist()
+        return _Task(self.data, indices, self.collate, self.transform, seed)
 
     # -- its position
 
@@ -270,6 +340,8 @@ class DataLoader:
             "shuffle": bool(self.shuffle),
             "drop_last": bool(self.drop_last),
             **({} if self.buckets is None else {"buckets": self.buckets.limits}),
+            **({} if self.sampler is None else {"sampler": type(self.sampler).__name__}),
+            **({} if self.transform is None else {"transform": True}),
         }
 
     def __repr__(self) -> str:

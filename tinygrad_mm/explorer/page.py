@@ -13,7 +13,6 @@ from typing import Any
 
 from tinygrad_mm.drawing.reader import names_in, read
 from tinygrad_mm.drawing.renderer import write
-from tinygrad_mm.drawing.text import printable
 from tinygrad_mm.explorer.payload import payload
 from tinygrad_mm.explorer.scene import Scene, scene
 from tinygrad_mm.explorer.steps import record
@@ -120,7 +119,7 @@ def page(story: Story, picture: Scene, image: Any = None) -> str:
     files = resources.files(__package__ or "tinygrad_mm.explorer")
     style = files.joinpath("page.css").read_text("utf-8") + picture.style
     script = "\n".join(files.joinpath(name).read_text("utf-8") for name in PROGRAMS)
-    heading = html.escape(f"Backpropagation from {printable(story.values[story.loss].label)}")
+    heading = html.escape(f"Backpropagation from {story.values[story.loss].label}")
     missing = f'<p class="nopicture">{html.escape(picture.problem)}</p>'
     parts = {
         "POLICY": f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{_digest(script)}'; "

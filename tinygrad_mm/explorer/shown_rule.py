@@ -16,8 +16,9 @@ from tinygrad_mm.explorer.latex import latex
 from tinygrad_mm.explorer.mathematics import operation_name
 from tinygrad_mm.explorer.terms import Term, constant, write
 from tinygrad_mm.gradient import gradients
-from tinygrad_mm.graph import RULES, Node, Rule, Vertex, select
+from tinygrad_mm.graph import Node, Rule, Vertex, select
 from tinygrad_mm.numeric import numeric_gradient
+from tinygrad_mm.rules.foreign import rule_for
 from tinygrad_mm.rules.shown import shown
 from tinygrad_mm.tensor import Tensor
 
@@ -167,7 +168,7 @@ def rule(fun: Callable[..., Any], *example: Any, **options: Any) -> ShownRule:
     \\frac{\\partial L}{\\partial b} &= \\frac{\\partial L}{\\partial y} \\odot a
     \\end{aligned}
     """
-    known = RULES.get(fun)
+    known = rule_for(fun)
     if known is None:
         raise TypeError(
             f"rule: {operation_name(fun)} has no rule of its own; give it one with tg.defvjp, or ask for the functions "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.functional.error_function import erf
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import defstopped, defvjp, primitive
 from tinygrad_mm.rules.axes import kept
 
@@ -32,6 +33,7 @@ __all__ = [
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@of_arrays
 @primitive
 def relu(x: Any) -> Any:
     """Rectified linear unit: max(x, 0), elementwise (Nair and Hinton 2010); the derivative at 0 is 0.
@@ -47,6 +49,7 @@ def relu(x: Any) -> Any:
 defvjp(relu, lambda g, y, x: np.where(x <= 0, 0, g))
 
 
+@of_arrays
 @primitive
 def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     """Leaky ReLU: x where x > 0, negative_slope * x elsewhere (Maas et al. 2013); the derivative at 0 is the slope.
@@ -62,6 +65,7 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
 defvjp(leaky_relu, lambda g, y, x, negative_slope=0.01: np.where(x > 0, g, g * negative_slope))
 
 
+@of_arrays
 @primitive
 def elu(x: Any, alpha: float = 1.0) -> Any:
     """Exponential linear unit: x where x > 0, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016).
@@ -79,6 +83,7 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
 defvjp(elu, lambda g, y, x, alpha=1.0: np.where(x <= 0, g * (y + alpha), g))
 
 
+@of_arrays
 @primitive
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)), elementwise, without overflow.
@@ -95,6 +100,7 @@ def sigmoid(x: Any) -> Any:
 defvjp(sigmoid, lambda g, y, x: g * y * (1 - y))
 
 
+@of_arrays
 def tanh(x: Any) -> Any:
     """Hyperbolic tangent, elementwise: `np.tanh`.
 
@@ -106,6 +112,7 @@ def tanh(x: Any) -> Any:
     return np.tanh(x)
 
 
+@of_arrays
 def silu(x: Any) -> Any:
     """Sigmoid-weighted x: x * sigmoid(x), elementwise; also called swish (Elfwing et al. 2018).
 
@@ -117,6 +124,7 @@ def silu(x: Any) -> Any:
     return x * sigmoid(x)
 
 
+@of_arrays
 def softplus(x: Any, beta: float = 1.0) -> Any:
     """log(1 + exp(beta x)) / beta, elementwise, without overflow: a smooth relu (Dugas et al. 2001).
 
@@ -128,6 +136,7 @@ def softplus(x: Any, beta: float = 1.0) -> Any:
     return np.logaddexp(x, 0) if beta == 1 else np.logaddexp(x * beta, 0) / beta
 
 
+@of_arrays
 @primitive
 def gelu(x: Any, approximate: str = "none") -> Any:
     """Gaussian error linear unit: x times the probability that a standard normal number is below x, elementwise.
@@ -173,6 +182,33 @@ def _gelu_slope(y: Any, x: Any, approximate: str) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _top(x: Any, axis: Any) -> Any:
+    """The largest element along an axis, which is kept with length 1; of an empty array, zeros."""
+    return np.max(x, axis=axis, keepdims=True) if x.size else np.sum(x, axis=axis, keepdims=True)
+
+
+@of_arrays
+@primitive
+def softmax(x: Any, axis: int = -1) -> Any:
+    """exp(x) / sum(exp(x)) along an axis, without overflow: positive numbers that sum to 1.
+
+    Shape: (..., n) -> (..., n)
+
+    >>> softmax(np.array([0.0, 0.0]))
+    array([0.5, 0.5])
+    """
+    e = np.exp(x - _top(x, axis))
+    return e / np.sum(e, axis=axis, keepdims=True)
+
+
+defvjp(
+    softmax,
+    lambda g, y, x, axis=-1: y * (g - np.sum(g * y, axis=axis, keepdims=True)),
+    signature="(..., n) -> (..., n)",
+)
+
+
+@of_arrays
 @primitive
 def logsumexp(x: Any, axis: Any = -1, keepdims: bool = False) -> Any:
     """log(sum(exp(x))) along an axis, several or all (None), without overflow.
@@ -200,31 +236,7 @@ defvjp(
 )
 
 
-def _top(x: Any, axis: Any) -> Any:
-    """The largest element along an axis, which is kept with length 1; of an empty array, zeros."""
-    return np.max(x, axis=axis, keepdims=True) if x.size else np.sum(x, axis=axis, keepdims=True)
-
-
-@primitive
-def softmax(x: Any, axis: int = -1) -> Any:
-    """exp(x) / sum(exp(x)) along an axis, without overflow: positive numbers that sum to 1.
-
-    Shape: (..., n) -> (..., n)
-
-    >>> softmax(np.array([0.0, 0.0]))
-    array([0.5, 0.5])
-    """
-    e = np.exp(x - _top(x, axis))
-    return e / np.sum(e, axis=axis, keepdims=True)
-
-
-defvjp(
-    softmax,
-    lambda g, y, x, axis=-1: y * (g - np.sum(g * y, axis=axis, keepdims=True)),
-    signature="(..., n) -> (..., n)",
-)
-
-
+@of_arrays
 @primitive
 def log_softmax(x: Any, axis: int = -1) -> Any:
     """log(softmax(x)) along an axis, without overflow.
@@ -245,6 +257,7 @@ defvjp(
 )
 
 
+@of_arrays
 @primitive
 def one_hot(labels: Any, classes: int, dtype: Any = np.float32) -> Any:
     """1 in the class of each label, 0 in the others; all 0 for a label that is none of the classes.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.functional.activations import elu, sigmoid, silu, softmax, softplus
+from tinygrad_mm.functional.typed import of_arrays
 
 __all__ = [
     "celu",
@@ -28,6 +29,7 @@ __all__ = [
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
 
+@of_arrays
 def selu(x: Any) -> Any:
     """Scaled exponential linear unit: 1.0507 * elu(x, 1.6733), which keeps mean and variance (Klambauer et al. 2017).
 
@@ -39,6 +41,7 @@ def selu(x: Any) -> Any:
     return SELU_SCALE * elu(x, SELU_ALPHA)
 
 
+@of_arrays
 def celu(x: Any, alpha: float = 1.0) -> Any:
     """Continuously differentiable ELU: x where x > 0, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017).
 
@@ -50,6 +53,7 @@ def celu(x: Any, alpha: float = 1.0) -> Any:
     return alpha * elu(x / alpha)
 
 
+@of_arrays
 def prelu(x: Any, weight: Any) -> Any:
     """Parametric ReLU: x where x > 0, weight * x elsewhere (He et al. 2015).
 
@@ -69,6 +73,7 @@ def prelu(x: Any, weight: Any) -> Any:
     return np.where(x > 0, x, x * weight)
 
 
+@of_arrays
 def relu6(x: Any) -> Any:
     """min(max(x, 0), 6), elementwise (Krizhevsky 2010).
 
@@ -80,6 +85,7 @@ def relu6(x: Any) -> Any:
     return np.clip(x, 0, 6)
 
 
+@of_arrays
 def hard_tanh(x: Any, minimum: float = -1.0, maximum: float = 1.0) -> Any:
     """min(max(x, minimum), maximum), elementwise (Collobert 2004).
 
@@ -91,6 +97,7 @@ def hard_tanh(x: Any, minimum: float = -1.0, maximum: float = 1.0) -> Any:
     return np.clip(x, minimum, maximum)
 
 
+@of_arrays
 def hard_sigmoid(x: Any) -> Any:
     """min(max(x / 6 + 1 / 2, 0), 1): straight lines in place of a sigmoid (Howard et al. 2019).
 
@@ -102,6 +109,7 @@ def hard_sigmoid(x: Any) -> Any:
     return np.clip(x * (1 / 6) + 0.5, 0, 1)
 
 
+@of_arrays
 def hard_swish(x: Any) -> Any:
     """Piecewise form of swish: x * hard_sigmoid(x), elementwise (Howard et al. 2019).
 
@@ -113,6 +121,7 @@ def hard_swish(x: Any) -> Any:
     return x * hard_sigmoid(x)
 
 
+@of_arrays
 def mish(x: Any) -> Any:
     """Mish: x * tanh(softplus(x)), elementwise (Misra 2020).
 
@@ -124,6 +133,7 @@ def mish(x: Any) -> Any:
     return x * np.tanh(softplus(x))
 
 
+@of_arrays
 def softsign(x: Any) -> Any:
     """Softsign: x / (1 + |x|), elementwise (Bergstra et al. 2009).
 
@@ -135,6 +145,7 @@ def softsign(x: Any) -> Any:
     return x / (1 + np.absolute(x))
 
 
+@of_arrays
 def log_sigmoid(x: Any) -> Any:
     """log(sigmoid(x)), elementwise, without overflow.
 
@@ -146,6 +157,7 @@ def log_sigmoid(x: Any) -> Any:
     return -softplus(-x)
 
 
+@of_arrays
 def softmin(x: Any, axis: int = -1) -> Any:
     """softmax(-x) along an axis: the smallest number gets most.
 
@@ -157,6 +169,7 @@ def softmin(x: Any, axis: int = -1) -> Any:
     return softmax(-x, axis)
 
 
+@of_arrays
 def glu(x: Any, axis: int = -1) -> Any:
     """Gated linear unit: the first half of an axis times the sigmoid of the second (Dauphin et al. 2017).
 
@@ -171,6 +184,7 @@ def glu(x: Any, axis: int = -1) -> Any:
     return values * sigmoid(gates)
 
 
+@of_arrays
 def swiglu(x: Any, axis: int = -1) -> Any:
     """The silu of the first half of an axis times the second half (Shazeer 2020).
 

@@ -22,11 +22,13 @@ from tinygrad_mm.functional.sliding import (
     two,
     windows,
 )
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import named_call
 
 __all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
 
 
+@of_arrays
 @named_call
 def conv2d(
     x: Any,
@@ -65,6 +67,7 @@ def conv2d(
     return y if bias is None else y + bias.reshape(-1, 1, 1)
 
 
+@of_arrays
 @named_call
 def conv1d(
     x: Any,
@@ -94,6 +97,7 @@ def conv1d(
     return np.squeeze(conv2d(images, filters, bias, (1, *steps), pad, (1, *gaps), groups), 2)
 
 
+@of_arrays
 @named_call
 def conv_transpose2d(
     x: Any,
@@ -143,6 +147,7 @@ def conv_transpose2d(
     return y if bias is None else y + bias.reshape(-1, 1, 1)
 
 
+@of_arrays
 @named_call
 def conv_transpose1d(
     x: Any,

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import defvjp, primitive
 
 __all__ = ["erf"]
@@ -47,6 +48,7 @@ SINGLE = (CENTRE_SINGLE, TAIL_SINGLE, 4.0, 2.0)
 BLOCK = 16 * 1024  # elements: the forty passes over a block stay in cache
 
 
+@of_arrays
 @primitive
 def erf(x: Any) -> Any:
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, elementwise, to a few units in the last place.

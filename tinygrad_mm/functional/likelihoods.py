@@ -11,12 +11,14 @@ import numpy as np
 from tinygrad_mm.functional.activations import logsumexp
 from tinygrad_mm.functional.losses import _array, _check_reduction, _factor, _pair, _reduced
 from tinygrad_mm.functional.sequences import sequence_mask, unstack
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import named_call
 from tinygrad_mm.rules.indexing import checked
 
 __all__ = ["binary_cross_entropy", "ctc_loss", "gaussian_nll_loss", "poisson_nll_loss"]
 
 
+@of_arrays
 @named_call
 def binary_cross_entropy(probabilities: Any, targets: Any, weight: Any = None, reduction: str = "mean") -> Any:
     """-(t log(p) + (1 - t) log(1 - p)), averaged over all elements; logarithms are at least -100.
@@ -53,6 +55,7 @@ def _check_probabilities(values: Any) -> None:
         )
 
 
+@of_arrays
 @named_call
 def gaussian_nll_loss(
     means: Any, targets: Any, variances: Any, reduction: str = "mean", full: bool = False, epsilon: float = 1e-6
@@ -76,6 +79,7 @@ def gaussian_nll_loss(
     return _reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
 
 
+@of_arrays
 @named_call
 def poisson_nll_loss(log_rates: Any, targets: Any, reduction: str = "mean") -> Any:
     """exp(log_rate) - target * log_rate, averaged: a negative log-likelihood, of Poisson counts.
@@ -93,6 +97,7 @@ def poisson_nll_loss(log_rates: Any, targets: Any, reduction: str = "mean") -> A
     return _reduced(np.exp(log_rates) - targets * log_rates, reduction)
 
 
+@of_arrays
 @named_call
 def ctc_loss(
     log_probabilities: Any,

@@ -13,6 +13,7 @@ import numpy as np
 
 from tinygrad_mm.arrays import as_array
 from tinygrad_mm.functional.activations import log_softmax, one_hot, pick, softmax, softplus
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import Vertex, defvjp, named_call, primitive
 from tinygrad_mm.rules.indexing import at_places, checked
 
@@ -58,6 +59,7 @@ defvjp(
 )
 
 
+@of_arrays
 @named_call
 def cross_entropy(
     logits: Any,
@@ -122,6 +124,7 @@ def _expected_loss(logits: Any, probabilities: Any, weight: Any, label_smoothing
     return -np.sum(probabilities * log_softmax(logits), axis=-1)
 
 
+@of_arrays
 @named_call
 def nll_loss(
     log_probabilities: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean"
@@ -187,6 +190,7 @@ def _over_examples(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@of_arrays
 @named_call
 def mse_loss(predictions: Any, targets: Any, reduction: str = "mean") -> Any:
     """(prediction - target)^2, averaged over all elements.
@@ -202,6 +206,7 @@ def mse_loss(predictions: Any, targets: Any, reduction: str = "mean") -> Any:
     return _reduced(np.square(predictions - targets), reduction)
 
 
+@of_arrays
 @named_call
 def l1_loss(predictions: Any, targets: Any, reduction: str = "mean") -> Any:
     """|prediction - target|, averaged over all elements; the derivative at 0 is 0.
@@ -217,6 +222,7 @@ def l1_loss(predictions: Any, targets: Any, reduction: str = "mean") -> Any:
     return _reduced(np.absolute(predictions - targets), reduction)
 
 
+@of_arrays
 @named_call
 def huber_loss(predictions: Any, targets: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """d^2 / 2 where d = |prediction - target| is up to delta, delta * (d - delta / 2) beyond (Huber 1964), averaged.
@@ -236,6 +242,7 @@ def huber_loss(predictions: Any, targets: Any, reduction: str = "mean", delta: f
     return _reduced(near * (distance - 0.5 * near), reduction)
 
 
+@of_arrays
 @named_call
 def smooth_l1_loss(predictions: Any, targets: Any, reduction: str = "mean", beta: float = 1.0) -> Any:
     """d^2 / (2 beta) where d = |prediction - target| is up to beta, d - beta / 2 beyond (Girshick 2015), averaged.
@@ -257,6 +264,7 @@ def smooth_l1_loss(predictions: Any, targets: Any, reduction: str = "mean", beta
     return huber_loss(predictions, targets, reduction, beta) / beta
 
 
+@of_arrays
 @named_call
 def binary_cross_entropy_with_logits(
     logits: Any, targets: Any, weight: Any = None, reduction: str = "mean", positive_weight: Any = None
@@ -283,6 +291,7 @@ def binary_cross_entropy_with_logits(
     return _reduced(losses if weight is None else losses * weight, reduction)
 
 
+@of_arrays
 @named_call
 def kl_div(log_predictions: Any, targets: Any, reduction: str = "mean", log_target: bool = False) -> Any:
     """Kullback-Leibler divergence: target * (log(target) - log_prediction), averaged over all elements.

@@ -15,6 +15,7 @@ from tinygrad_mm.functional.losses import (
     _reduced,
     cross_entropy,
 )
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import named_call
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 
+@of_arrays
 @named_call
 def cosine_similarity(a: Any, b: Any, axis: int = -1, epsilon: float = 1e-8) -> Any:
     """The cosine of the angle between vectors along an axis; a length below `epsilon` counts as `epsilon`.
@@ -44,6 +46,7 @@ def cosine_similarity(a: Any, b: Any, axis: int = -1, epsilon: float = 1e-8) -> 
     return np.sum(a * b, axis=axis) / (lengths[0] * lengths[1])
 
 
+@of_arrays
 @named_call
 def pairwise_distance(a: Any, b: Any, p: float = 2.0, epsilon: float = 1e-6) -> Any:
     """The p-norm of a - b + epsilon along the last axis; epsilon keeps it away from the kink at 0.
@@ -58,6 +61,7 @@ def pairwise_distance(a: Any, b: Any, p: float = 2.0, epsilon: float = 1e-6) -> 
     return np.linalg.norm(a - b + epsilon, ord=p, axis=-1)
 
 
+@of_arrays
 @named_call
 def hinge_loss(predictions: Any, targets: Any, reduction: str = "mean", margin: float = 1.0) -> Any:
     """max(margin - target * prediction, 0), averaged; targets are -1 or 1 (Cortes and Vapnik 1995).
@@ -73,6 +77,7 @@ def hinge_loss(predictions: Any, targets: Any, reduction: str = "mean", margin: 
     return _reduced(relu(margin - targets * predictions), reduction)
 
 
+@of_arrays
 @named_call
 def margin_ranking_loss(a: Any, b: Any, targets: Any, reduction: str = "mean", margin: float = 0.0) -> Any:
     """max(margin - target * (a - b), 0), averaged: where the target is 1, a should be larger, where it is -1, smaller.
@@ -88,6 +93,7 @@ def margin_ranking_loss(a: Any, b: Any, targets: Any, reduction: str = "mean", m
     return hinge_loss(a - b, targets, reduction, margin)
 
 
+@of_arrays
 @named_call
 def multi_margin_loss(scores: Any, labels: Any, reduction: str = "mean", margin: float = 1.0) -> Any:
     """The sum over all other classes of max(margin - score[label] + score, 0), divided by the number of classes.
@@ -110,6 +116,7 @@ def multi_margin_loss(scores: Any, labels: Any, reduction: str = "mean", margin:
     return _reduced(losses, reduction)
 
 
+@of_arrays
 @named_call
 def cosine_embedding_loss(a: Any, b: Any, targets: Any, reduction: str = "mean", margin: float = 0.0) -> Any:
     """1 - cos(a, b) of pairs with target 1, max(cos(a, b) - margin, 0) of those with target -1, averaged.
@@ -134,6 +141,7 @@ def cosine_embedding_loss(a: Any, b: Any, targets: Any, reduction: str = "mean",
     return _reduced(np.where(targets > 0, 1 - cosine, relu(cosine - margin)), reduction)
 
 
+@of_arrays
 @named_call
 def triplet_margin_loss(
     anchors: Any,
@@ -166,6 +174,7 @@ def triplet_margin_loss(
     return _reduced(relu(near - far + margin), reduction)
 
 
+@of_arrays
 @named_call
 def info_nce_loss(
     queries: Any, keys: Any, reduction: str = "mean", temperature: float = 0.1, symmetric: bool = False

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import defvjp, named_call, primitive
 
 __all__ = ["batch_norm", "group_norm", "layer_norm", "rms_norm", "standardize"]
@@ -46,6 +47,7 @@ defvjp(
 )
 
 
+@of_arrays
 @named_call
 def layer_norm(
     x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None, bias: Any = None, epsilon: float = 1e-5
@@ -72,6 +74,7 @@ def layer_norm(
     return y if bias is None else y + bias
 
 
+@of_arrays
 @named_call
 def rms_norm(x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None, epsilon: float | None = None) -> Any:
     """Root mean square normalization: x / sqrt(mean(x^2) + epsilon), then scaled (Zhang and Sennrich 2019).
@@ -98,6 +101,7 @@ def rms_norm(x: Any, normalized_shape: int | tuple[int, ...], weight: Any = None
     return y if weight is None else y * weight
 
 
+@of_arrays
 @named_call
 def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, epsilon: float = 1e-5) -> Any:
     """Group normalization: each group of channels of each example standardized (Wu and He 2018).
@@ -128,6 +132,7 @@ def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, epsilo
     return y if bias is None else y + bias.reshape(over)
 
 
+@of_arrays
 @named_call
 def batch_norm(
     x: Any,

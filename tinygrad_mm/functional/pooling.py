@@ -21,6 +21,7 @@ from tinygrad_mm.functional.sliding import (
     two,
     windows,
 )
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import defvjp, named_call, primitive
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 
+@of_arrays
 def max_pool2d(
     x: Any,
     kernel_size: int | Sizes,
@@ -61,6 +63,7 @@ def max_pool2d(
     return _max_pool(x, size, stride, pairs, dilation)
 
 
+@of_arrays
 @named_call
 def avg_pool2d(
     x: Any,
@@ -94,6 +97,7 @@ def avg_pool2d(
     return np.sum(patches, axis=2) / np.sum(inside, axis=1).reshape(places)
 
 
+@of_arrays
 def max_pool1d(x: Any, kernel_size: int, stride: int | None = None, padding: int = 0, dilation: int = 1) -> Any:
     """Max pooling of sequences: the largest number under a sliding window; the options are those of `max_pool2d`.
 
@@ -110,6 +114,7 @@ def max_pool1d(x: Any, kernel_size: int, stride: int | None = None, padding: int
     return np.squeeze(max_pool2d(np.expand_dims(x, 2), (1, size), (1, steps), (0, pad), (1, gap)), 2)
 
 
+@of_arrays
 @named_call
 def avg_pool1d(
     x: Any, kernel_size: int, stride: int | None = None, padding: int = 0, count_include_pad: bool = True
@@ -128,6 +133,7 @@ def avg_pool1d(
     return np.squeeze(avg_pool2d(np.expand_dims(x, 2), (1, size), (1, steps), (0, pad), count_include_pad), 2)
 
 
+@of_arrays
 @named_call
 def adaptive_avg_pool2d(x: Any, output_size: int | tuple[int | None, int | None]) -> Any:
     """Adaptive average pooling: the means of `output_size` windows of nearly the same size; None keeps an axis.
@@ -145,6 +151,7 @@ def adaptive_avg_pool2d(x: Any, output_size: int | tuple[int | None, int | None]
     return _adaptive_avg("adaptive_avg_pool2d", x, output_size, 2)
 
 
+@of_arrays
 @named_call
 def adaptive_avg_pool1d(x: Any, output_size: int) -> Any:
     """`adaptive_avg_pool2d` for sequences.
@@ -159,6 +166,7 @@ def adaptive_avg_pool1d(x: Any, output_size: int) -> Any:
     return _adaptive_avg("adaptive_avg_pool1d", x, output_size, 1)
 
 
+@of_arrays
 @named_call
 def adaptive_max_pool2d(x: Any, output_size: int | tuple[int | None, int | None]) -> Any:
     """Adaptive max pooling: the largest numbers in the windows of `adaptive_avg_pool2d`; ties share the gradient.
@@ -173,6 +181,7 @@ def adaptive_max_pool2d(x: Any, output_size: int | tuple[int | None, int | None]
     return _adaptive_max("adaptive_max_pool2d", x, output_size, 2)
 
 
+@of_arrays
 @named_call
 def adaptive_max_pool1d(x: Any, output_size: int) -> Any:
     """`adaptive_max_pool2d` for sequences.

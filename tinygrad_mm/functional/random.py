@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import defstopped, primitive, state
 
 __all__ = ["dropout", "feature_dropout", "uniform_like"]
 
 
+@of_arrays
 @primitive
 def uniform_like(x: Any, rng: np.random.Generator) -> Any:
     """Numbers drawn evenly from [0, 1), as many as x has, of its dtype; the gradient stops here.
@@ -30,6 +32,7 @@ def uniform_like(x: Any, rng: np.random.Generator) -> Any:
 defstopped(uniform_like)
 
 
+@of_arrays
 def dropout(x: Any, rate: float = 0.5, rng: np.random.Generator | None = None, training: bool = True) -> Any:
     """In training, 0 with probability `rate` and x / (1 - rate) otherwise (Srivastava et al. 2014); else x itself.
 
@@ -43,6 +46,7 @@ def dropout(x: Any, rate: float = 0.5, rng: np.random.Generator | None = None, t
     return _dropped("dropout", x, x, rate, rng, training)
 
 
+@of_arrays
 def feature_dropout(x: Any, rate: float = 0.5, rng: np.random.Generator | None = None, training: bool = True) -> Any:
     """In training, each channel of each example as a whole 0 with probability `rate` (Tompson et al. 2015).
 

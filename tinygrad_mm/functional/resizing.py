@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.functional.typed import of_arrays
+
 __all__ = ["interpolate", "pixel_shuffle"]
 
 MODES = {"nearest": None, "linear": 3, "bilinear": 4}  # how many axes there must be
 
 
+@of_arrays
 def interpolate(
     x: Any,
     size: int | Sequence[int] | None = None,
@@ -76,6 +79,7 @@ def _between(length: int, new: int, step: float, align_corners: bool) -> np.ndar
     return np.maximum(1 - np.abs(np.arange(length)[:, None] - places), 0)
 
 
+@of_arrays
 def pixel_shuffle(x: Any, factor: int) -> Any:
     """Channels become pixels: each `factor`^2 channels are a square of that side in one image (Shi et al. 2016).
 

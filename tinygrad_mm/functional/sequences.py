@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import defvjp, primitive
 
 __all__ = ["rotary", "sequence_mask", "sinusoids", "unstack"]
@@ -27,6 +28,7 @@ def unstack(x: Any, axis: int = 0) -> Any:
 defvjp(unstack, lambda g, y, x, axis=0: np.stack(g, axis=axis), signature="(..., n, ...) -> (..., ...), ...")
 
 
+@of_arrays
 def sequence_mask(lengths: Any, steps: int) -> Any:
     """The mask of sequences of different lengths: True for the first `length` of `steps` steps, False for padding.
 
@@ -58,6 +60,7 @@ def sinusoids(positions: int, features: int, start: int = 0, base: float = 10000
     return table
 
 
+@of_arrays
 def rotary(x: Any, start: int = 0, base: float = 10000.0) -> Any:
     """Rotary position embedding: neighbouring features turned in pairs, by the position (RoPE, Su et al. 2021).
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.functional.typed import of_arrays
 from tinygrad_mm.graph import defvjp, primitive
 
 __all__ = [
@@ -37,6 +38,7 @@ Pairs: TypeAlias = "tuple[tuple[int, int], ...]"
 _ALL = (slice(None), slice(None))  # all examples, all channels
 
 
+@of_arrays
 @primitive
 def windows(x: Any, size: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, fill: float = 0.0) -> Any:
     """The patches of x under a sliding window, one a column.
@@ -61,6 +63,7 @@ def windows(x: Any, size: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes,
     return view.reshape(x.shape[0], x.shape[1] * math.prod(size), math.prod(places))
 
 
+@of_arrays
 @primitive
 def overlap_add(patches: Any, shape: Sizes, size: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes) -> Any:
     """Patches added up where `windows` took them from an array of a shape: the transpose of `windows`.

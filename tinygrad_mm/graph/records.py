@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ __all__ = [
     "Scope",
     "Vertex",
     "entered",
+    "module_of",
     "name_of",
     "released",
     "state",
@@ -190,6 +192,21 @@ def name_of(fun: Callable[..., Any]) -> str:
     ('add', 'inv')
     """
     return (getattr(fun, "__name__", None) or type(fun).__name__).lstrip("_")
+
+
+def module_of(fun: Callable[..., Any]) -> str:
+    """The module that a function is known by, "" where none is: ufuncs do not say which of NumPy or SciPy has them.
+
+    >>> import numpy as np
+    >>> module_of(np.exp), module_of(np.linalg.inv)
+    ('numpy', 'numpy.linalg')
+    """
+    named = getattr(fun, "__module__", None)
+    if named:
+        return str(named)
+    name = getattr(fun, "__name__", "")
+    homes = ("numpy", "scipy.special", "scipy.special._ufuncs")
+    return next((home for home in homes if getattr(sys.modules.get(home), name, None) is fun), "")
 
 
 def released(node: Node) -> RuntimeError:

@@ -58,17 +58,29 @@ def from_torch_state(model: Module, state: Mapping[str, Any]) -> None:
         place.tensor.data = np.array(found[name].T if place.transposed else found[name])
 
 
-def to_torch_state(model: Module) -> dict[str, np.ndarray[Any, Any]]:
-    """A model's weights as arrays under the names and in the layouts of PyTorch.
+def to_torch_state(model: Module, tensors: bool = False) -> dict[str, Any]:
+    """A model's weights as arrays under the names and in the layouts of PyTorch; with `tensors`, as its tensors.
 
-    There, `model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})` takes them.
+    `theirs.load_state_dict(to_torch_state(ours, tensors=True))` takes them over; `from_torch_state` is the way back.
+    Arrays need no PyTorch: they can be saved (`tg.save`), and loaded there by safetensors.
+
+    Raises ModuleNotFoundError for `tensors` where PyTorch is not installed.
 
     >>> from tinygrad_mm.nn import Dense, Sequential
     >>> model = Sequential(Dense(4, 3, "relu", rng=0), Dense(3, 2, rng=1))
     >>> {name: array.shape for name, array in to_torch_state(model).items()}
     {'0.weight': (3, 4), '0.bias': (3,), '2.weight': (2, 3), '2.bias': (2,)}
     """
-    return {place.name: np.array(place.there(), order="C") for place in _places(model)}
+    arrays = {place.name: np.array(place.there(), order="C") for place in _places(model)}
+    if not tensors:
+        return arrays
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "to_torch_state(tensors=True) makes PyTorch's tensors: pip install torch", name="torch"
+        ) from error
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 class _Place(NamedTuple):

@@ -22,7 +22,6 @@ __all__ = ["Flat", "Run", "Update", "brought_up_to_date", "block_size", "flats_o
 
 BLOCK = 128 * 1024  # elements: parameter, gradient and states of a block stay in the cache for all calls of the formula
 EAGER_BLOCK = 16 * 1024  # elements: the new arrays that each call makes are of a size that the allocator keeps
-GATHERED = 8 * 1024  # elements: to copy a smaller gradient takes less time than to ask where it lies
 FLUSH_EVERY = 128  # steps
 
 log = logging.getLogger("tinygrad_mm.optim")
@@ -286,31 +285,23 @@ def has_loop(formula: Formula, dtype: Any) -> bool:
 
 
 class _FusedRun:
-    """One update as a compiled loop: large gradients are read where they are, small neighbours copied together."""
+    """One update as a compiled loop, on copies of the gradients: neighbours end to end."""
 
     def __init__(self, flat: Flat, formula: Formula, members: list[int]) -> None:
         from tinygrad_mm.compiler.loops import Update as Loop
 
-        self.members, self.dtype = members, flat.dtype
+        self.members, size = members, flat.values.size
         self.scalars = [np.empty((), flat.dtype) for _ in formula.code.numbers]
-        pieces = flat.pieces(members, GATHERED, flat.values.size + 1)
-        self.gathered = [
-            aligned(stop - start, flat.dtype) if len(inside) > 1 else None for start, stop, inside in pieces
-        ]
+        pieces = flat.pieces(members, size, size)
         self.inside = [inside for _, _, inside in pieces]
+        self.gathered = [aligned(stop - start, flat.dtype) for start, stop, _ in pieces]
         arrays = [flat.values, *flat.states.values()]
-        self.update = Loop(formula, arrays, self.scalars, [(a, b) for a, b, _ in pieces], self.gathered)
-        self.loop = self.update.loop()
+        self.loop = Loop(formula, arrays, self.scalars, [(a, b) for a, b, _ in pieces], self.gathered).loop()
 
     def execute(self, gradients: list[Any], update: Update, count: int) -> None:
         """One update of the members, by their gradients."""
         for place, number in zip(self.scalars, update.numbers(count), strict=True):
             place.fill(number)
-        kept = []  # alive while the loop runs, which holds addresses only
-        for row, (inside, gathered) in enumerate(zip(self.inside, self.gathered, strict=True)):
-            if gathered is not None:
-                np.concatenate([gradients[i].ravel() for i in inside], out=gathered)
-            else:
-                kept.append(np.require(gradients[inside[0]], self.dtype, ["C", "A"]))
-                self.update.rows[row, 0] = kept[-1].ctypes.data
+        for inside, gathered in zip(self.inside, self.gathered, strict=True):
+            np.concatenate([gradients[i].ravel() for i in inside], out=gathered)
         self.loop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import html
 import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -20,9 +21,14 @@ REGISTER = ("defvjp(", "defvjp_each(", "defcomposite(")
 
 
 def load_all_rules() -> None:
-    """Import every module of the package that registers rules, also one that nothing has needed so far."""
+    """Import every module of the package that registers rules, also one that nothing has needed so far.
+
+    Those of SciPy's functions where that is installed.
+    """
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
+        if path.stem == "scipy_special" and importlib.util.find_spec("scipy") is None:
+            continue
         if any(line.startswith(REGISTER) for line in path.read_text("utf-8").splitlines()):
             parts = path.relative_to(package.parent).with_suffix("").parts
             importlib.import_module(".".join(part for part in parts if part != "__init__"))

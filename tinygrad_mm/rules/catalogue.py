@@ -12,7 +12,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tinygrad_mm.graph import RULES, Rule, name_of
+from tinygrad_mm.graph import RULES, Rule, module_of, name_of
+from tinygrad_mm.rules.foreign import rule_for
 from tinygrad_mm.rules.shown import shown, source_of, words_of
 
 __all__ = ["catalogue", "functions", "rule_source"]
@@ -33,7 +34,7 @@ def rule_source(fun: Callable[..., Any]) -> tuple[str | None, ...]:
     >>> rule_source(np.multiply)
     ('lambda g, y, a, b: g * b', 'lambda g, y, a, b: g * a')
     """
-    rule = RULES.get(fun)
+    rule = rule_for(fun)
     if rule is None:
         raise TypeError(f"{name_of(fun)} has no rule; give it one with tg.defvjp or tg.defcomposite")
     if rule.each is not None:
@@ -86,13 +87,16 @@ def _rules(names: Iterable[str]) -> list[Rule]:
 
 
 def label(fun: Callable[..., Any]) -> str:
-    """The name of a function, with the `linalg.` that tells `linalg.trace` from `trace`.
+    """The name of a function, with the `linalg.` that tells `linalg.trace` from `trace`, and SciPy's `special.`.
 
     >>> import numpy as np
     >>> label(np.exp), label(np.linalg.inv)
     ('exp', 'linalg.inv')
     """
-    return f"linalg.{name_of(fun)}" if getattr(fun, "__module__", None) == "numpy.linalg" else name_of(fun)
+    home = module_of(fun)
+    if home.startswith("scipy.special"):
+        return f"special.{name_of(fun)}"
+    return f"linalg.{name_of(fun)}" if home == "numpy.linalg" else name_of(fun)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -103,7 +107,7 @@ def label(fun: Callable[..., Any]) -> str:
 def _chosen(names: Iterable[str]) -> Iterator[Rule]:
     labels = {fun: label(fun) for fun in RULES}
     for name in names:
-        pattern = name.removeprefix("np.").removeprefix("numpy.")
+        pattern = name.removeprefix("np.").removeprefix("numpy.").removeprefix("scipy.")
         found = [
             fun for fun in RULES if fnmatch.fnmatch(labels[fun], pattern) or fnmatch.fnmatch(name_of(fun), pattern)
         ]

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from operator import attrgetter, is_
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.compiler.arguments import Leaf, filled
 from tinygrad_mm.compiler.backends import NUMPY, Backend
 from tinygrad_mm.compiler.capture import Captured
 from tinygrad_mm.compiler.fused import clear_error
 from tinygrad_mm.compiler.guards import Guards
-from tinygrad_mm.compiler.inplace import InPlace
 from tinygrad_mm.compiler.passes import FOR_PLACED_CALLS, optimize, run
 from tinygrad_mm.compiler.passes.placing import copy_what_is_updated, place_gradient
-from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.compiler.program import Program, Value
 from tinygrad_mm.compiler.report import Report, report
 from tinygrad_mm.compiler.threads.shares import Shares, of_calls, of_loops, shared
-from tinygrad_mm.compiler.tracing import Output, Trace, filled
+from tinygrad_mm.compiler.tracing import Trace
 from tinygrad_mm.graph import tick
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.flat import Flat
 from tinygrad_mm.optim.optimizer import Optimizer
 from tinygrad_mm.step.update import Update
-from tinygrad_mm.tensor import Tensor
 
 __all__ = ["BeforeUpdate", "Plan"]
 
@@ -37,19 +36,12 @@ _value = attrgetter("value")
 _requires_grad = attrgetter("requires_grad")
 
 
-class _Scaled(NamedTuple):
-    """An update for gradients that are multiplied by the learning rate, and where the backward pass reads that."""
-
-    code: InPlace
-    rate: Any
-
-
 class Plan:
     """The program for batches of one kind: traced, joined with the update, rewritten, placed, and written out.
 
     `function` computes the loss of a batch, which is arranged as `form` says; with `outputs`, a tuple of that and the
     prediction. `alone`: without threads that share the batch. `without` names passes that are left out. `apart`: the
-    gradients are not scaled, and the update is a function of its own, so that something can be done in between.
+    update is a function of its own, so that something can be done in between.
     """
 
     def __init__(
@@ -71,9 +63,9 @@ class Plan:
         self.groups = len(optimizer.groups)
         trace, weight = self._traced(function, batch, alone)
         program = trace.program
-        scaled = self._joined(trace, laid_out, weight, "scale_seed" not in without and not apart)
+        self._joined(trace, weight)
         optimize(program, backend.passes, without)
-        self.updates = self._placed(trace, laid_out, weight, scaled)
+        self.updates = self._placed(trace, laid_out)
         run(program, FOR_PLACED_CALLS, without)
         self._written(program, weight)
         self.effects = [effect.buffer for effect in program.effects]
@@ -103,39 +95,25 @@ class Plan:
         trace.let_go()
         outputs, self.tree = trace.program.outputs, trace.tree
         loss = trace.tree[0] if self.outputs else trace.tree
-        if not isinstance(loss, Output) or outputs[0].size != 1 or not trace.differentiable[0]:
+        if not isinstance(loss, Leaf) or outputs[0].size != 1 or not trace.differentiable[0]:
             raise TypeError(
                 "compile_step: the loss must be one number that depends on parameters, such as a mean: a Tensor, not "
                 "what has left the graph by float(), .item(), .data or .detach()"
             )
         return trace, weight
 
-    def _joined(self, trace: Trace, laid_out: list[list[Flat]], weight: float, may_scale: bool) -> _Scaled | None:
-        """Join both halves: the backward pass begins with a known number, and gives what the optimizer asks for.
-
-        That number is the learning rate, instead of 1, where the optimizer does nothing but multiply gradients by it.
-        """
+    def _joined(self, trace: Trace, weight: float) -> None:
+        """Join both halves: the backward pass begins with a known number, and gives what the optimizer asks for."""
         program = trace.program
         output = program.outputs[0]
         seed = Value(np.full(output.shape, weight, output.dtype), "constant")
-        scaled = None
-        alone = len(laid_out) == len(laid_out[0]) == 1 and laid_out[0][0].precision == output.dtype
-        if may_scale and alone and self.backend is NUMPY and not self.optimizer.fused:
-            formula = self.optimizer._looked_at(self.optimizer.groups[0]).update.formula
-            update = takes_scaled_gradients(formula.program)
-            if update is not None:
-                rate = np.empty(output.shape, output.dtype)
-                seed = Value(rate, "leaf", "learning_rate", leaf=Tensor(rate))
-                program.leaves.append(seed)
-                scaled = _Scaled(InPlace(update, formula.replaced), rate)
         program.substitute({id(old): seed for old in program.seeds})
         program.seeds = []
         own = {id(p) for p in self.optimizer.parameters}
         pairs = zip(trace.targets, program.gradients, strict=True)
         program.gradients = [gradient if id(target) in own else None for target, gradient in pairs]
-        return scaled
 
-    def _placed(self, trace: Trace, laid_out: list[list[Flat]], weight: float, scaled: _Scaled | None) -> list[Update]:
+    def _placed(self, trace: Trace, laid_out: list[list[Flat]]) -> list[Update]:
         """Give each gradient its place beside the others of its flat buffer; returns the updates."""
         program = trace.program
         found = {id(t): g for t, g in zip(trace.targets, program.gradients, strict=True) if g is not None}
@@ -155,10 +133,7 @@ class Plan:
                     place_gradient(program, p, found[id(p)], name, flat.view(stores[0], i))
                 for count in sorted({flat.steps[i] for i in active}):  # one step number for all members
                     members = [i for i in active if flat.steps[i] == count]
-                    code, rate = scaled or (None, None)
-                    updates.append(
-                        Update(self.optimizer, group, flat, members, stores, len(updates), weight, code, rate)
-                    )
+                    updates.append(Update(self.optimizer, group, flat, members, stores, len(updates)))
         copy_what_is_updated(program, [update.flat.values for update in updates])
         loss = program.outputs[0]
         if loss.kind == "result" and id(loss) not in program.places:
@@ -197,9 +172,9 @@ class Plan:
         if self.apart:
             self.function, self.update = functions[0] if self.shares is None else (self.shares.step, self.shares.update)
 
-    def gradients(self, before: Mapping[int, Any]) -> dict[int, Any]:
-        """The gradients of the last step by the id of the parameter, given the parameters' values before it."""
-        return {key: g for update in self.updates for key, g in update.gradients(before).items()}
+    def gradients(self) -> dict[int, Any]:
+        """The gradients of the last step by the id of the parameter."""
+        return {key: g for update in self.updates for key, g in update.gradients().items()}
 
     def accepts(self, batch: Sequence[Any]) -> bool:
         """The same as `check`, where that has failed: other numbers may be the same ones, other dtypes equal ones."""
@@ -291,14 +266,12 @@ class Plan:
                 for other in stores[1:]:  # what they add up to is looked at, and updated with
                     np.add(stores[0], other, stores[0])
                     other.fill(0)
-            for update in self.updates:
-                for i in update.active:
-                    shown[id(update.flat.parameters[i])] = update.flat.view(update.stores[0], i)
+            shown.update(self.gradients())
             for p in self.optimizer.parameters:
                 p.grad = shown.get(id(p))
 
         try:
-            if not before_update(loss, [store for stores in self.stores for store in stores], show):
+            if not before_update(loss, list(chain.from_iterable(self.stores)), show):
                 return False
             if not shown:
                 return True

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.arrays import as_array
+from tinygrad_mm.compiler.arguments import filled
 from tinygrad_mm.compiler.backends import NUMPY, backend_of
 from tinygrad_mm.compiler.report import Report
 from tinygrad_mm.compiler.saving import save_program
-from tinygrad_mm.compiler.tracing import filled
 from tinygrad_mm.compiler.verification import Progress, difference_error, report, retraced
 from tinygrad_mm.notebook import preformatted
 from tinygrad_mm.optim.optimizer import Optimizer
@@ -49,8 +49,7 @@ def compile_step(
 
     Where the loss is a mean or a sum over examples that know nothing of each other (no batch normalization, no
     dropout), and a step writes much between its products, as many threads as BLAS may use (OMP_NUM_THREADS) each take
-    a share of the batch: the examples are those of the first axis. Where products and the update are large, threads
-    make some rows or columns of each product, and parts of the update. Results are the same but for rounding.
+    a share of the batch: the examples are those of the first axis. Results are the same but for rounding.
 
     `verify`: a new program proves itself. On its first two batches (and, while a gradient has been all zero or not
     finite, on up to eight) the model is called once more, from the same parameters, buffers and generators: the loss,
@@ -283,8 +282,7 @@ class Step:
     def report(self, *batch: Any, **named: Any) -> Report:
         """Calls, buffers, multiply-adds, and the measured time of each line, for a batch; nothing is updated.
 
-        Where threads share a batch, it is the report of one of them; where they share the update, its time is that of
-        one of them, and products are made by BLAS's own threads meanwhile.
+        Where threads share a batch, it is the report of one of them.
         """
         arrays, form = self._as_arrays(batch, named)
         self_plan = next((plan for plan in self.plans if plan.form == form and plan.accepts(arrays)), None)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.compiler.emitter import Insertion
 from tinygrad_mm.compiler.guards import Guards
-from tinygrad_mm.compiler.inplace import InPlace
-from tinygrad_mm.compiler.passes.rate import takes_scaled_gradients
 from tinygrad_mm.memory import aligned
 from tinygrad_mm.optim.flat import Flat, Run, block_size, has_loop
 from tinygrad_mm.optim.optimizer import Optimizer
@@ -21,9 +19,7 @@ __all__ = ["Update"]
 class Update:
     """The update of those parameters in one flat buffer that have the same number of steps behind them.
 
-    `stores` are their gradients: one array, or one for each thread that works on a share of the batch. `code` is the
-    formula in place, for gradients that come multiplied by the learning rate if there is a `rate`: the array of one
-    element where the backward pass reads it, for gradients that in each share count `weight`.
+    `stores` are their gradients: one array, or one for each thread that works on a share of the batch.
     """
 
     def __init__(
@@ -34,15 +30,11 @@ class Update:
         active: list[int],
         stores: Sequence[Any],
         number: int = 0,
-        weight: float = 1.0,
-        code: InPlace | None = None,
-        rate: Any = None,
     ) -> None:
         self.optimizer, self.group, self.flat, self.active, self.stores = optimizer, group, flat, active, stores
-        self.number, self.weight, self.rate = number, weight, rate
+        self.number = number
         self.known = optimizer._looked_at(group)
         self.formula = self.known.update.formula
-        self.code = code or self.formula.code
         self.scalars = {name: np.empty((), flat.dtype) for name in self.formula.code.numbers}
         self.states = tuple(flat.states)
         self.loop: Any = None  # of a fused optimizer, or of the Numba backend
@@ -90,8 +82,6 @@ class Update:
         numbers = known.update.numbers(self.flat.steps[self.active[0]] + 1)
         for place, number in zip(self.scalars.values(), numbers):  # noqa: B905 (made together)
             place[...] = number
-        if self.rate is not None:
-            self.rate[...] = known.update.learning_rate * self.weight
 
     def done(self) -> None:
         """Count the step."""
@@ -100,22 +90,9 @@ class Update:
         if len(self.active) != len(flat.steps):
             flat.forget_runs()  # of parameters that had the same number of steps behind them until now
 
-    def gradients(self, before: Mapping[int, Any]) -> dict[int, Any]:
-        """The gradients of the last step, by the id of the parameter; `before` are the parameters' values before it.
-
-        A gradient that was subtracted from its parameter as it was made is what the two differ by. Those that were
-        multiplied by a learning rate of next to nothing are not found.
-        """
-        flat, rate = self.flat, self.known.update.learning_rate
-        found = {}
-        for i in self.active:
-            p, scaled = flat.parameters[i], self.rate is not None
-            gradient = flat.view(self.stores[0], i)  # an update has added those of other threads to it
-            if self.loop is not None and not self.loop.covers(flat.starts[i]):
-                gradient, scaled = before[id(p)] - p.value, True
-            if not scaled or rate > 1e-20:
-                found[id(p)] = gradient / flat.dtype.type(rate) if scaled else gradient
-        return found
+    def gradients(self) -> dict[int, Any]:
+        """The gradients of the last step, by the id of the parameter: an update has added those of all threads up."""
+        return {id(self.flat.parameters[i]): self.flat.view(self.stores[0], i) for i in self.active}
 
     # -- as code
 
@@ -135,10 +112,9 @@ class Update:
 
         flat, pieces = self.flat, self._segments()
         gradients = [self.stores[0][start:stop] for start, stop in pieces]
-        rate = self.scalars["learning_rate"] if takes_scaled_gradients(self.formula.program) is not None else None
         arrays = [flat.values, *flat.states.values()]
         scalars = list(self.scalars.values())
-        self.loop = Loop(self.formula, arrays, scalars, pieces, gradients, rate, self._run_eagerly)
+        self.loop = Loop(self.formula, arrays, scalars, pieces, gradients, self._run_eagerly)
         return self.loop
 
     def as_function(self) -> Callable[[], None]:
@@ -187,7 +163,7 @@ class Update:
 
     def _insertion(self, start: int, stop: int, segment: int) -> Insertion:
         """The formula's statements, on the blocks of a piece of the flat buffer, which the threads deal out."""
-        flat, code, parts = self.flat, self.code, len(self.stores)
+        flat, code, parts = self.flat, self.formula.code, len(self.stores)
         tag = f"_{self.number}_{segment}" if self.number or segment else ""
 
         def renamed(name: str) -> str:

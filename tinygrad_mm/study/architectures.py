@@ -18,12 +18,12 @@ _draw = _generator.normal
 # ---------------------------------------------------------------------------------------------------------------------
 
 _H = np.array([[3.0, 1.0], [1.0, 2.0]])
-_point = _draw(size=2), _draw(size=2), _H
+_points = [(_draw(size=len(H)), _draw(size=len(H)), H) for H in (_H, np.diag([4.0, 0.5, 1.0]))]
 exercise(
     "11.1",
     "newton(x, g, H): the x that Newton's method goes to from here, with gradient g and Hessian H",
     lambda x, g, H: x - np.linalg.solve(H, g),
-    cases=[_point],
+    cases=_points,
     mistakes={
         "this is gradient descent with rate 1: the Hessian is missing": lambda x, g, H: x - g,
         "this multiplies by the Hessian; Newton's method divides by it": lambda x, g, H: x - H @ g,
@@ -41,12 +41,12 @@ def _quartic(x: Any) -> Any:
     return np.sum(x**4) + x[0] * x[1] * x[2]
 
 
-_along = _quartic, _draw(size=3), _draw(size=3)
+_along = [(_quartic, _draw(size=3), _draw(size=3)) for _ in range(2)]
 exercise(
     "11.2",
     "hvp(f, x, v): the Hessian of f at x times v, without making the Hessian",
     _hessian_times,
-    cases=[_along],
+    cases=_along,
     mistakes={
         "this is v times the Hessian times v, a number": lambda f, x, v: v @ _hessian_times(f, x, v),
         "this is the gradient times v; take the gradient of that": lambda f, x, v: grad(f)(x) @ v,
@@ -59,7 +59,7 @@ exercise(
     "11.3",
     "curvature(H, v): the second derivative along the direction of v, whatever the length of v",
     lambda H, v: v @ H @ v / (v @ v),
-    cases=[(_H, np.array([3.0, -1.0]))],
+    cases=[(_H, np.array([3.0, -1.0])), (np.diag([4.0, 0.5, 1.0]), np.array([1.0, 2.0, -2.0]))],
     mistakes={
         "this depends on the length of v: divide by v @ v": lambda H, v: v @ H @ v,
         "the length of v is squared in v @ H @ v: divide by v @ v, not by the norm": (
@@ -84,12 +84,12 @@ def _toeplitz(k: Array, n: int) -> Any:
     return matrix
 
 
-_signal = _draw(size=7), np.array([1.0, -2.0, 0.5]), _draw(size=5)
+_signals = [(_draw(size=n + 2), np.array(k), _draw(size=n)) for n, k in ((5, [1.0, -2.0, 0.5]), (4, [0.5, 3.0, -1.0]))]
 exercise(
     "12.1",
     "toeplitz(k, n): the matrix T with T @ x = the convolution y[i] = sum over j of k[j] x[i + j], for n numbers x",
     _toeplitz,
-    cases=[(np.array([1.0, -2.0, 0.5]), 6)],
+    cases=[(np.array([1.0, -2.0, 0.5]), 6), (np.array([3.0, 1.0]), 4)],
     mistakes={
         "the kernel is reversed: networks do not turn it round": lambda k, n: _toeplitz(k[::-1], n),
         "this is a row for each input; T has a row for each output": lambda k, n: _toeplitz(k, n).T,
@@ -103,7 +103,7 @@ exercise(
     "dx(x, k, dy): the gradient of x in y[i] = sum over j of k[j] x[i + j], from dy",
     Gradient(lambda x, k, dy: np.sum(np.correlate(x, k, "valid") * dy), 0),
     "dx",
-    cases=[_signal],
+    cases=_signals,
     mistakes={
         "the kernel is not turned round on the way back: use np.convolve(dy, k)": (
             lambda x, k, dy: np.convolve(dy, k[::-1])
@@ -119,7 +119,7 @@ exercise(
     "dk(x, k, dy): the gradient of k in y[i] = sum over j of k[j] x[i + j], from dy",
     Gradient(lambda x, k, dy: np.sum(np.correlate(x, k, "valid") * dy), 1),
     "dk",
-    cases=[_signal],
+    cases=_signals,
     parts=lambda x, k, dy: [dy[i] * x[i : i + len(k)] for i in range(len(dy))],
     mistakes={
         "this is reversed: k[j] meets x[i + j], so dk[j] is the sum of dy[i] x[i + j]": (
@@ -179,7 +179,7 @@ exercise(
     "dw(x, w): the gradient of w in the last h of h = tanh(x[t] + w * h), from h = 0",
     Gradient(_unrolled, 1),
     "dw",
-    cases=[(np.array([0.5, -0.3, 0.8, 0.2]), np.array(0.7))],
+    cases=[(np.array([0.5, -0.3, 0.8, 0.2]), np.array(0.7)), (np.array([-0.4, 0.6, 0.9]), np.array(-1.2))],
     mistakes={
         "this is the last step only; the state before it depends on w, too: add what the next step hands back": (
             lambda x, w: np.asarray(_through_time(x, float(w), 1))
@@ -231,13 +231,14 @@ def _attention(q: Array, k: Array, v: Array) -> Any:
     return _weights(q, k) @ v
 
 
-_looked_up = _draw(size=(4, 4)), _draw(size=(4, 4)), _draw(size=(4, 3))
+_looked_up = [(_draw(size=(n, 4)), _draw(size=(4, 4)), _draw(size=(4, 3))) for n in (4, 2)]
 exercise(
     "14.1",
     "attention(q, k, v): softmax(q kᵀ / √d) v, with d numbers in each query",
     _attention,
-    cases=[_looked_up],
+    cases=_looked_up,
     mistakes={
+        "this divides by d, not by its root": lambda q, k, v: _softmax(q @ k.T / q.shape[-1]) @ v,
         "the division by the root of d is missing": lambda q, k, v: _softmax(q @ k.T) @ v,
         "the softmax is over the queries; each query shares out its weight over the keys, the last axis": (
             lambda q, k, v: _softmax(q @ k.T / math.sqrt(q.shape[-1]), 0) @ v
@@ -266,7 +267,7 @@ exercise(
     "back(q, k, v, dy): the gradients of q, k and v in y = softmax(q kᵀ / √d) v, from dy",
     Gradient(_attention_loss, 0, 1, 2),
     "dq dk dv",
-    cases=[(*_looked_up, _draw(size=(4, 3)))],
+    cases=[(*looked_up, _draw(size=(len(looked_up[0]), 3))) for looked_up in _looked_up],
     mistakes={
         "the division by the root of d is missing on the way back": lambda q, k, v, dy: _attention_back(
             q, k, v, dy, "root"
@@ -313,7 +314,10 @@ exercise(
     "step(x, t, W1, W2, rate): the loss, mean((relu(x @ W1) @ W2 - t)**2), and the new W1 and W2 of gradient descent",
     _step,
     "loss W1 W2",
-    cases=[(_draw(size=(6, 4)), _draw(size=(6, 2)), _draw(size=(4, 5)), _draw(size=(5, 2)), 0.1)],
+    cases=[
+        (_draw(size=(n, 4)), _draw(size=(n, 2)), _draw(size=(4, 5)), _draw(size=(5, 2)), rate)
+        for n, rate in ((6, 0.1), (3, 0.2))
+    ],
     mistakes={
         "the mean divides by the number of entries, on the way back too": lambda x, t, W1, W2, rate: _step(
             x, t, W1, W2, rate, "mean"
@@ -335,6 +339,9 @@ exercise(
     mistakes={
         "this is the way forward only: dW, and dx, cost as much each": lambda n, k, m, first: n * k * m,
         "the first layer needs no dx: nobody asks for the gradient of the images": lambda n, k, m, first: 3 * n * k * m,
+        "it is the other way round: the first layer has two products, the others three": lambda n, k, m, first: (
+            (3 if first else 2) * n * k * m
+        ),
         "only the first layer does without dx; the others hand it to the layer before": (
             lambda n, k, m, first: 2 * n * k * m
         ),

@@ -122,23 +122,15 @@ def _accumulated(answer: Any, contributions: Sequence[tuple[str, float]]) -> str
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _products_of_entries(a: Array, b: Array) -> Array:
-    return a * b if a.shape == b.shape else np.zeros(())
-
-
 exercise(
     "3.1",
     "matmul(a, b): the product of two matrices, made of dot products of a row and a column",
     lambda a, b: a @ b,
     cases=[(_draw(size=(3, 3)), _draw(size=(3, 3))), (_draw(size=(2, 4)), _draw(size=(4, 3)))],
     mistakes={
-        "this multiplies entry by entry, which is a * b": _products_of_entries,
-        "the factors are the wrong way round: this is b @ a": lambda a, b: (
-            b @ a if a.shape == b.shape else np.zeros(())
-        ),
-        "this takes the rows of b for its columns: it is a @ b.T": (
-            lambda a, b: a @ b.T if a.shape == b.shape else np.zeros(())
-        ),
+        "this multiplies entry by entry, which is a * b": lambda a, b: a * b,
+        "the factors are the wrong way round: this is b @ a": lambda a, b: b @ a,
+        "this takes the rows of b for its columns: it is a @ b.T": (lambda a, b: a @ b.T),
     },
 )
 exercise(
@@ -179,7 +171,7 @@ exercise(
     ],
     mistakes={
         "this multiplies with W.T; here W has a row for each input, a column for each output": (
-            lambda X, W, b: X @ W.T + b if W.shape[0] == W.shape[1] else np.zeros(())
+            lambda X, W, b: X @ W.T + b
         ),
         "the bias is missing": lambda X, W, b: X @ W,
         "this is one number for the whole batch: each row has a result of its own": lambda X, W, b: np.sum(X @ W + b),
@@ -202,7 +194,7 @@ exercise(
     cases=[_square, _oblong],
     mistakes={
         "this is dy @ W, and no shape tells, as W is square; the gradient goes back through W.T": (
-            lambda x, W, dy: dy @ W if W.shape[0] == W.shape[1] else np.zeros(())
+            lambda x, W, dy: dy @ W
         ),
         "this is W @ dy.T, the transpose of dx: the rows of dx are the examples, so dy comes first": lambda x, W, dy: (
             W @ dy.T
@@ -220,7 +212,7 @@ exercise(
     parts=lambda x, W, dy: [np.outer(a, b) for a, b in zip(x, dy, strict=True)],
     mistakes={
         "this is x @ dy, and no shape tells, as x is square; the transpose sums over the examples": (
-            lambda x, W, dy: x @ dy if len(x) == x.shape[1] == len(dy) else np.zeros(())
+            lambda x, W, dy: x @ dy
         ),
         "this keeps one outer product for each example; they add up, as every example uses the same W": (
             lambda x, W, dy: x[:, :, None] * dy[:, None, :]
@@ -251,7 +243,7 @@ exercise(
     "dx(x, A): the gradient of the number x @ A @ x, for a vector x and a square matrix A",
     Gradient(lambda x, A: x @ A @ x, 0),
     "dx",
-    cases=[(_draw(size=3), _draw(size=(3, 3)))],
+    cases=[(_draw(size=n), _draw(size=(n, n))) for n in (3, 4)],
     parts=lambda x, A: [A @ x, x @ A],
     mistakes={
         "2 A x is right for a symmetric A only: x stands in two places, and each gives a contribution": (

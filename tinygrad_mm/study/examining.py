@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ from tinygrad_mm.study.exercise import EXERCISES, Array, Exercise, Gradient
 __all__ = ["Verdict", "check", "examine"]
 
 WIDTH = 96  # columns of what is printed
+TIMES = " times the right gradient"  # how `name_mistake` ends the name of a factor
 CLOSE = 1e-4  # relative to the largest element: an answer may be computed in float32, and in any order
 
 
@@ -58,9 +61,10 @@ def examine(name: str, answer: Any) -> Verdict:
         return Verdict(False, f"{name}: not answered yet. {exercise.question}")
     if callable(exercise.right) and not callable(answer):
         return Verdict(False, f"{name}: not yet. It asks for a function: {exercise.question}")
-    for case in exercise.cases:
+    cases = [_Case(exercise, args) for args in exercise.cases]
+    for case in cases:
         try:
-            wrong = _Case(exercise, case).wrong(answer)
+            wrong = case.wrong(answer, [other for other in cases if other is not case])
         except _Unanswered:
             return Verdict(False, f"{name}: not answered yet. {exercise.question}")
         if wrong is not None:
@@ -84,8 +88,20 @@ class _Case:
         """An answer as a value: that of a function, on arguments that it may write into."""
         return answer(*copy.deepcopy(self.args)) if callable(answer) else answer
 
-    def wrong(self, answer: Any) -> str | None:
-        """What is wrong with an answer; None where it is right."""
+    def results(self, answer: Any) -> list[Any] | None:
+        """The results of an answer or of a mistake; None where it cannot be made from these arguments."""
+        try:
+            with np.errstate(all="ignore"):
+                found = _parts(self.called(answer), len(self.names))
+            return [one if isinstance(one, str) else _array(one) for one in found]
+        except Exception:  # whatever the reader's code does
+            return None
+
+    def wrong(self, answer: Any, others: Sequence[_Case] = ()) -> str | None:
+        """What is wrong with an answer; None where it is right.
+
+        A mistake is named only if it also explains what the answer is for the `others`.
+        """
         args = copy.deepcopy(self.args)
         if callable(answer):
             try:
@@ -112,44 +128,95 @@ class _Case:
             return f"It asks for {len(right)} results, {', '.join(self.exercise.results)}; there are {len(given)}."
         if any(one is ... for one in given):
             raise _Unanswered
-        return next((said for i in range(len(right)) if (said := self.compared(i, given[i], right[i]))), None)
+        if order := self.order(given, right):
+            return f"The results are there in the order {order}; it asks for {', '.join(self.names)}."
+        told = (self.compared(i, given[i], right[i], answer, others) for i in range(len(right)))
+        return next((said for said in told if said), None)
 
-    def compared(self, i: int, given: Any, right: Any) -> str | None:
+    def order(self, given: Sequence[Any], right: Sequence[Any]) -> str | None:
+        """The names of the results in the order in which they were given; None where that is not all there is wrong."""
+        try:
+            answers, truths = [_array(one) for one in given], [_array(one) for one in right]
+        except (TypeError, ValueError):
+            return None
+        fits = [[j for j, truth in enumerate(truths) if _agree(one, truth)] for one in answers]
+        if any(len(js) != 1 for js in fits) or len({js[0] for js in fits}) < len(fits):
+            return None
+        found = [self.names[js[0]] for js in fits]
+        return None if tuple(found) == tuple(self.names) else ", ".join(found)
+
+    def compared(self, i: int, given: Any, right: Any, answer: Any, others: Sequence[_Case]) -> str | None:
         """What is wrong with the i-th result; None where it is right."""
         if isinstance(right, str):
-            return None if _word(given) == _word(right) else self.listed(i, given) or f"Not {given!r}."
+            if _word(given) == _word(right):
+                return None
+            return self.listed(i, given, answer, others) or f"Not {given!r}; it asks for {self.exercise.question}."
         try:
-            answer, truth = _array(given), _array(right)
+            found, truth = _array(given), _array(right)
         except (TypeError, ValueError):
             return f"{_begun(self.names[i])} is {type(given).__name__} {given!r:.60}, not numbers."
-        if _agree(answer, truth):
+        if _agree(found, truth):
             return None
-        return self.listed(i, answer) or self.named(i, answer, truth) or self.worst(i, answer, truth)
+        return (
+            self.listed(i, found, answer, others)
+            or self.named(i, found, truth, answer, others)
+            or self.worst(i, found, truth)
+        )
 
-    def listed(self, i: int, answer: Any) -> str | None:
+    def listed(self, i: int, found: Any, answer: Any, others: Sequence[_Case]) -> str | None:
         """A mistake that belongs to this exercise."""
         for said, wrong in self.exercise.mistakes.items():
-            with np.errstate(all="ignore"):
-                made = _parts(self.called(wrong), len(self.names))[i]
-            if _word(answer) == _word(made) if isinstance(made, str) else _agree(answer, _array(made)):
+            made = self.results(wrong)
+            if made is not None and _same(found, made[i]) and all(one.explained(i, answer, wrong) for one in others):
                 return f"{said[0].upper()}{said[1:]}."
         return None
 
-    def named(self, i: int, answer: Array, truth: Array) -> str | None:
+    def explained(self, i: int, answer: Any, mistake: Any) -> bool:
+        """Whether the answer here is what the mistake makes of it, as far as both can be made."""
+        found, made = self.results(answer), self.results(mistake)
+        return found is None or made is None or (len(found) == len(made) and _same(found[i], made[i]))
+
+    def named(self, i: int, found: Array, truth: Array, answer: Any, others: Sequence[_Case]) -> str | None:
         """A mistake that can be made with any gradient."""
-        batch = self.exercise.batch(*self.args) if self.exercise.batch else None
-        parts = self.exercise.parts(*self.args) if self.exercise.parts else ()
-        what = name_mistake(answer, truth, batch=batch, parts=parts)
+        what = self.mistake(i, found, truth)
         if what is None:
             return None
         subject = self.names[i]
+        for other in others:
+            results, right = other.results(answer), other.results(self.exercise.right)
+            if results is None or right is None or len(results) != len(right):
+                continue
+            elsewhere = other.mistake(i, results[i], right[i])
+            if what.endswith(TIMES) and elsewhere != what:
+                if elsewhere is not None and not elsewhere.endswith(TIMES):
+                    return None
+                if elsewhere is None and not _agree(results[i], right[i]):
+                    return None
+                there = "right" if elsewhere is None else elsewhere.removesuffix(TIMES) + " times"
+                return (
+                    f"Here {subject} is {what.removesuffix(TIMES)} times the right answer, in another example {there}."
+                )
+            if not _agree(results[i], right[i]) and _kind(elsewhere) != _kind(what):
+                return None
+        if what.endswith("is missing") and self.exercise.batch is None:
+            what = what.replace("over the batch", "over the first axis")
         if what.endswith(("is missing", "is lost")) or what.startswith("the last contribution"):
-            return f"In {subject} {what}."
+            return f"{_begun(what)}." if subject == "it" else f"In {subject} {what}."
         if what == "the wrong sign":
             return f"{_begun(subject)} has {what}."
-        square = ", which no shape tells in a square matrix" if answer.shape == truth.shape else ""
+        square = ", which no shape tells in a square matrix" if found.shape == truth.shape else ""
         what = what.replace("the transpose", f"the transpose of the right answer{square}", 1)
         return f"{_begun(subject)} is {what.replace('the right gradient', 'the right answer')}."
+
+    def mistake(self, i: int, found: Any, truth: Any) -> str | None:
+        """The name of the mistake that makes this of the right result; None for a right one, or another mistake."""
+        if isinstance(found, str) or isinstance(truth, str):
+            return None
+        batch = self.exercise.batch(*self.args) if self.exercise.batch else None
+        parts = self.exercise.parts(*self.args) if self.exercise.parts else ()
+        what = name_mistake(found, truth, batch=batch, parts=parts)
+        # The factor between two numbers tells the answer, where the question is for a number.
+        return None if what and what.endswith(TIMES) and not callable(self.exercise.right) else what
 
     def worst(self, i: int, answer: Array, truth: Array) -> str:
         """The shape, or the entry that is off most; of a gradient beside the nudge of that entry."""
@@ -167,12 +234,30 @@ class _Case:
                 f"{_begun(self.names[i])} is {answer[index]:.6g}{where}; a nudge of that entry changes the loss "
                 f"{slope:.6g} times as much."
             )
+        if not callable(self.exercise.right):  # the answer itself would be told
+            return f"{_begun(self.names[i])} is {answer[index]:.6g}{where}, which is too {_size(answer, truth, index)}."
         return f"{_begun(self.names[i])} is {answer[index]:.6g}{where}; it should be {truth[index]:.6g}."
 
 
 def _begun(name: str) -> str:
-    """A name at the beginning of a sentence."""
-    return "It" if name == "it" else name
+    """A name, or a phrase of several words, at the beginning of a sentence."""
+    return f"{name[0].upper()}{name[1:]}" if name == "it" or " " in name else name
+
+
+def _kind(mistake: str | None) -> str | None:
+    """The name of a mistake, without the numbers that are of one example only."""
+    return mistake and re.sub(r"\d+", "", mistake)
+
+
+def _size(answer: Array, truth: Array, index: tuple[int, ...]) -> str:
+    return "small" if answer[index] < truth[index] else "large"
+
+
+def _same(found: Any, made: Any) -> bool:
+    """Whether two results are the same, words or numbers."""
+    if isinstance(made, str) or isinstance(found, str):
+        return _word(found) == _word(made)
+    return _agree(found, made)
 
 
 def _parts(value: Any, results: int) -> list[Any]:

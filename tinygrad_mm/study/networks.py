@@ -45,7 +45,7 @@ exercise(
         "the axis of length 1 is still there": lambda z: _logsumexp(z)[..., None],
     },
 )
-_logits = _draw(size=(4, 3)), np.array([0, 2, 1, 1])
+_logits = [(_draw(size=(len(labels), 3)), np.array(labels)) for labels in ([0, 2, 1, 1], [1, 0, 2, 0, 2])]
 exercise(
     "6.2",
     "dz(z, labels): the gradient of the logits z in the mean cross-entropy of a batch",
@@ -54,7 +54,7 @@ exercise(
         0,
     ),
     "dz",
-    cases=[_logits],
+    cases=_logits,
     batch=lambda z, labels: len(z),
     mistakes={
         "the one-hot vectors are missing: this is the part of log-sum-exp only": lambda z, labels: _softmax(z) / len(z),
@@ -71,7 +71,7 @@ exercise(
     "dz(z, dp): the gradient of z in p = softmax(z), from dp, that of p",
     Gradient(lambda z, dp: np.sum(np.exp(z) / np.sum(np.exp(z), axis=-1, keepdims=True) * dp), 0),
     "dz",
-    cases=[(_draw(size=(4, 3)), _draw(size=(4, 3)))],
+    cases=[(_draw(size=shape), _draw(size=shape)) for shape in ((4, 3), (2, 5))],
     mistakes={
         "p (1 - p) dp is the diagonal of the Jacobian only: every z changes every p, by way of the sum": (
             lambda z, dp: _softmax(z) * (1 - _softmax(z)) * dp
@@ -90,6 +90,7 @@ exercise(
 _GRAPHS: list[dict[str, tuple[str, ...]]] = [
     {"y": ("a", "v"), "v": ("u", "a"), "u": ("a",), "a": ()},
     {"loss": ("h", "W"), "h": ("x", "W"), "x": (), "W": ()},
+    {"z": ("b", "c"), "b": ("a",), "a": (), "c": ("b", "a")},
 ]
 
 
@@ -157,6 +158,9 @@ exercise(
     _unbroadcast,
     cases=[(_draw(size=(4, 3)), (4, 1)), (_draw(size=(4, 3)), (3,)), (_draw(size=(2, 4, 3)), (4, 1))],
     mistakes={
+        "axes that broadcasting added in front are to be summed, too": lambda g, shape: g.sum(
+            axis=tuple(i - len(shape) for i, n in enumerate(shape) if n == 1), keepdims=True
+        ),
         "axes that broadcasting stretched, of size 1 in the shape, are to be summed, too": (
             lambda g, shape: g.sum(axis=tuple(range(g.ndim - len(shape))))
         ),
@@ -170,7 +174,7 @@ exercise(
     "7.3",
     "second(x): the second derivative of tanh",
     lambda x: -2 * np.tanh(x) * (1 - np.tanh(x) ** 2),
-    cases=[(np.linspace(-2, 2, 5),)],
+    cases=[(np.linspace(-2, 2, 5),), (np.array([0.3, -0.7]),)],
     mistakes={
         "this is the first derivative": lambda x: 1 - np.tanh(x) ** 2,
         "the inner derivative is missing: that of tanh(x)**2 is 2 tanh(x) times the derivative of tanh": (
@@ -190,7 +194,7 @@ exercise(
     "dz(z, target): the gradient of z in sum((sigmoid(z) - target)**2) / 2",
     Gradient(lambda z, target: np.sum((1 / (1 + np.exp(-z)) - target) ** 2) / 2, 0),
     "dz",
-    cases=[(3 * _draw(size=(4, 3)), _targets)],
+    cases=[(3 * _draw(size=(4, 3)), _targets), (_draw(size=(2, 3)), _targets[:2])],
     mistakes={
         "this is the gradient with the cross-entropy: the slope of the sigmoid, s (1 - s), is missing": (
             lambda z, target: 1 / (1 + np.exp(-z)) - target
@@ -207,7 +211,7 @@ exercise(
     "8.2",
     "favourite(w): of all images x with |x| = 1 the one for which x @ w is largest",
     lambda w: w / np.linalg.norm(w),
-    cases=[(_draw(size=9),)],
+    cases=[(_draw(size=9),), (3 * _draw(size=4),)],
     mistakes={
         "this is w itself; its length is not 1": lambda w: w,
         "the signs alone make an image in which every pixel counts the same": lambda w: np.sign(w) / math.sqrt(w.size),
@@ -218,7 +222,7 @@ exercise(
     "8.3",
     "fooled(x, dx, epsilon): x, each pixel moved by epsilon to where the loss grows, and kept between 0 and 1",
     lambda x, dx, epsilon: np.clip(x + epsilon * np.sign(dx), 0, 1),
-    cases=[(_generator.uniform(size=9), _draw(size=9), 0.3)],
+    cases=[(_generator.uniform(size=n), _draw(size=n), epsilon) for n, epsilon in ((9, 0.3), (12, 0.1))],
     mistakes={
         "this goes downhill, to where the loss becomes smaller": (
             lambda x, dx, epsilon: np.clip(x - epsilon * np.sign(dx), 0, 1)
@@ -281,7 +285,7 @@ exercise(
     "dx(x, dy): the gradient of x in y = (x - mean) / deviation, mean and deviation over the batch, from dy",
     Gradient(_batch_norm_loss, 0),
     "dx",
-    cases=[(_draw(size=(5, 3)), _draw(size=(5, 3)))],
+    cases=[(_draw(size=shape), _draw(size=shape)) for shape in ((5, 3), (7, 2))],
     mistakes={
         "mean and deviation depend on x, too: this holds them still": lambda x, dy: dy / _deviation(x),
         "the path by way of the deviation is missing: - y * mean(dy * y)": (
@@ -297,8 +301,9 @@ exercise(
     "9.4",
     "dead(h): the share of the units, the columns of h = relu(...), that are 0 for every example",
     lambda h: np.mean(np.all(h == 0, axis=0)),
-    cases=[(_hidden,)],
+    cases=[(_hidden,), (_hidden[:4, 1:],)],
     mistakes={
+        "this is the share of those that live": lambda h: np.mean(np.any(h != 0, axis=0)),
         "this is the share of zeros; a unit is dead only if it is 0 for every example": lambda h: np.mean(h == 0),
         "this counts units that are 0 for some example: np.all, not np.any": lambda h: np.mean(np.any(h == 0, axis=0)),
         "this is their number, not their share": lambda h: np.sum(np.all(h == 0, axis=0)),
@@ -313,7 +318,7 @@ exercise(
     "10.1",
     "largest(H): the learning rate above which gradient descent on x @ H @ x / 2 diverges, H symmetric and positive",
     lambda H: 2 / np.linalg.eigvalsh(H)[-1],
-    cases=[(np.array([[3.0, 1.0], [1.0, 2.0]]),)],
+    cases=[(np.array([[3.0, 1.0], [1.0, 2.0]]),), (np.diag([4.0, 0.5, 1.0]),)],
     mistakes={
         "this is the rate that would land in the minimum at once, along the steepest direction; twice that diverges": (
             lambda H: 1 / np.linalg.eigvalsh(H)[-1]
@@ -324,13 +329,13 @@ exercise(
         "this takes the sum of the eigenvalues for the largest one": lambda H: 2 / np.trace(H),
     },
 )
-_momentum = np.array([1.0, -2.0]), np.array([0.5, 0.1]), np.array([0.3, -0.4]), 0.1, 0.9
+_momentum = np.array([1.0, -2.0]), np.array([0.5, 0.1]), np.array([0.3, -0.4])
 exercise(
     "10.2",
     "momentum(w, g, v, rate, beta): the new w and v, v = beta v + g, w = w - rate v",
     lambda w, g, v, rate, beta: (w - rate * (beta * v + g), beta * v + g),
     "w v",
-    cases=[_momentum],
+    cases=[(*_momentum, 0.1, 0.9), (*_momentum, 0.5, 0.8)],
     mistakes={
         "w moves along the old v; compute the new one first": lambda w, g, v, rate, beta: (w - rate * v, beta * v + g),
         "this adds the step; gradient descent goes down": (

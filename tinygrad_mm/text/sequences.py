@@ -107,8 +107,13 @@ class RandomWindows:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called. Raises ValueError for the state of another text or other batches."""
-        if not isinstance(state, Mapping) or list(state.get("made", ())) != self._made():
-            raise ValueError("RandomWindows: this is the state of another text, or of batches of another size")
+        made = list(state.get("made", ())) if isinstance(state, Mapping) else []
+        if made != self._made():
+            names = "tokens", "length", "batch_size", "batches"
+            was, now = (", ".join(map("{}={}".format, names, numbers)) for numbers in (made, self._made()))
+            raise ValueError(
+                f"RandomWindows: this is the state of another text, or of other batches: {was}; here {now}"
+            )
         self.rng.bit_generator.state, self.given = state["rng"], state["given"]
 
     def _made(self) -> list[int]:

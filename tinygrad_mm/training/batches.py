@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = [
     "Stream",
     "arrays_in",
     "as_loader",
+    "check_inputs",
     "examples_in",
     "held_back",
     "inputs_in",
@@ -173,23 +175,77 @@ def inputs_in(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def examples_in(target: Any) -> int:
     """The number of examples in a batch, by its target."""
+    if isinstance(target, np.ndarray):  # the usual case
+        return len(target) if target.ndim else 1
     while isinstance(target, (tuple, list, dict)) and target:
         target = next(iter(target.values() if isinstance(target, dict) else target))
     return len(target) if np.ndim(target) else 1
 
 
-def joined(parts: list[Any]) -> Any:
+def check_inputs(what: str, model: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Raise TypeError, saying what a batch is made of, for inputs that the model's `forward` does not take.
+
+    >>> from tinygrad_mm import nn
+    >>> check_inputs("fit", nn.Linear(3, 2), (np.zeros(3), np.zeros(3)), {})
+    Traceback (most recent call last):
+    TypeError: fit: Linear.forward(x) does not take 2 inputs, an ndarray and an ndarray: too many positional \
+arguments. The last part of a tuple is the target (zeros, where the loss asks for none); inputs by name and "target" \
+are one dict
+    """
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*inputs, **named)
+    except TypeError as error:
+        kinds = [_kind(part) for part in inputs] + [f"{name}={_kind(part)}" for name, part in named.items()]
+        shown = ", ".join(str(p.replace(annotation=p.empty)) for p in signature.parameters.values())
+        raise TypeError(
+            f"{what}: {type(model).__name__}.forward({shown}) does not take {len(kinds)} "
+            f"input{'s' * (len(kinds) != 1)}, {' and '.join(kinds)}: {error}. The last part of a tuple is the target "
+            '(zeros, where the loss asks for none); inputs by name and "target" are one dict'
+        ) from None
+
+
+def _kind(part: Any) -> str:
+    if isinstance(part, dict):
+        return f"a dict of {', '.join(map(repr, part))}"
+    name = type(part).__name__
+    return f"{'an' if name[0] in 'aeioun' else 'a'} {name}"
+
+
+def joined(what: str, parts: list[Any], filling: Any = None) -> Any:
     """Batches of predictions or targets as one, along the first axis.
 
-    >>> joined([np.array([1, 2]), np.array([3])])
+    Where they have different lengths, they are filled up with `filling`.
+
+    Raises ValueError for different lengths without one.
+
+    >>> joined("predict", [np.array([1, 2]), np.array([3])])
     array([1, 2, 3])
+    >>> joined("predict", [np.array([[1, 2]]), np.array([[3]])], filling=-1)
+    array([[ 1,  2],
+           [ 3, -1]])
     """
     first = parts[0]
     if isinstance(first, dict):
-        return {name: joined([part[name] for part in parts]) for name in first}
+        return {name: joined(what, [part[name] for part in parts], filling) for name in first}
     if isinstance(first, (tuple, list)):
-        return tuple(joined(list(column)) for column in zip(*parts, strict=True))
-    return np.concatenate([np.atleast_1d(part) for part in parts])
+        return tuple(joined(what, list(column), filling) for column in zip(*parts, strict=True))
+    arrays = [np.atleast_1d(part) for part in parts]
+    shapes = {a.shape[1:] for a in arrays}
+    if len(shapes) > 1:
+        if filling is None or len({a.ndim for a in arrays}) > 1:
+            raise ValueError(
+                f"{what}: batches of shapes (n, ...) with {' and '.join(map(str, sorted(shapes)))} behind n cannot be "
+                "put together; pad all examples to one length (DataLoader(..., buckets=[longest])), or, for metrics, "
+                "give a loss with ignore_index="
+            )
+        longest = np.max([a.shape[1:] for a in arrays], axis=0)
+        widths = ([(0, 0), *((0, m - n) for m, n in zip(longest, a.shape[1:], strict=True))] for a in arrays)
+        arrays = [np.pad(a, width, constant_values=filling) for a, width in zip(arrays, widths, strict=True)]
+    return np.concatenate(arrays)
 
 
 def arrays_in(prediction: Any) -> Any:

@@ -14,7 +14,7 @@ from tinygrad_mm.optim import Optimizer
 from tinygrad_mm.step import Step
 from tinygrad_mm.step.parts import check_loss
 from tinygrad_mm.tensor import Buffer, Tensor
-from tinygrad_mm.training.batches import arrays_in, as_loader, held_back, inputs_in, joined, with_weights
+from tinygrad_mm.training.batches import arrays_in, as_loader, check_inputs, held_back, inputs_in, joined, with_weights
 from tinygrad_mm.training.checkpoints import Saver
 from tinygrad_mm.training.history import History
 from tinygrad_mm.training.metrics import Metrics, named_metrics
@@ -194,21 +194,23 @@ def predict(model: Module | Step | Compiled[..., Any], data: Any, batch_size: in
 
     Shape: inputs (n, ...) -> predictions (n, ...)
 
-    Raises ValueError for data without a batch.
+    Raises ValueError for data without a batch, and for batches whose predictions have different lengths.
 
     >>> from tinygrad_mm import nn
     >>> predict(nn.Linear(3, 2, rng=0), np.zeros((1000, 3), np.float32)).shape
     (1000, 2)
     """
     module = module_of("predict", model)
-    found = []
+    found: list[Any] = []
     with evaluating(module):
         for batch in as_loader(data, batch_size, False, 0):
             inputs, named = inputs_in(batch)
+            if not found:
+                check_inputs("predict", module, inputs, named)
             found.append(arrays_in(module(*inputs, **named)))
     if not found:
         raise ValueError("predict: the data gave no batch; an iterator can be gone through once")
-    return joined(found)
+    return joined("predict", found)
 
 
 def _keep_frozen_statistics(model: Module) -> None:

@@ -14,12 +14,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_mm.training.weighing import ignored_by
+
 __all__ = [
     "Metrics",
     "accuracy",
     "f1",
     "is_better_when_higher",
     "mae",
+    "measured",
     "mse",
     "named_metrics",
     "precision",
@@ -46,7 +49,7 @@ def accuracy(prediction: Any, target: Any, threshold: float = 0.0) -> float:
     0.5
     """
     found, wanted = _classes("accuracy", prediction, target, threshold)
-    return float(np.mean(found == wanted))
+    return float(np.divide(np.count_nonzero(found == wanted), wanted.size))
 
 
 def top_k(prediction: Any, target: Any, k: int = 5) -> float:
@@ -197,7 +200,8 @@ def named_metrics(metrics: Metrics | None, loss: Any) -> dict[str, Metric]:
     """Metrics by the names that the history has for them.
 
     Names are those of the functions here, and "top_3" for the three classes with the largest scores. Where the loss
-    takes probabilities of two classes, the second begins above 0.5.
+    takes probabilities of two classes, the second begins above 0.5; labels that it leaves out (`ignore_index`) are not
+    looked at.
 
     Raises ValueError for unknown names.
 
@@ -211,6 +215,15 @@ def named_metrics(metrics: Metrics | None, loss: Any) -> dict[str, Metric]:
     if taken:
         raise ValueError(f"fit: the history has its own {', '.join(taken)}; give the metric another name")
     return found
+
+
+def measured(metrics: Mapping[str, Metric], prediction: Any, target: Any) -> dict[str, float]:
+    """Each metric of predictions, by name.
+
+    >>> measured({"error": mae}, np.array([1.0, 4.0]), np.array([2.0, 2.0]))
+    {'error': 1.5}
+    """
+    return {name: float(metric(prediction, target)) for name, metric in metrics.items()}
 
 
 def is_better_when_higher(name: str) -> bool:
@@ -231,15 +244,28 @@ def _metric(metric: Metric | str, loss: Any) -> Metric:
     if not isinstance(metric, str):
         return metric
     top = TOP.fullmatch(metric)
-    if top:
-        return functools.partial(top_k, k=int(top[1]))
-    if metric not in NAMED:
+    if not top and metric not in NAMED:
         raise ValueError(
             f"fit: there is no metric {metric!r}; there are {', '.join(NAMED)} and top_5 (with any number), or give a "
             "function of arrays, metric(prediction, target)"
         )
-    found = NAMED[metric]
-    return functools.partial(found, threshold=0.5) if metric in OF_CLASSES and _takes_probabilities(loss) else found
+    found: Any = functools.partial(top_k, k=int(top[1])) if top else NAMED[metric]
+    if metric in OF_CLASSES and _takes_probabilities(loss):
+        found = functools.partial(found, threshold=0.5)
+    return functools.partial(_of_arrays, metric, found, ignored_by(loss))
+
+
+def _of_arrays(name: str, metric: Metric, ignored: Any, prediction: Any, target: Any) -> Any:
+    """A metric of what the loss does not leave out, 0 where that is nothing."""
+    for what, given in (("prediction", prediction), ("target", target)):
+        if isinstance(given, (tuple, list, dict)):
+            raise TypeError(
+                f"fit: the metric {name!r} is of arrays, and the {what} is a {type(given).__name__}; give a function "
+                "metric(prediction, target) that picks the arrays it is about"
+            )
+    if ignored is None or (counted := target != ignored).all():
+        return metric(prediction, target)
+    return metric(prediction[counted], target[counted]) if counted.any() else 0.0
 
 
 def _takes_probabilities(loss: Any) -> bool:

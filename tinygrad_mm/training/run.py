@@ -14,11 +14,11 @@ from tinygrad_mm.gradient import no_grad
 from tinygrad_mm.nn import Module
 from tinygrad_mm.optim import ExponentialMovingAverage, Optimizer, ReduceOnPlateau, clip_grad_norm
 from tinygrad_mm.step.parts import check_parts
-from tinygrad_mm.training.batches import arrays_in, examples_in, joined, parted
+from tinygrad_mm.training.batches import arrays_in, check_inputs, examples_in, joined, parted
 from tinygrad_mm.training.history import History
-from tinygrad_mm.training.metrics import Metrics, named_metrics
+from tinygrad_mm.training.metrics import Metrics, measured, named_metrics
 from tinygrad_mm.training.stepping import Stepper
-from tinygrad_mm.training.weighing import weighted
+from tinygrad_mm.training.weighing import ignored_by, weighted
 
 __all__ = ["Run", "evaluated", "evaluating"]
 
@@ -72,9 +72,13 @@ class Run:
             model, self.trained_on, optimizer, self._before_update, outputs=bool(self.metrics), **stepping
         )
         self.gradients: dict[int, Any] = {}  # what they add up to since the last update, by the parameter's number
-        self.waiting = [0, 0]  # batches and examples since then
+        self.waiting = [0, 0]  # batches and examples since then, where gradients are accumulated
+        self.begun = False  # whether a batch has been seen
         self.now = 0  # examples in the last batch
         self.updated = False  # whether the last batch was followed by an update
+        self.on_gradients = self._methods("on_gradients")
+        self.on_step = self._methods("on_step")
+        self.averaged = [one for one in self.callbacks if isinstance(one, ExponentialMovingAverage)]
         self.epoch = self.step = 0
         self.history = History()
         self.examples = 0  # seen in this epoch
@@ -115,11 +119,11 @@ class Run:
         Raises AnomalyError, before anything is updated, where the loss or a gradient is not finite.
         """
         inputs, named, target = parted(batch)
+        if not self.begun:
+            check_inputs("fit", self.model, inputs, named)
+            self.begun = True
         drawn = [(rng, rng.bit_generator.state) for rng in self.drawn_from]
-        examples = examples_in(target)
-        self.waiting[0] += 1
-        self.waiting[1] += examples
-        self.now = examples
+        self.now = examples = examples_in(target)
         try:
             value, prediction = self.stepper(inputs, named, target)
         except _NotFiniteError as broken:
@@ -129,12 +133,17 @@ class Run:
             where = f"step {self.step + 1} (in epoch {self.epoch + 1}): {broken}, so the weights were not updated"
             _explain_not_finite(where, self.model, lambda: self.trained_on(self.model(*inputs, **named), target))
         self.step += 1
-        truth = target[0] if self.samples_weighted else target
-        self.newest = {"loss": value, **self._measured(prediction, truth)}
-        self._count(examples, self.newest)
-        if self.updated:
+        self.newest = newest = {"loss": value}
+        if self.metrics:
+            newest.update(measured(self.metrics, prediction, target[0] if self.samples_weighted else target))
+        self.examples += examples
+        totals = self.totals
+        for name, number in newest.items():
+            totals[name] = totals.get(name, 0.0) + number * examples
+        if self.averaged and self.updated:
             self._average()
-        self._tell("on_step")
+        for on_step in self.on_step:
+            on_step(self)
 
     def _before_update(self, loss: float, found: Sequence[Any], show: Callable[[], None]) -> bool:
         """What is done with the gradients of a batch; returns whether an update follows.
@@ -144,17 +153,18 @@ class Run:
         self.updated = False
         if not math.isfinite(loss):
             raise _NotFiniteError(f"the loss is {loss}")
-        if not all(map(_finite, found)):
-            show()
-            raise _NotFiniteError(f"the gradient of {self._not_finite()} is not finite")
+        for gradient in found:
+            # the sum of squares is quick; only where it overflows, each element is looked at
+            if not (math.isfinite(np.vdot(gradient, gradient)) or np.isfinite(gradient).all()):
+                show()
+                raise _NotFiniteError(f"the gradient of {self._not_finite()} is not finite")
         if self.accumulate > 1:
             show()
             self._accumulate()
             if self.waiting[0] < self.accumulate:
                 return False
             self._put_averages()
-        self.waiting = [0, 0]
-        if self.clip_norm is not None or any(hasattr(callback, "on_gradients") for callback in self.callbacks):
+        if self.clip_norm is not None or self.on_gradients:
             if self.accumulate == 1:
                 show()
             self._change_gradients()
@@ -163,6 +173,8 @@ class Run:
 
     def _accumulate(self) -> None:
         """Add the gradients of a batch to those since the last update, each example with the same weight."""
+        self.waiting[0] += 1
+        self.waiting[1] += self.now
         for i, p in enumerate(self.optimizer.parameters):
             if p.grad is not None:
                 share = np.multiply(p.grad, self.now, dtype=np.result_type(p.grad, np.float32))
@@ -178,23 +190,22 @@ class Run:
                     p.grad[...] = average  # where a compiled update reads it
                 else:
                     p.grad = average.astype(p.dtype)
-        self.gradients = {}
+        self.gradients, self.waiting = {}, [0, 0]
 
     def _change_gradients(self) -> None:
         if self.clip_norm is not None:
             clip_grad_norm(self.optimizer, self.clip_norm)
-        self._tell("on_gradients")
+        for on_gradients in self.on_gradients:
+            on_gradients(self)
 
     def _average(self) -> None:
-        for callback in self.callbacks:
-            if isinstance(callback, ExponentialMovingAverage):
-                callback.update()
+        for average in self.averaged:
+            average.update()
 
     def _update_with_the_rest(self) -> None:
         """The last update of an epoch, where fewer batches than `accumulate` were left."""
         if self.waiting[0]:
             self._put_averages()
-            self.waiting = [0, 0]
             self._change_gradients()
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -222,25 +233,18 @@ class Run:
                 self.optimizer.learning_rate = callback(self.monitored())
             elif callable(callback) and not hasattr(callback, "on_epoch"):
                 callback(self)
-        self._tell("on_epoch")
+        for on_epoch in self._methods("on_epoch"):
+            on_epoch(self)
 
     def end(self) -> None:
         """Let the callbacks finish, and put the model in evaluation mode."""
-        self._tell("on_end")
+        for on_end in self._methods("on_end"):
+            on_end(self)
         self.model.eval()
 
-    def _tell(self, event: str) -> None:
-        for callback in self.callbacks:
-            if hasattr(callback, event):
-                getattr(callback, event)(self)
-
-    def _measured(self, prediction: Any, target: Any) -> dict[str, float]:
-        return {name: float(metric(prediction, target)) for name, metric in self.metrics.items()}
-
-    def _count(self, examples: int, numbers: Mapping[str, float]) -> None:
-        self.examples += examples
-        for name, value in numbers.items():
-            self.totals[name] = self.totals.get(name, 0.0) + value * examples
+    def _methods(self, name: str) -> list[Callable[[Run], Any]]:
+        """The methods of this name that callbacks have."""
+        return [getattr(callback, name) for callback in self.callbacks if hasattr(callback, name)]
 
     def _not_finite(self) -> str:
         """The name of the first parameter whose gradient is not finite."""
@@ -293,16 +297,17 @@ class Run:
         ):
             if own != saved:
                 raise ValueError(f"it was saved with the {what} {saved}, this run has {own}")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.loader.load_state_dict(state["loader"])
+        # Callbacks first: one that knows the data, such as a vocabulary, says more than a shape that differs.
         for part, saved in zip(
-            [self.validation, *self.callbacks], [state["validation"], *state["callbacks"]], strict=True
+            [*self.callbacks, self.validation], [*state["callbacks"], state["validation"]], strict=True
         ):
             if (saved is None) != (_state_of(part) is None):
                 raise ValueError(f"it was saved with other callbacks or validation data than {part!r}")
             if saved is not None:
                 part.load_state_dict(saved)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.loader.load_state_dict(state["loader"])
         for name, rng in generators.items():
             rng.bit_generator.state = state["generators"][name]
         self.epoch, self.step, self.examples = int(state["epoch"]), int(state["step"]), int(state["examples"])
@@ -322,6 +327,8 @@ def evaluated(
     with evaluating(model):
         for batch in loader:
             inputs, named, target = parted(batch)
+            if not examples:
+                check_inputs("evaluate", model, inputs, named)
             prediction = model(*inputs, **named)
             n = examples_in(target)
             total += float(loss(prediction, target)) * n
@@ -333,8 +340,10 @@ def evaluated(
         raise ValueError("evaluate: the data gave no batch; an iterator can be gone through once")
     found = {"loss": total / examples}
     if metrics:
-        prediction, target = joined(predictions), joined(targets)
-        found.update({name: float(metric(prediction, target)) for name, metric in metrics.items()})
+        ignored = ignored_by(loss)  # what fills up targets where batches have different lengths
+        prediction = joined("evaluate", predictions, None if ignored is None else 0)
+        target = joined("evaluate", targets, ignored)
+        found.update(measured(metrics, prediction, target))
     return found
 
 
@@ -353,11 +362,6 @@ def evaluating(model: Module) -> Iterator[None]:
 
 class _NotFiniteError(Exception):
     """The loss or a gradient is not finite."""
-
-
-def _finite(gradient: Any) -> bool:
-    """Whether all elements are finite. Their sum of squares is quick; only where it overflows, each is looked at."""
-    return bool(math.isfinite(np.vdot(gradient, gradient)) or np.isfinite(gradient).all())
 
 
 def _state_of(part: Any) -> Any:

@@ -57,16 +57,16 @@ class Stepper:
         self.steps += 1
         if step is None:
             return self._eagerly(inputs, named, target)
+        refused = None
         try:
-            with np.errstate(
-                all="ignore"
-            ):  # a model's own `errstate` is no part of a program; what is not finite is found
-                found = step(*inputs, target, **named)
+            found = self._by_program(step, *inputs, target, **named)
         except Exception as error:
             if self.needs_program or error is not step.refused:
                 raise
+            refused = f"{type(error).__name__}: {error}"
+        if refused is not None:
             found = self._eagerly(inputs, named, target)  # which may raise the same, as it is the model's own fault
-            self._give_up(f"{type(error).__name__}: {error}")
+            self._give_up(refused)
             return found
         if not self.needs_program and TRACES < step.traces > self.steps / 10:
             self._give_up(
@@ -74,6 +74,10 @@ class Stepper:
                 "what the model reads changes; batches of few lengths come from DataLoader(..., buckets=5)"
             )
         return found if step.outputs else (found, None)
+
+    @np.errstate(all="ignore")  # a model's own `errstate` is no part of a program; what is not finite is found
+    def _by_program(self, step: Step, *batch: Any, **named: Any) -> Any:
+        return step(*batch, **named)
 
     def _give_up(self, reason: str) -> None:
         self.compiled = None

@@ -13,14 +13,14 @@ import numpy as np
 from tinygrad_mm.nn import Module
 from tinygrad_mm.tensor import Tensor
 
-__all__ = ["weighted"]
+__all__ = ["ignored_by", "weighted"]
 
 
 def weighted(loss: Callable[..., Any], classes: Mapping[int, float] | None, samples: bool) -> Callable[[Any, Any], Any]:
     """A loss that is the mean over the examples of `weight * loss of the example`.
 
     The weight is the product of that of the example, given beside the target where there are `samples`, and of that of
-    its class (1 for those that `classes` leaves out).
+    its class (1 for those that `classes` leaves out). What the loss leaves out (`ignore_index`) is no example.
 
     Raises TypeError for a loss that cannot be had example by example, ValueError for classes that are no labels.
 
@@ -31,17 +31,34 @@ def weighted(loss: Callable[..., Any], classes: Mapping[int, float] | None, samp
     """
     each = _for_each_example(loss)
     table = None if classes is None else _checked(classes)
+    ignored = ignored_by(loss)
 
     def weighted_loss(prediction: Any, target: Any) -> Any:
         target, weight = target if samples else (target, None)
         lost = each(prediction, target)
+        counted = None if ignored is None else target != ignored
         if table is not None:
-            lost = lost * _of_classes(table, prediction, target, lost)
+            labels = target if counted is None else np.where(counted, target, 0)
+            lost = lost * _of_classes(table, prediction, labels, lost)
         if weight is not None:
             lost = lost * weight.astype(lost.dtype).reshape(*weight.shape, *[1] * (lost.ndim - weight.ndim))
-        return np.mean(lost)
+        if counted is None:
+            return np.mean(lost)
+        return np.sum(lost) / np.maximum(np.sum(counted.astype(lost.dtype)), 1)
 
     return weighted_loss
+
+
+def ignored_by(loss: Any) -> Any:
+    """The label of what a loss leaves out, its `ignore_index`: padding. None where it leaves nothing out.
+
+    >>> from tinygrad_mm.functional import cross_entropy
+    >>> ignored_by(functools.partial(cross_entropy, ignore_index=-1)), ignored_by(cross_entropy)
+    (-1, None)
+    """
+    if isinstance(loss, functools.partial):
+        return loss.keywords["ignore_index"] if "ignore_index" in loss.keywords else ignored_by(loss.func)
+    return getattr(loss, "ignore_index", None)
 
 
 def _for_each_example(loss: Callable[..., Any]) -> Callable[..., Any]:

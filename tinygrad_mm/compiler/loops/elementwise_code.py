@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.program import Op, Value
 from tinygrad_mm.rules.elementwise import stop_gradient
 from tinygrad_mm.rules.shape import astype
 
@@ -25,11 +24,7 @@ class Scalar:
 
     text: Callable[[Sequence[str]], str]
     takes: Sequence[Any]
-    operands: Sequence[Any]  # Values and Python numbers
-
-
-def _form(template: str) -> Callable[[Sequence[str], str], str]:
-    return lambda a, t: template.format(*a, t=t)
+    operands: Sequence[Any]
 
 
 # Templates: {0}, {1} are operands, {t} the name of their dtype.
@@ -117,51 +112,30 @@ def number(value: Any, dtype: Any) -> str:
     return f"{typename(dtype)}({text})"
 
 
-def scalar_of(op: Op) -> Scalar | None:
-    """How an elementwise operation is written; None for what is none, or is better called."""
-    values = [a for a in op.args if isinstance(a, Value)]
-    if type(op.result.example) is tuple or any(type(a.example) is tuple for a in values) or not values:
-        return None
-    if op.result.dtype not in KNOWN or any(a.dtype not in KNOWN for a in values) or not op.result.size:
-        return None
-    fun, result = op.fun, op.result
-    first = op.args[0]
-    if fun in (astype, np.copy, stop_gradient):
-        if not isinstance(first, Value) or first.shape != result.shape or (fun is not astype and op.kwargs):
-            return None
-        return Scalar(lambda a: cast(a[0], first.dtype, result.dtype), [first.dtype], [first])
-    if op.kwargs or not all(isinstance(a, Value) or type(a) in (int, float, bool) for a in op.args):
-        return None
-    if fun is np.where and len(op.args) == 3:
-        takes = [np.dtype(np.bool_), result.dtype, result.dtype]
-        return Scalar(lambda a: f"({a[1]} if {a[0]} else {a[2]})", takes, op.args)
-    if not isinstance(fun, np.ufunc) or fun.signature is not None or fun.nout != 1 or len(op.args) != fun.nin:
-        return None
-    return _of_ufunc(op)
+def scalar_of(fun: Any, args: Sequence[Any], dtype: Any, size: int) -> Scalar | None:
+    """How an elementwise operation is written, with a result of a dtype and a size; None for what is better called.
 
-
-def _of_ufunc(op: Op) -> Scalar | None:
-    fun, result = op.fun, op.result
-    kinds = [a.dtype if isinstance(a, Value) else np.dtype(bool) if type(a) is bool else type(a) for a in op.args]
+    `args` are Python numbers and whatever has a dtype.
+    """
+    kinds = [getattr(a, "dtype", type(a)) for a in args]
+    if dtype not in KNOWN or not size or any(k not in KNOWN and k not in (int, float, bool) for k in kinds):
+        return None
+    if fun in (astype, np.copyto, np.copy, stop_gradient):
+        return Scalar(lambda a: cast(a[0], kinds[0], dtype), kinds[:1], args[:1])
+    if fun is np.where and len(args) == 3:
+        return Scalar(lambda a: f"({a[1]} if {a[0]} else {a[2]})", [np.dtype(np.bool_), dtype, dtype], args)
+    if not isinstance(fun, np.ufunc) or fun.signature is not None or fun.nout != 1 or len(args) != fun.nin:
+        return None
+    given = [np.dtype(bool) if kind is bool else kind for kind in kinds]
     try:
-        *takes, gives = fun.resolve_dtypes((*kinds, None))  # type: ignore[attr-defined]
+        *takes, gives = fun.resolve_dtypes((*given, None))
     except TypeError:
         return None
-    if gives != result.dtype or any(d not in KNOWN for d in takes):
+    if gives != dtype or any(d not in KNOWN for d in takes):
         return None
-    args = list(op.args)
     template = None
     loop = takes[0]
-    if fun is np.power and type(args[1]) in (int, float) and loop.kind == "f" and args[1] in (2, 0.5, 1, -1, 3):
-        template = {
-            2: "({0} * {0})",
-            0.5: "math.sqrt({0})",
-            1: "{0}",
-            -1: "({t}(1) / {0})",
-            3: "({0} * {0} * {0})",
-        }[args[1]]
-        args, takes = args[:1], takes[:1]
-    elif fun in _ANY and len(set(takes)) == 1:
+    if fun in _ANY and len(set(takes)) == 1:
         template = _ANY[fun]
     elif loop == np.bool_ or fun in (np.logical_and, np.logical_or, np.logical_xor, np.logical_not):
         template = _BOOLS.get(fun)
@@ -178,9 +152,7 @@ def _of_ufunc(op: Op) -> Scalar | None:
         template = _FLOATS.get(fun) or _TESTS.get(fun)
         if template is None and loop == np.float32:
             template = _SINGLE.get(fun)
-        if template is None and result.size <= SLOW_UP_TO:
+        if template is None and size <= SLOW_UP_TO:
             template = _SLOW.get(fun)
-    if template is None:
-        return None
-    form, name = _form(template), typename(loop)
-    return Scalar(lambda a: form(a, name), takes, args)
+    form, name = template or "", typename(loop)
+    return Scalar(lambda a: form.format(*a, t=name), takes, args) if form else None

@@ -8,67 +8,36 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinygrad_mm.compiler.fused import one_hot_columns, one_hot_rows, pick_columns, pick_rows
-from tinygrad_mm.compiler.loops.elementwise_code import typename
-from tinygrad_mm.compiler.loops.nests import Nest, Reduction, element_of, in_elements, reduction_of
+from tinygrad_mm.compiler.loops.nests import Nest, Reduction, Single, element_of, in_elements, reduction_of
 from tinygrad_mm.compiler.loops.products import Product, is_outer, product_of
 from tinygrad_mm.compiler.placement import Step
 from tinygrad_mm.compiler.statements import Array, Statement, copy, ufunc
+from tinygrad_mm.functional.activations import pick
 
-__all__ = ["Call", "Item", "Labelled", "items_of"]
-
-_OF_LABELS = frozenset({pick_rows, pick_columns, one_hot_rows, one_hot_columns})
+__all__ = ["Call", "Item", "Pick", "items_of"]
 
 
 @dataclass
-class Labelled:
-    """What is done by labels: the element at each one is picked, or 1 is written to its place and 0 elsewhere."""
-
-    statement: Statement
-
-    @property
-    def statements(self) -> list[Statement]:
-        """The one that it does."""
-        return [self.statement]
-
-    @property
-    def picks(self) -> bool:
-        """Whether it picks, and so is the check that labels are in range."""
-        return self.statement.fun in (pick_rows, pick_columns)
+class Pick(Single):
+    """The element of each row at its label is picked, after a check that all labels are in range."""
 
     @property
     def classes(self) -> int:
         """The number of them."""
-        fun = self.statement.fun
-        array = self.statement.operands[0] if self.picks else self.statement.out
-        return int(array.shape[0 if fun in (pick_columns, one_hot_columns) else 1])
+        return int(self.statement.operands[0].shape[1])
 
-    def text(self) -> tuple[str, list[Array]]:
-        """The body of a function of pointers, and the arrays that these point to."""
-        statement, fun = self.statement, self.statement.fun
-        across = fun in (pick_columns, one_hot_columns)
-        labels = statement.operands[-1]
-        arrays = [statement.operands[0], labels, statement.out] if self.picks else [labels, statement.out]
-        step, down = _steps(arrays[0 if self.picks else 1])[:: -1 if across else 1]
-        (of_labels,) = _steps(labels)
-        kind = typename(statement.out.dtype)
-        if self.picks:
-            (of_out,) = _steps(statement.out)
-            return (
-                f"for i in range({labels.size}):\n"
-                f"    label = labels[i * {of_labels}]\n"
-                f"    if label < 0 or label >= {self.classes}:\n"
-                f"        return 1\n"
-                f"    out[i * {of_out}] = z[i * {step} + label * {down}]\n"
-                f"return 0"
-            ), arrays
-        loops = [f"for j in range({self.classes}):", f"for i in range({labels.size}):"][:: 1 if across else -1]
-        one, zero = f"{kind}(1)", f"{kind}(0)"
+    def text(self) -> str:
+        """The body of a function of pointers to the rows `z`, the `labels` and `out`: 1 for a label out of range."""
+        z, labels = self.statement.operands
+        (step, down), (of_labels,), (of_out,) = map(_steps, (z, labels, self.statement.out))
         return (
-            f"{loops[0]}\n"
-            f"    {loops[1]}\n"
-            f"        out[i * {step} + j * {down}] = {one} if labels[i * {of_labels}] == j else {zero}"
-        ), arrays
+            f"for i in range({labels.size}):\n"
+            f"    label = labels[i * {of_labels}]\n"
+            f"    if label < 0 or label >= {self.classes}:\n"
+            f"        return 1\n"
+            f"    out[i * {of_out}] = z[i * {step} + label * {down}]\n"
+            f"return 0"
+        )
 
 
 def _steps(array: Array) -> tuple[int, ...]:
@@ -88,7 +57,7 @@ class Call:
         return [] if self.statement is None else [self.statement]
 
 
-Loop: TypeAlias = "Nest | Reduction | Product | Labelled"
+Loop: TypeAlias = "Nest | Reduction | Product | Pick"
 
 
 @dataclass
@@ -109,7 +78,8 @@ def items_of(steps: Sequence[Step]) -> list[Item]:
         for statement in (one for s in step.statements for one in _in_parts(s)):
             loop: Any = None
             if all(in_elements(a) for a in [*statement.reads(), statement.out]):
-                loop = _labelled(statement) or product_of(statement) or reduction_of(statement)
+                picks = statement.fun is pick and [a.ndim for a in statement.operands] == [2, 1]
+                loop = Pick(statement) if picks else product_of(statement) or reduction_of(statement)
                 element = None if loop else element_of(statement)
                 if element is not None:
                     last = items[-1] if items else None
@@ -132,12 +102,6 @@ def _in_parts(statement: Statement) -> list[Statement]:
         stop = start + a.shape[axis]
         key = (*(slice(None),) * axis, slice(start, stop))
         if a.size:
-            parts.append(copy(a, statement.out.at(f"{':, ' * axis}{start}:{stop}", key)))
+            parts.append(copy(a, statement.out.at(key)))
         start = stop
     return parts
-
-
-def _labelled(statement: Statement) -> Labelled | None:
-    if statement.fun not in _OF_LABELS or statement.operands[-1].dtype.kind not in "iu":
-        return None
-    return Labelled(statement)

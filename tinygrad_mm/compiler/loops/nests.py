@@ -14,17 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_mm.compiler.fused import where_positive
-from tinygrad_mm.compiler.loops.elementwise_code import KNOWN, Scalar, cast, number, scalar_of
-from tinygrad_mm.compiler.program import Op, Value
+from tinygrad_mm.compiler.loops.elementwise_code import KNOWN, cast, number, scalar_of
 from tinygrad_mm.compiler.statements import Array, Statement
-from tinygrad_mm.rules.shape import astype
 
-__all__ = ["Access", "Element", "Nest", "Reduction", "element_of", "in_elements", "reduction_of"]
+__all__ = ["Access", "Element", "Nest", "Reduction", "Single", "element_of", "in_elements", "reduction_of"]
 
 LONGEST = 24  # statements in one nest
 MOST_MEMORIES = 12  # in one nest: the compiler has to tell whether they overlap
 EXACT_UP_TO = 4096  # elements that are added up in single precision; more need a double to be as exact as NumPy's sum
-CHAINS = 4  # maxima that are looked for side by side: each comparison waits for the one before
 
 
 class Access(NamedTuple):
@@ -84,30 +81,12 @@ def element_of(statement: Statement) -> Element | None:
         return Element(statement, text, two, statement.operands, out.dtype)
     if fun not in (np.copyto, np.where) and not (isinstance(fun, np.ufunc) and fun.signature is None):
         return None
-    given: dict[int, Array] = {}
-    args = []
-    for a in statement.operands:
-        if isinstance(a, np.ndarray) and not a.ndim:
-            a = a.item()
-        if isinstance(a, Array):
-            value = Value(np.broadcast_to(a.ghost, np.broadcast_shapes(a.shape, out.shape)))
-            given[id(value)] = a
-            a = value
-        args.append(a)
+    args = [a.item() if isinstance(a, np.ndarray) and not a.ndim else a for a in statement.operands]
     for dtype in dict.fromkeys([out.dtype, np.dtype(bool)]):  # a comparison may be written as numbers
-        op = Op(astype if fun is np.copyto else fun, args, {}, Value(np.broadcast_to(np.empty((), dtype), out.shape)))
-        scalar = _scalar(op)
+        scalar = scalar_of(fun, args, dtype, out.size)
         if scalar is not None:
-            operands = [given[id(a)] if isinstance(a, Value) else a for a in scalar.operands]
-            return Element(statement, scalar.text, scalar.takes, operands, dtype)
+            return Element(statement, scalar.text, scalar.takes, scalar.operands, dtype)
     return None
-
-
-def _scalar(op: Op) -> Scalar | None:
-    if op.fun is astype:
-        first, dtype = op.args[0], op.result.dtype
-        return Scalar(lambda a: cast(a[0], first.dtype, dtype), [first.dtype], [first])
-    return scalar_of(op)
 
 
 class Nest:
@@ -251,17 +230,23 @@ class _Pointers:
 
 
 @dataclass
-class Reduction:
-    """A sum, maximum or minimum of `array` along `axes`."""
+class Single:
+    """A loop for one statement."""
 
     statement: Statement
-    array: Array
-    axes: tuple[int, ...]
 
     @property
     def statements(self) -> list[Statement]:
         """The one that it does."""
         return [self.statement]
+
+
+@dataclass
+class Reduction(Single):
+    """A sum, maximum or minimum of `array` along `axes`."""
+
+    array: Array
+    axes: tuple[int, ...]
 
     def title(self) -> str:
         """What the function is called."""
@@ -278,21 +263,16 @@ class Reduction:
         goes = dict(zip(kept, there.strides, strict=True))
         lengths = [x.shape[axis] for axis in kept]
         loops = merged(lengths, [tuple(step[a] for a in kept), tuple(goes[a] for a in kept)])
-        outer = [(f"k{d}", step[kept[axis]], goes[kept[axis]], n) for d, (axis, n) in enumerate(loops)]
+        outer: list[Any] = [(f"k{d}", step[kept[axis]], goes[kept[axis]], n) for d, (axis, n) in enumerate(loops)]
         along = [axis for axis in long if axis in self.axes]
-        inner = [
+        inner: list[Any] = [
             (f"j{d}", step[along[axis]], n)
             for d, (axis, n) in enumerate(merged([x.shape[a] for a in along], [tuple(step[a] for a in along)]))
         ]
         target = pointers.element(there, [(name, goes) for name, _, goes, _ in outer])
-        before: list[tuple[str, int]] = [(str(loop[0]), int(loop[1])) for loop in (*outer, *inner)]
-
-        def source(last: str = "") -> str:
-            """An element, where the last loop's number is written otherwise."""
-            return pointers.element(here, [*before[:-1], (last, before[-1][1])] if last else before)
-
+        source = pointers.element(here, [(name, goes) for name, goes, *_ in (*outer, *inner)])
         if inner and outer and min(abs(s) for _, s, _, _ in outer) < min(abs(s) for _, s, _ in inner):
-            lines = self._across(outer, inner, source(), target)
+            lines = self._across(outer, inner, source, target)
         else:
             lines = self._along(outer, inner, source, target)
         return "\n".join(lines), pointers.places
@@ -305,7 +285,7 @@ class Reduction:
         return number(sign * math.inf if dtype.kind == "f" else getattr(np.iinfo(dtype), kind), dtype)
 
     def _combined(self, a: str, b: str) -> str:
-        return f"{ {np.add: 'plus', np.maximum: 'maximum', np.minimum: 'minimum'}[self.statement.fun] }({a}, {b})"
+        return f"{'plus' if self.statement.fun is np.add else self.statement.fun.__name__}({a}, {b})"
 
     def _last(self, text: str) -> str:
         share = self.statement.options.get("share")
@@ -315,42 +295,27 @@ class Reduction:
         """Row by row into what is there already: as NumPy does it."""
         dtype = self.statement.out.dtype
         value = cast(source, self.array.dtype, dtype)
+        lines = _over(outer, f"{target} = {self._first(dtype)}")
+        lines += _over([*inner, *outer], f"{target} = {self._combined(target, value)}")
+        return lines if self._last("") == "" else [*lines, *_over(outer, f"{target} = {self._last(target)}")]
 
-        def over(loops: Any, line: str, indent: str = "") -> list[str]:
-            lines = []
-            for name, *_, n in loops:
-                lines.append(f"{indent}for {name} in range({n}):")
-                indent += "    "
-            return [*lines, indent + line]
-
-        lines = over(outer, f"{target} = {self._first(dtype)}")
-        lines += over([*inner, *outer], f"{target} = {self._combined(target, value)}")
-        return lines if self._last("") == "" else [*lines, *over(outer, f"{target} = {self._last(target)}")]
-
-    def _along(self, outer: Any, inner: Any, source: Callable[..., str], target: str) -> list[str]:
+    def _along(self, outer: Any, inner: Any, source: str, target: str) -> list[str]:
         """Element by element into a register."""
         out = self.statement.out.dtype
         dtype = out
         if self.statement.fun is np.add and out == np.float32 and math.prod(n for *_, n in inner) > EXACT_UP_TO:
             dtype = np.dtype(np.float64)
-        lines, indent = [], ""
-        for name, *_, n in outer:
-            lines.append(f"{indent}for {name} in range({n}):")
-            indent += "    "
-        chains = CHAINS if self.statement.fun is not np.add and inner and inner[-1][2] % CHAINS == 0 else 1
-        names = [f"t{c}" for c in range(chains)] if chains > 1 else ["total"]
-        lines += [f"{indent}{name} = {self._first(dtype)}" for name in names]
-        deep = indent
-        for d, (name, _, n) in enumerate(inner):
-            lines.append(f"{deep}for {name} in range({n if d < len(inner) - 1 else n // chains}):")
-            deep += "    "
-        for c, name in enumerate(names):
-            text = source(f"({inner[-1][0]} * {chains} + {c})") if chains > 1 else source()
-            lines.append(f"{deep}{name} = {self._combined(name, cast(text, self.array.dtype, dtype))}")
-        total = names[0]
-        for name in names[1:]:
-            total = self._combined(total, name)
-        return [*lines, f"{indent}{target} = {self._last(cast(total, dtype, out))}"]
+        added = self._combined("total", cast(source, self.array.dtype, dtype))
+        total = [f"total = {self._first(dtype)}", *_over(inner, f"total = {added}")]
+        return _over(outer, *total, f"{target} = {self._last(cast('total', dtype, out))}")
+
+
+def _over(loops: Sequence[tuple[Any, ...]], *body: str) -> list[str]:
+    """Lines inside loops: (name, ..., length), outermost first."""
+    lines = list(body)
+    for name, *_, n in reversed(loops):
+        lines = [f"for {name} in range({n}):", *(f"    {line}" for line in lines)]
+    return lines
 
 
 def reduction_of(statement: Statement) -> Reduction | None:

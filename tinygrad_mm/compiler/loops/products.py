@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tinygrad_mm.compiler.loops.native import blas
+from tinygrad_mm.compiler.loops.nests import Single
 from tinygrad_mm.compiler.statements import Array, Statement
 
 __all__ = ["Product", "product_of"]
 
 
 @dataclass
-class Product:
-    """`out = a @ b`, or, where a `rate` is given, `target -= rate * a @ b`.
+class Product(Single):
+    """`out = a @ b`.
 
     `sides` say for each matrix whether BLAS reads it transposed, and the distance between the rows it then sees.
     `stack` is the shape of a stack of products, `steps` the strides from one to the next.
     """
 
-    statement: Statement
     sizes: tuple[int, int, int]
     sides: tuple[tuple[bool, int], tuple[bool, int], tuple[bool, int]]
     stack: tuple[int, ...]
     steps: tuple[tuple[int, ...], ...]
-    rate: Any = None
-    target: Any = None
 
-    @property
-    def statements(self) -> list[Statement]:
-        """The one that it does."""
-        return [self.statement]
-
-    def lines(self, a: str, b: str, c: str, rate: str = "") -> list[str]:
+    def lines(self, a: str, b: str, c: str) -> list[str]:
         """The calls of BLAS, given the names of pointers to the beginning of the arrays."""
         (m, n, k), (left, right, (turned, leading)) = self.sizes, self.sides
         letter, real = ("s", "float32") if self.statement.out.dtype == np.float32 else ("d", "float64")
-        factor, kept = (f"-{rate}[0]", f"{real}(1)") if rate else (f"{real}(1)", f"{real}(0)")
         lines, indent = [], ""
         for d, length in enumerate(self.stack):
             lines.append(f"{indent}for i{d} in range({length}):")
@@ -53,7 +44,7 @@ class Product:
             m, n, a, b = n, m, b, a
             left, right = ((not side[0], side[1]) for side in (right, left))
         ta, tb = (112 if side[0] else 111 for side in (left, right))
-        matrices = f"{factor}, {a}, {left[1]}, {b}, {right[1]}, {kept}, {c}, {leading}"
+        matrices = f"{real}(1), {a}, {left[1]}, {b}, {right[1]}, {real}(0), {c}, {leading}"
         return [*lines, f"{indent}{letter}gemm(101, {ta}, {tb}, {m}, {n}, {k}, {matrices})"]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinygrad_mm.compiler.loops.elementwise_code import cast, number, scalar_of, typename
 from tinygrad_mm.compiler.loops.native import native, threads
-from tinygrad_mm.compiler.program import Op, Value
+from tinygrad_mm.compiler.program import Value
 from tinygrad_mm.compiler.sources import execute
 
 __all__ = ["Update", "elements"]
@@ -25,12 +25,11 @@ class Update:
     """The update of pieces of flat arrays by a traced formula (an `optim.formula.Formula`).
 
     `arrays` are the parameters and their states; `numbers` are arrays of one element that are written before each step;
-    `pieces` are (start, stop), and `gradients` lists for each a contiguous array, or None where `rows` is told later.
-    `run` makes the update where a formula has no loop. Of plain gradient descent, `rate` is the learning rate: a
-    product of matrices may then be subtracted from a parameter as it is made (`leave_out`).
+    `pieces` are (start, stop), and `gradients` lists for each a contiguous array. `run` makes the update where a
+    formula has no loop.
 
-    The loop finds everything by address: `addressed` in its table, the pieces in `rows`, each (address of the gradient,
-    start, number of elements).
+    The loop finds everything by address: `rows` has one for each piece, with the addresses of the arrays that the loop
+    reads, in the order of its parameters, and the number of elements. So the update has to be kept.
     """
 
     def __init__(
@@ -40,39 +39,18 @@ class Update:
         numbers: Sequence[Any],
         pieces: Sequence[tuple[int, int]],
         gradients: Sequence[Any],
-        rate: Any = None,
         run: Callable[[], None] | None = None,
     ) -> None:
-        self.formula, self.arrays, self.numbers = formula, arrays, numbers
-        self.pieces, self.gradients = list(pieces), list(gradients)
-        self.rate, self.run = rate, run
+        self.formula, self.run = formula, run
         self.dtype = np.dtype(arrays[0].dtype)
-        self.constants = [np.asarray(c, self.dtype) for c in formula.code.constants.values()]
-        self.addressed = [*arrays, *numbers, *self.constants]
-        self.rows = self._rows()
-
-    def _rows(self) -> Any:
-        rows = [
-            (0 if gradient is None else address(gradient), start, stop - start)
-            for (start, stop), gradient in zip(self.pieces, self.gradients, strict=True)
-        ]
-        return np.array(rows, np.int64).reshape(-1, 3)
-
-    def leave_out(self, start: int, stop: int) -> None:
-        """Somebody else updates these elements, which lie in one piece."""
-        pieces, gradients = [], []
-        for (a, b), gradient in zip(self.pieces, self.gradients, strict=True):
-            parts = [(a, start), (stop, b)] if a <= start and stop <= b else [(a, b)]
-            for first, last in parts:
-                if first < last:
-                    pieces.append((first, last))
-                    gradients.append(gradient[first - a : last - a])
-        self.pieces, self.gradients = pieces, gradients
-        self.rows = self._rows()
-
-    def covers(self, element: int) -> bool:
-        """Whether the loop updates an element, and nobody else does."""
-        return any(start <= element < stop for start, stop in self.pieces)
+        single = [*numbers, *(np.asarray(c, self.dtype) for c in formula.code.constants.values())]
+        self.flat = 1 + len(arrays)  # so many of the arrays are flat
+        self.kept = [arrays, gradients, single]
+        rows = []
+        for (start, stop), gradient in zip(pieces, gradients, strict=True):
+            parameters, *states = (array[start:stop] for array in arrays)
+            rows.append([*map(address, (parameters, gradient, *states, *single)), stop - start])
+        self.rows = np.array(rows, np.int64).reshape(-1, self.flat + len(single) + 1)
 
     def elements(self) -> str | None:
         """The function that updates neighbouring elements; None for a formula with operations that are not known."""
@@ -81,35 +59,26 @@ class Update:
     def driver(self, elements: str, threads: int) -> tuple[str, str]:
         """(decorator, function that updates all pieces) by the function called `elements`.
 
-        Its arguments are the table of addresses, where in it ours begin, the address of `rows` and their number. With
-        several threads each takes one stretch of every piece.
+        With several threads each takes one stretch of every piece.
         """
-        parallel = threads > 1 and int(self.rows[:, 2].sum()) >= PARALLEL_FROM
-        parts, size = threads if parallel else 1, self.dtype.itemsize
-        arrays = [f"table[first + {i}] + begin" for i in range(len(self.arrays))]
-        numbers = [f"table[first + {i}]" for i in range(len(self.arrays), len(self.addressed))]
-        gradient = f"uint64(row[3 * i] + a * {size})"
+        parallel = threads > 1 and int(self.rows[:, -1].sum()) >= PARALLEL_FROM
+        parts, last = threads if parallel else 1, self.rows.shape[1] - 1
+        places = [f"uint64(rows[i, {k}]{f' + a * {self.dtype.itemsize}' * (k < self.flat)})" for k in range(last)]
         lines = [
-            "(table, first, rows, count):",
+            "(rows):",
             f"    for part in {'prange' if parallel else 'range'}({parts}):",
-            "        row = pointer_at(rows, int64)",
-            "        for i in range(count):",
-            f"            a, b = row[3 * i + 2] * part // {parts}, row[3 * i + 2] * (part + 1) // {parts}",
-            f"            begin = uint64((row[3 * i + 1] + a) * {size})",
-            f"            {elements}({', '.join([arrays[0], gradient, *arrays[1:], *numbers, 'b - a'])})",
+            "        for i in range(len(rows)):",
+            f"            a, b = rows[i, {last}] * part // {parts}, rows[i, {last}] * (part + 1) // {parts}",
+            f"            {elements}({', '.join([*places, 'b - a'])})",
         ]
         return "parallel" if parallel else "loop", "\n".join(lines)
 
     def loop(self) -> Callable[[], None]:
-        """The update as a compiled function, for a formula that has a loop; it is compiled once for all such updates.
-
-        It knows addresses only: the update has to be kept as long as it is called.
-        """
+        """The update as a compiled function, for a formula that has a loop: one for all such updates."""
         text = self.elements()
         assert text is not None
-        table = np.array([address(a) for a in self.addressed], np.uint64)
         function = _compiled(text, *self.driver("update_elements", threads()))
-        return functools.partial(function, table, 0, address(self.rows), len(self.rows))
+        return lambda: function(self.rows)
 
 
 def address(array: Any) -> int:
@@ -125,25 +94,18 @@ def elements(formula: Any, dtype: Any) -> str | None:
     kind, code, program = typename(dtype), formula.code, formula.program
     constants = {number: name for name, number in code.constants.items()}
     numbers = [_own(name) for name in (*code.numbers, *constants.values())]
-    typed: dict[int, Value] = {}
     names: dict[int, str] = {id(v): _own(v.name) for v in program.inputs}
-
-    def of_dtype(a: Any) -> Any:
-        if isinstance(a, Value) and id(a) not in typed:
-            typed[id(a)] = Value(np.ones(a.shape, a.dtype if a.dtype == np.bool_ else dtype), a.kind, a.name)
-            names[id(typed[id(a)])] = names[id(a)]
-        return typed[id(a)] if isinstance(a, Value) else a
-
     lines: list[str] = []
     for op in program.ops:
         names[id(op.result)] = f"v{len(lines)}"
-        scalar = scalar_of(Op(op.fun, map(of_dtype, op.args), op.kwargs, of_dtype(op.result)))
+        args = [_Typed(dtype, names[id(a)], a) if isinstance(a, Value) else a for a in op.args]
+        scalar = None if op.kwargs else scalar_of(op.fun, args, _Typed(dtype, "", op.result).dtype, 1)
         if scalar is None:
             return None
         operands = []
         for a, takes in zip(scalar.operands, scalar.takes, strict=True):
-            if isinstance(a, Value):
-                operands.append(cast(names[id(a)], a.dtype, takes))
+            if isinstance(a, _Typed):
+                operands.append(cast(a.name, a.dtype, takes))
             else:
                 operands.append(constants.get(a) or number(a, takes))
         lines.append(f"v{len(lines)} = {scalar.text(operands)}")
@@ -159,6 +121,13 @@ def elements(formula: Any, dtype: Any) -> str | None:
     ]
     parameters = ", ".join([*(f"{name}_address" for name in (*arrays, *numbers)), "count"])
     return "\n".join([f"({parameters}):", *(f"    {line}" for line in body)])
+
+
+class _Typed:
+    """A Value of a formula, which was traced in double precision, in another dtype."""
+
+    def __init__(self, dtype: Any, name: str, value: Value) -> None:
+        self.dtype, self.name = value.dtype if value.dtype == np.bool_ else dtype, name
 
 
 def _own(name: str) -> str:

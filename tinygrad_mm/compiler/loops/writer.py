@@ -14,7 +14,7 @@ import numpy as np
 
 from tinygrad_mm.compiler.emitter import Emitted, Writer, assembled, with_head
 from tinygrad_mm.compiler.loops.elementwise_code import typename
-from tinygrad_mm.compiler.loops.items import Call, Item, Labelled, items_of
+from tinygrad_mm.compiler.loops.items import Call, Item, Pick, items_of
 from tinygrad_mm.compiler.loops.native import compiled, native, threads
 from tinygrad_mm.compiler.loops.nests import Nest, Reduction
 from tinygrad_mm.compiler.loops.products import Product
@@ -49,21 +49,15 @@ class LoopWriter(Writer):
         self.pieces: dict[str, list[tuple[Any, int, bool]]] = {}
         self._functions: dict[tuple[str, str], str] = {}
         self._table: dict[str, int] = {}  # the place in the table of addresses of what is there always, by its text
-        self._first: dict[Update, int] = {}  # where in the table the addresses for an update begin
         steps = self.placement.steps
         halves = [steps] if joint else [[s for s in steps if s.op.backward is half] for half in (False, True)]
         self.items = [items_of(half) for half in halves]
         self._reads = self._read()
-        for update in self.updates:
-            if update.rate is not None:
-                self._descend(update)
-            self._first[update] = sum(len(u.addressed) + 1 for u in self._first)
 
     @property
     def table(self) -> str:
         """The arrays whose addresses compiled code finds in the table, as text."""
-        lists = (self.bind([*update.addressed, update.rows], "update_arrays") for update in self._first)
-        return ", ".join([*(f"*{name}" for name in lists), *self._table])
+        return ", ".join(self._table)
 
     def dtype(self, dtype: Any) -> str:
         """The name of a dtype: compiled code has other objects by the plain names."""
@@ -104,49 +98,10 @@ class LoopWriter(Writer):
             for number, op, a in self._reads.get(out.memory, ())
         )
 
-    def _descend(self, update: Update) -> None:
-        """Subtract products from parameters as they are made, where they are gradients that nothing else reads.
-
-        By then, the parameters' memory has to be read for the last time, by whatever name, and nothing that may fail
-        may come later.
-        """
-        values, rate = update.arrays[0], self.placement.fixed(update.rate, "learning_rate")
-        stores = list(zip(update.pieces, update.gradients, strict=True))
-        for item in reversed(self.items[-1]):
-            what = item.what
-            if isinstance(what, Call) or (isinstance(what, Labelled) and what.picks):
-                return
-            if not isinstance(what, Product) or what.stack:
-                continue
-            place = what.statement.out
-            if place.memory.kind != "fixed" or not place.ghost.flags.c_contiguous or self._is_read_at_all(place):
-                continue
-            for (start, _), gradient in stores:
-                first = (address(place.ghost) - address(gradient)) // values.itemsize
-                if not 0 <= first <= first + place.size <= gradient.size:
-                    continue
-                target = values[start + first : start + first + place.size].reshape(place.shape)
-                if not self._reads_memory(target, item.number):
-                    what.rate, what.target = rate, self.placement.fixed(target, place.name.removeprefix("gradient_of_"))
-                    update.leave_out(start + first, start + first + place.size)
-
-    def _is_read_at_all(self, place: Array) -> bool:
-        return any(a is None or a.overlaps(place) for _, _, a in self._reads.get(place.memory, ()))
-
-    def _reads_memory(self, target: Any, number: int) -> bool:
-        """Whether an item from a number on, or who is handed results, reads an array."""
-        return any(
-            item >= number and (a is None or np.may_share_memory(a.ghost, target))
-            for memory, reads in self._reads.items()
-            if memory.kind == "fixed"
-            for item, _, a in reads
-        )
-
     # -- pointers
 
     def _entry(self, text: str) -> int:
-        before = sum(len(update.addressed) + 1 for update in self._first)
-        return before + self._table.setdefault(text, len(self._table))
+        return self._table.setdefault(text, len(self._table))
 
     # -- compiled functions
 
@@ -252,38 +207,34 @@ class LoopWriter(Writer):
                 body, places = what.text(lambda statement, item=item: self._is_read(statement, item))  # type: ignore[misc]
             elif isinstance(what, Reduction):
                 body, places = what.text()
-            elif isinstance(what, Labelled):
-                body, arrays = what.text()
-                names = ["z", "labels", "out"][-len(arrays) :]
-                found = [pointer(a, None, a.top in outs) for a in arrays]
-                call = self.calling("pick" if what.picks else "one_hot", names, found, body)
-                lines.extend([f"if {call}:", f"    return {len(refusals) + 1}"] if what.picks else [call])
-                if what.picks:
-                    refusals.append(f"refuse({self.array(what.statement.operands[1])}, {what.classes})")
+            elif isinstance(what, Pick):
+                found = [pointer(a, None, a.top in outs) for a in (*what.statement.operands, what.statement.out)]
+                call = self.calling("pick", ["z", "labels", "out"], found, what.text())
+                lines.extend([f"if {call}:", f"    return {len(refusals) + 1}"])
+                refusals.append(f"refuse({self.array(what.statement.operands[1])}, {what.classes})")
                 continue
             elif isinstance(what, Product):
                 a, b = what.statement.operands
-                if what.rate is not None:
-                    lines.extend(what.lines(pointer(a), pointer(b), pointer(what.target), pointer(what.rate)))
-                else:
-                    lines.extend(what.lines(pointer(a), pointer(b), pointer(what.statement.out, None, True)))
+                lines.extend(what.lines(pointer(a), pointer(b), pointer(what.statement.out, None, True)))
                 continue
             assert not isinstance(what, Call)
             parameters = [f"p{i}" for i in range(len(places))]
             found = [pointer(array, start, array.top in outs) for array, start in places]
             lines.append(self.calling(what.title(), parameters, found, body))
-        for update in updates:
-            lines.extend(self._update(update) if len(update.rows) else [])
-        if not lines:
+        if not (lines or updates):
             return
         for item in items:
             for statement in item.what.statements:
                 self._allocate(statement.out)
-        names = [array.name for array in arguments]
+        rows = [self.bind(update.rows, "update_rows") for update in updates]
+        for update, name in zip(updates, rows, strict=True):
+            lines.extend(self._update(update, name))
+        names = [*(array.name for array in arguments), *rows]
         text = f"({', '.join(['table', *names])}):\n" + "\n".join(f"    {x}" for x in [*defined, *lines, "return 0"])
         name = self.function(title, text, "")
         self.pieces[name] = [(np.uint64, 1, False)]
         self.pieces[name] += [(a.dtype, a.ndim, written) for a, written in arguments.items()]
+        self.pieces[name] += [(np.int64, 2, False) for _ in rows]
         call = f"{name}({', '.join(['table', *names])})"
         call = f"failed = {call}" if refusals else call
         given = [array.name for array in arguments if array.memory.kind == "input"]
@@ -296,16 +247,13 @@ class LoopWriter(Writer):
         for i, refusal in enumerate(refusals):
             self.lines += [f"if failed == {i + 1}:", f"    {refusal}"]
 
-    def _update(self, update: Update) -> list[str]:
+    def _update(self, update: Update, rows: str) -> list[str]:
         elements = update.elements()
         assert elements is not None
         kind, driver = update.driver(self.function("update_elements", elements), threads())
         name = self.function("update_parameters", driver, kind)
-        first = self._first[update]
-        rows = f"table[{first + len(update.addressed)}]"
         constants = ", ".join(f"{name} = {c!r}" for name, c in update.formula.code.constants.items())
-        title = f"# update{': ' * bool(constants)}{constants}"
-        return [title, f"{name}(table, {first}, {rows}, {len(update.rows)})"]
+        return [f"# update{': ' * bool(constants)}{constants}", f"{name}({rows})"]
 
 
 class Compiled(Emitted):
@@ -337,7 +285,8 @@ def emit(
     """
     writer = LoopWriter(program, path_of, joint, updates)
     *functions, last = assembled(writer, joint)
-    keeping = f"{'step' if joint else 'forward.kept = backward'}.kept = kept"  # the table holds addresses only
+    kept = ["kept", *([writer.bind(writer.updates, "updates")] if writer.updates else [])]
+    keeping = f"{'step' if joint else 'forward.kept = backward'}.kept = {', '.join(kept)}"  # whose addresses are known
     writer.arrays += [f"kept = [{writer.table}]", "table = addresses(kept)"]
     source = with_head(writer, [*functions, keeping, last], writer.bound)
     source = "\n".join([*([f"# {title}"] if title else []), *writer.functions(), source])

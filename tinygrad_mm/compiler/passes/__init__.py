@@ -16,7 +16,7 @@ from tinygrad_mm.compiler.passes.images import examples_last_in
 from tinygrad_mm.compiler.passes.inlining import inline
 from tinygrad_mm.compiler.passes.layout import features_first
 from tinygrad_mm.compiler.passes.patterns import flatten_products, fuse
-from tinygrad_mm.compiler.passes.shared_weights import join_in_place, join_products
+from tinygrad_mm.compiler.passes.shared_weights import join_products
 from tinygrad_mm.compiler.program import Program
 
 __all__ = [
@@ -58,7 +58,7 @@ FLATTEN_PRODUCTS = Pass("flatten_products", flatten_products)
 # For NumPy calls, where each call costs.
 FOR_CALLS = (INLINE, CLEAN, FUSE, CLEAN, EXAMPLES_LAST, CLEAN, JOIN_PRODUCTS, FEATURES_FIRST, FLATTEN_PRODUCTS, CLEAN)
 # Where the gradients of a training step have their places.
-FOR_PLACED_CALLS = (Pass("join_in_place", join_in_place), Pass("fold_biases", fold_biases))
+FOR_PLACED_CALLS = (Pass("fold_biases", fold_biases),)
 
 
 def optimize(program: Program, passes: tuple[Pass, ...] = FOR_CALLS, without: Collection[str] = ()) -> Program:

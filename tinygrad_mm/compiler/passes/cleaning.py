@@ -109,7 +109,7 @@ def _same_as(op: Op, makers: dict[int, Op]) -> Value | None:
     if type(result.example) is tuple or not isinstance(first, Value) or type(first.example) is tuple:
         return _scaled_by_one(op) if type(result.example) is not tuple else None
     alike = first.shape == result.shape and first.dtype == result.dtype
-    if op.fun in (stop_gradient, np.positive, np.copy) and alike:
+    if op.fun in (stop_gradient, np.positive, np.copy) and alike and result.order is None:
         return first
     if op.fun is np.transpose and first.ndim == 2 and result.shape == first.shape[::-1]:
         inner = makers.get(id(first))

@@ -14,9 +14,8 @@ import numpy as np
 from tinygrad_mm.compiler.fused import EXPANSIONS
 from tinygrad_mm.compiler.program import Op, Program, Value, now, stand_in_for
 from tinygrad_mm.compiler.tracing import ops_of
-from tinygrad_mm.graph import Node, Vertex, entered, select, state, tick
+from tinygrad_mm.graph import Vertex, entered, select, tick
 from tinygrad_mm.tensor import Tensor
-from tinygrad_mm.tensor import result as as_result
 
 __all__ = ["inline"]
 
@@ -85,11 +84,8 @@ def _body(op: Op) -> tuple[list[Op], Any] | None:
         tensors = [stand_in(a) for a in op.args]
         start = tick()
         with entered(tracing=True, recording=False, scope=op.scope, assigned=None), np.errstate(all="ignore"):
-            expansion = EXPANSIONS.get(op.fun)
-            if expansion is not None:
-                returned = expansion(_called, *tensors, **op.kwargs)
-            else:
-                returned = op.fun.forward(*tensors, **op.kwargs)  # type: ignore[attr-defined]
+            body = EXPANSIONS.get(op.fun) or op.fun.forward  # type: ignore[attr-defined]
+            returned = body(*tensors, **op.kwargs)
         several = isinstance(returned, (tuple, list))
         results = [*returned] if several else [returned]
         examples = op.result.example if several else (op.result.example,)
@@ -107,10 +103,3 @@ def _body(op: Op) -> tuple[list[Op], Any] | None:
         new.backward = op.backward
         new.scope = op.scope
     return made, found if several else found[0]
-
-
-def _called(fun: Any, *args: Any) -> Any:
-    """Record a call of one of the compiler's own functions."""
-    tensor = as_result(fun(*(a.value if isinstance(a, Vertex) else a for a in args)))
-    tensor.node = Node(fun, args, {}, state.scope)
-    return tensor

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_mm.compiler.lowerings import Lowering, lowering_of, reduced
+from tinygrad_mm.compiler.lowerings import reduced
 from tinygrad_mm.compiler.program import Op, Program, Value
 from tinygrad_mm.rules.shape import join
 
-__all__ = ["join_in_place", "join_products"]
+__all__ = ["join_products"]
 
 LEAST = 3  # terms: with fewer, putting the factors side by side takes as long as it saves
 
@@ -72,15 +72,17 @@ class _Joining:
                     terms.append(a)
         if not all(isinstance(t, Value) and t.shape == root.result.shape for t in terms):
             return None
-        products = [t for t in terms if self._factors(t) is not None]
-        totals = [t for t in terms if self._summed(t) is not None]
+        parts = [self._parts(t) for t in terms]
         self.added = []
-        rest = [t for t in terms if t not in products and t not in totals]
-        for group, combined in ((products, self._product), (totals, self._total)):
-            made = combined(group, root) if len(group) >= LEAST else None
-            rest.extend(group if made is None else [made])
-            if made is not None:
-                self.removed.update(id(self.makers[id(t)]) for t in group)
+        rest = [t for t, found in zip(terms, parts, strict=True) if found is None]
+        for count in (2, 1):
+            group = [t for t, found in zip(terms, parts, strict=True) if found is not None and len(found) == count]
+            if len(group) < LEAST:
+                rest.extend(group)
+                continue
+            pairs = [found for found in parts if found is not None and len(found) == count]
+            rest.append(self._combined([self._join([pair[i] for pair in pairs], root) for i in range(count)], root))
+            self.removed.update(id(self.makers[id(t)]) for t in group)
         if len(rest) == len(terms):
             return None
         self.removed.update(map(id, sums))
@@ -90,42 +92,28 @@ class _Joining:
         self.added[-1].result = root.result
         return self.added
 
-    def _alone(self, term: Value) -> Op | None:
-        """The call that makes a term which nothing else reads."""
+    def _parts(self, term: Value) -> tuple[Value, ...] | None:
+        """(a, g) of a term aᵀ g, (g,) of one that is the sum of g over its first axis, where nothing else reads it."""
         op = self.makers.get(id(term))
-        return op if op is not None and len(self.uses[id(term)]) == 1 and id(term) not in self.wanted else None
-
-    def _factors(self, term: Value) -> tuple[Value, Value] | None:
-        """(a, g) of a term aᵀ g that nothing else reads."""
-        op = self._alone(term)
-        if op is None or op.fun not in (np.matmul, np.dot) or op.kwargs or len(op.args) != 2:
+        if op is None or len(self.uses[id(term)]) != 1 or id(term) in self.wanted:
             return None
-        turned, g = op.args
-        across = self.makers.get(id(turned)) if isinstance(turned, Value) else None
-        if across is None or across.fun is not np.transpose or across.kwargs or len(across.args) != 1:
-            return None
-        a = across.args[0]
-        fits = isinstance(g, Value) and a.ndim == g.ndim == 2 and a.dtype == g.dtype == term.dtype
-        return (a, g) if fits else None
+        found: list[Any] = []
+        if op.fun is np.sum:
+            g, axis, keepdims, rest = reduced(op)
+            found = [g] if axis in (0, (0,)) and not keepdims and not rest else []
+        elif op.fun in (np.matmul, np.dot) and not op.kwargs:
+            across = self.makers.get(id(op.args[0]))
+            if across is not None and across.fun is np.transpose and not across.kwargs and len(across.args) == 1:
+                found = [across.args[0], op.args[1]]
+        fits = all(isinstance(v, Value) and v.ndim == 2 and v.dtype == term.dtype for v in found)
+        return tuple(found) if found and fits else None
 
-    def _summed(self, term: Value) -> Value | None:
-        """G of a term that is the sum of g over its first axis and that nothing else reads."""
-        op = self._alone(term)
-        if op is None or op.fun is not np.sum:
-            return None
-        g, axis, keepdims, rest = reduced(op)
-        fits = isinstance(g, Value) and g.ndim == 2 and g.dtype == term.dtype and axis in (0, (0,))
-        return g if fits and not keepdims and not rest else None
-
-    def _product(self, terms: list[Value], root: Op) -> Value | None:
-        pairs = [self._factors(t) for t in terms]
-        a, g = (self._join([pair[i] for pair in pairs if pair], root) for i in (0, 1))
-        turned = self._call(np.transpose, [a], root, a.shape[::-1])
-        return self._call(np.matmul, [turned, g], root, root.result.shape)
-
-    def _total(self, terms: list[Value], root: Op) -> Value | None:
-        g = self._join([v for t in terms if (v := self._summed(t)) is not None], root)
-        return self._call(np.sum, [g, 0], root, root.result.shape)
+    def _combined(self, joined: list[Value], root: Op) -> Value:
+        """The product of two matrices, the first of them transposed, or the sum of one over its first axis."""
+        if len(joined) == 1:
+            return self._call(np.sum, [*joined, 0], root, root.result.shape)
+        turned = self._call(np.transpose, joined[:1], root, joined[0].shape[::-1])
+        return self._call(np.matmul, [turned, joined[1]], root, root.result.shape)
 
     def _join(self, matrices: list[Value], root: Op) -> Value:
         """The matrices below each other, in one order wherever the same ones are meant."""
@@ -140,38 +128,3 @@ class _Joining:
         result = Value(np.broadcast_to(np.ones((), dtype), shape))
         self.added.append(Op(fun, args, kwargs, result, root.scope, root.backward))
         return result
-
-
-def join_in_place(program: Program) -> None:
-    """Results that are put below each other are made there.
-
-    Looks for: matrices put below each other by one call, each the result of a call that can be told where to write.
-    Puts there: a piece of one array as the place of each, and that array; what cannot be told is copied there.
-    Precondition: the results have no place yet; nothing else hands them out.
-    The same, because every call writes what it wrote, and nothing writes there again before the next step.
-    """
-    makers, wanted = program.makers(), {id(v) for v in program.wanted()}
-    replaced: dict[int, Value] = {}
-    ops: list[Op] = []
-    for op in program.ops:
-        values = [a for a in op.args if isinstance(a, Value)]
-        result = op.result
-        below = op.fun is join and op.kwargs.get("axis", 0) == 0 and len(values) == len(op.args) and result.ndim == 2
-        if not below or id(result) in wanted | program.places.keys() or any(v.dtype != result.dtype for v in values):
-            ops.append(op)
-            continue
-        array, start = np.empty(result.shape, result.dtype), 0
-        for value in values:
-            end = start + value.shape[0]
-            made = value
-            while (maker := makers.get(id(made))) is not None and maker.fun is np.reshape:
-                made = maker.args[0]
-            free = maker is not None and id(made) not in wanted | program.places.keys()
-            if maker is None or not free or not isinstance(lowering_of(maker), Lowering):
-                made = Value(np.empty(value.shape, value.dtype))
-                ops.append(Op(np.positive, [value], {}, made, op.scope, op.backward))
-            program.place(made, "rows", array[start:end].reshape(made.shape))
-            start = end
-        replaced[id(result)] = Value(array, "constant", "joined")
-    program.ops = ops
-    program.substitute(replaced)

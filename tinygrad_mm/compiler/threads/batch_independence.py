@@ -295,7 +295,6 @@ _RULES |= dict.fromkeys(
 )
 _RULES |= dict.fromkeys([np.transpose, np.swapaxes, np.moveaxis, np.expand_dims, np.squeeze, select], _moved)
 _RULES |= dict.fromkeys([np.sum, np.mean, np.max, np.min, np.prod, np.var, np.std], _reduced)
-_RULES |= dict.fromkeys(
-    [activations.softmax, activations.log_softmax, activations.logsumexp, np.cumsum, np.flip], _along("axis")
-)
-_RULES |= dict.fromkeys([sliding.windows, pooling._max_pool], _of_images)
+_ALONG: tuple[Any, ...] = (activations.softmax, activations.log_softmax, activations.logsumexp, np.cumsum, np.flip)
+_WINDOWS: tuple[Any, ...] = (sliding.windows, pooling._max_pool)
+_RULES |= dict.fromkeys(_ALONG, _along("axis")) | dict.fromkeys(_WINDOWS, _of_images)

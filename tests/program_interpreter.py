@@ -15,13 +15,6 @@ def interpret(program: Program, inputs: Sequence[Any], seeds: Sequence[Any] = ()
     """The outputs of a program, its gradients, what buffers get, and the gradients of a training step.
 
     Places are written to as well: later calls may look at the arrays that they are parts of.
-
-    >>> import numpy as np
-    >>> from tinygrad_mm.compiler.program import Op
-    >>> program, x, y = Program(), Value(np.ones(2), "input"), Value(np.ones(2))
-    >>> program.inputs, program.ops, program.outputs = [x], [Op(np.exp, [x], {}, y)], [y]
-    >>> interpret(program, [np.zeros(2)])
-    [array([1., 1.])]
     """
     known = {id(v): a for v, a in zip([*program.inputs, *program.seeds], [*inputs, *seeds], strict=True)}
     known |= {id(v): v.leaf.value for v in program.leaves if v.leaf is not None}
