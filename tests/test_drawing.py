@@ -108,17 +108,22 @@ def test_duplicate_edges_and_operand_order() -> None:
 
 
 def test_operands_are_named_where_their_order_matters() -> None:
-    a, b = tensor(2, 2, name="a"), tensor(2, 2, name="b")
-    drawing = tg.draw((a + b) @ b)
+    left, right = tensor(2, 2, name="left"), tensor(2, 2, name="right")
+    drawing = tg.draw((left + right) @ right)
     titles = {n.id: n.title for n in drawing.picture.nodes}
     marked = [(titles[e["tail"]], titles[e["head"]], e.get("headlabel")) for e in edges_of(parsed(drawing))]
     assert sorted(marked, key=str) == [
-        ("a", "add", None),
         ("add", "matmul", "a"),
-        ("b", "add", None),
-        ("b", "matmul", "b"),
+        ("left", "add", None),
         ("matmul", "output", None),
+        ("right", "add", None),
+        ("right", "matmul", "b"),
     ]
+
+
+def test_a_leaf_that_is_called_as_the_parameter_says_so_once() -> None:
+    a, b = tensor(2, 2, name="a"), tensor(2, 2, name="model.b")
+    assert all("headlabel" not in e for e in edges_of(parsed(tg.draw(a @ b))))
 
 
 @st.composite

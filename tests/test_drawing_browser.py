@@ -82,6 +82,12 @@ def check_layout(page: Page, whole: Picture) -> None:
         left, top, right, _ = places[head]
         assert left <= u <= right
         assert v == pytest.approx(top, abs=0.2)
+    script = """const titles = [...document.querySelectorAll("#content .header text")].map((e) => [e.textContent, e.getBBox()]);
+        return [...document.querySelectorAll("#content [data-tail] path")].flatMap((p) => {
+            const l = p.getTotalLength(), at = Array.from({length: 200}, (_, i) => p.getPointAtLength(l * i / 199));
+            return titles.filter(([, b]) => at.some(({x, y}) => b.x < x && x < b.x + b.width && b.y + 2 < y && y < b.y + b.height - 2))
+                .map(([title]) => title); })"""
+    assert page.run(script) == []  # no line runs through a title
     shown = {node: node for node in nodes}
     for node in whole.nodes:  # each line of the graph is seen, or lies in a module that is folded
         at: str | None = node.id

@@ -62,8 +62,8 @@ def test_what_needs_no_gradient_is_drawn_too() -> None:
 def test_several_inputs_any_function_and_other_dtypes() -> None:
     picture = tg.draw(lambda a, b: {"y": a @ b, "z": (a.sum(),)}, input_size=[(2, 3), (3, 4)]).picture
     assert [(n.title, n.shape) for n in picture.nodes if n.kind == "input"] == [
-        ("input 1", (2, 3)),
-        ("input 2", (3, 4)),
+        ("a", (2, 3)),
+        ("b", (3, 4)),
     ]
     assert [n.shape for n in picture.nodes if n.kind == "output"] == [(2, 4), ()]
     embedding = nn.Embedding(10, 4, rng=0)

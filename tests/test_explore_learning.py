@@ -154,6 +154,10 @@ def test_after_an_edit_the_page_has_the_engines_numbers(page, tmp_path, name):
     last = story.values[page.value]
     page.shows('[data-role="gradient"]', story.gradient(last.id), 1e-5)
     assert "✓ finite difference agrees" in page.text('[data-part="incoming"]')
+    script = "return edits.data.values.filter((v) => v.step !== null && v.check).map((v) => [v.label, v.check.status])"
+    checked = dict(page.run(script))  # what lies between, too
+    assert set(checked.values()) <= {"agrees", "not checked"}, checked
+    assert len(checked) > len(arrays)
     assert "Changed: leaf" in page.text('[data-part="edited"]')
     page.click("#undo")
     assert page.run("return edits.data === data")

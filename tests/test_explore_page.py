@@ -467,9 +467,16 @@ def test_names_are_text_and_nothing_else(tmp_path_factory, name):
     loss.name = name + "!"
     page = parsed(loss, folder)
     assert len(page.named("script")) == len(plain.named("script")) == 2
-    assert [tag for tag, _ in page.tags if tag not in ("text", "title")] == [
-        tag for tag, _ in plain.tags if tag not in ("text", "title")
-    ]
+    drawn = {
+        "g",
+        "path",
+        "polygon",
+        "polyline",
+        "ellipse",
+        "text",
+        "title",
+    }  # more of them where a long name takes a row
+    assert [tag for tag, _ in page.tags if tag not in drawn] == [tag for tag, _ in plain.tags if tag not in drawn]
     if name.strip():  # else it is no name
         assert page.data["values"][0]["label"].strip("\u2068\u2069") == printable(name)
     assert page.data["values"][-1]["label"].strip("\u2068\u2069") == printable(name + "!")

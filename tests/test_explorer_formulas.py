@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import strategies as my
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles import leaves
 from table import ROWS
@@ -129,10 +129,10 @@ def values_of(story: Story) -> dict[str, Any]:
     return found
 
 
-def check_formulas(story: Story) -> int:
-    """Compute every formula of a story; the number of those computed."""
+def check_formulas(story: Story) -> set[tuple[Any, int]]:
+    """Compute every formula of a story; the functions and arguments of those computed."""
     values = values_of(story)
-    count = 0
+    done: set[tuple[Any, int]] = set()
     for step in story.backward:
         for entry in step.sent:
             left, right = entry.formula.split(" = " if " += " not in entry.formula else " += ", 1)
@@ -147,8 +147,8 @@ def check_formulas(story: Story) -> int:
             found = computed(right, here)
             check_numbers(entry, here)
             assert_close(found, entry.before, f"{story.values[step.value].expression}: {entry.formula} {entry.where}")
-            count += 1
-    return count
+            done.add((story.calls[step.value].fun, entry.argument))
+    return done
 
 
 def check_numbers(entry: Contribution, values: dict[str, Any]) -> None:
@@ -195,13 +195,37 @@ def assert_close(found: Any, expected: Any, what: str, tolerance: float = 1e-5) 
 @settings(max_examples=3)
 @given(data=st.data())
 def test_every_formula_computes_to_the_gradient_beside_it(row: Row, data: st.DataObject) -> None:
+    check_row(row, data)
+
+
+def check_row(row: Row, data: st.DataObject) -> set[tuple[Any, int]]:
     case = data.draw(my.cases(row, my.shapes(row)))
     inputs = [tg.Tensor(a, requires_grad=True) for a in case.arrays]
     names = {f"x{i}": one for i, one in enumerate(inputs)}
     outputs = [y for y in leaves(row.call(*inputs, **case.options)) if isinstance(y, tg.Tensor) and y.requires_grad]
-    if outputs:
-        loss = sum((np.sum(y * tg.Tensor(w)) for y, w in zip(outputs, weights(outputs, case.seed), strict=True)), 0.0)
-        check_formulas(record(loss, variables=names))
+    if not outputs:
+        return set()
+    loss = sum((np.sum(y * tg.Tensor(w)) for y, w in zip(outputs, weights(outputs, case.seed), strict=True)), 0.0)
+    return check_formulas(record(loss, variables=names))
+
+
+@settings(max_examples=1, derandomize=True, database=None, phases=[Phase.generate])
+@given(data=st.data())
+def test_no_rule_is_left_out(data: st.DataObject) -> None:
+    """The formula of every argument of every rule is among those that the test above computes."""
+    done = set().union(*(check_row(row, data) for row in ROWS))
+    expected = {(fun, i) for fun, rule in CALCULUS.items() for i, vjp in enumerate(rule.vjps) if vjp is not None}
+    assert expected - done == set()
+    assert {fun for fun, rule in CALCULUS.items() if rule.each is not None} <= {fun for fun, _ in done}
+
+
+# Before any test has rules of its own; those of a checkpoint and of a compiled function are whole backward passes.
+PROGRAMS = ("tinygrad_mm.compiler", "tinygrad_mm.transforms")
+CALCULUS = {
+    fun: rule
+    for fun, rule in RULES.items()
+    if rule.differentiable and not (getattr(fun, "__module__", None) or "").startswith(PROGRAMS)
+}
 
 
 def weights(outputs: list[Any], seed: int) -> list[np.ndarray]:

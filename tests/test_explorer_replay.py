@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tinygrad_mm as tg
@@ -41,18 +41,24 @@ def same(a: Any, b: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@given(st.integers(0, 10**6), st.sampled_from(["batch", "layer", "dropout", "attention"]))
-def test_without_a_change_it_is_what_was_recorded_bit_for_bit(seed, kind):
+def recorded(seed: int, kind: str, dtype: Any) -> Any:
+    """A small network with one layer of this kind; the same numbers in every dtype."""
     layers = {
         "batch": lambda: nn.BatchNorm1d(4),
         "layer": lambda: nn.LayerNorm(4),
         "dropout": lambda: nn.Dropout(0.5, rng=seed),
         "attention": lambda: nn.MultiHeadAttention(4, 2, rng=seed),
     }
-    model = nn.Sequential(nn.Dense(3, 4, "relu", rng=seed), layers[kind](), nn.Dense(4, 2, rng=seed + 1))
+    model = nn.Sequential(nn.Dense(3, 4, "relu", rng=seed), layers[kind](), nn.Dense(4, 2, rng=seed + 1)).to(dtype)
     shape = (5, 6, 3) if kind == "attention" else (5, 3)
-    x = tg.Tensor(np.random.default_rng(seed).normal(size=shape).astype(np.float32), requires_grad=True)
-    story = record(np.sum(np.tanh(model(x)) ** 2), model)
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32).astype(dtype)
+    return record(np.sum(np.tanh(model(tg.Tensor(x, requires_grad=True))) ** 2), model)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["batch", "layer", "dropout", "attention"]))
+@example(202, "batch")  # where a bias is taken away again, single precision has nothing left but rounding
+def test_without_a_change_it_is_what_was_recorded_bit_for_bit(seed, kind):
+    story = recorded(seed, kind, np.float32)
     assert refusal(story) == ""
     again = Replay(story)
     for value in story.values:
@@ -61,11 +67,13 @@ def test_without_a_change_it_is_what_was_recorded_bit_for_bit(seed, kind):
     for step in story.backward:
         same(again.gradients[step.value], step.gradient)
     wide = Replay(story, wide=True)
-    for step in story.backward:
+    drawn = kind == "dropout"  # in float64 it would draw others
+    largest = max(np.abs(step.gradient).max() for step in story.backward if isinstance(step.gradient, np.ndarray))
+    for step in (story if drawn else recorded(seed, kind, np.float64)).backward:
         if isinstance(step.gradient, np.ndarray):
             assert wide.gradients[step.value].dtype == np.float64
-            scale = max(np.abs(step.gradient).max(), 1e-3)
-            np.testing.assert_allclose(wide.gradients[step.value], step.gradient, atol=1e-4 * scale)
+            tolerance = 1e-5 * largest if drawn else 1e-9
+            np.testing.assert_allclose(wide.gradients[step.value], step.gradient, rtol=1e-6, atol=tolerance)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 10.0, 100.0]))

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 
 from tinygrad_mm.drawing.text import index_text, shortened, value_text
-from tinygrad_mm.graph import RULES, Node, Vertex, name_of
+from tinygrad_mm.graph import RULES, Node, Scope, Vertex, name_of
 from tinygrad_mm.rules.shape import join
 
-__all__ = ["is_array", "is_commutative", "lets_through", "operands_and_options", "shown_name", "title_of"]
+__all__ = [
+    "given_arrays",
+    "is_array",
+    "is_commutative",
+    "lets_through",
+    "operands_and_options",
+    "options_of",
+    "shown_name",
+    "title_of",
+]
 
 
 LONGEST_OPTION = 120  # characters; an index may be a list of thousands
@@ -86,6 +96,27 @@ def operands_and_options(node: Node) -> tuple[tuple[tuple[int, str], ...], tuple
     unnamed = [i for i, name in operands if not name]
     options = [shortened(option, LONGEST_OPTION) for option in options]
     return tuple((i, name or f"{prefix}{unnamed.index(i)}") for i, name in operands), tuple(options)
+
+
+def given_arrays(scope: Scope) -> Iterator[tuple[str, Any]]:
+    """The Tensors and arrays that a call was given and that are still there, each with its parameter."""
+    for name, noted in scope.given.items():
+        a = noted() if isinstance(noted, weakref.ref) else None
+        if a is not None:
+            yield name, a
+
+
+def options_of(scope: Scope) -> tuple[str, ...]:
+    """The options that a call of a function was given, as text; those that are what they are by default are left out.
+
+    >>> from tinygrad_mm.graph import named_call
+    >>> windows = named_call(lambda x, size, stride=1, padding=0: x)
+    >>> options_of(Scope(windows, "windows", None, {"x": np.ones(3), "size": 2, "stride": 1, "padding": 3}))
+    ('size=2', 'padding=3')
+    """
+    usual = _defaults(cast("Callable[..., Any]", scope.token))
+    given = {name: a for name, a in scope.given.items() if not isinstance(a, weakref.ref)}
+    return tuple(f"{name}={value_text(a)}" for name, a in given.items() if not (name in usual and usual[name] == a))
 
 
 def lets_through(node: Node, i: int) -> bool:

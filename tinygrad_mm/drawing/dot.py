@@ -44,7 +44,7 @@ from tinygrad_mm.drawing.theme import (
 if TYPE_CHECKING:
     import graphviz
 
-__all__ = ["DIRECTIONS", "Direction", "Places", "Row", "digraph", "rows_of"]
+__all__ = ["DIRECTIONS", "MOST_RANKED", "Direction", "Places", "Row", "digraph", "rows_of"]
 
 Direction: TypeAlias = Literal["LR", "RL", "TB", "BT"]
 DIRECTIONS: tuple[Direction, ...] = ("LR", "RL", "TB", "BT")
@@ -112,9 +112,9 @@ def digraph(
     beside = {} if large or any(edge.kind == "backward" for edge in picture.edges) else docked(picture)
     canvas = _Canvas(graph, picture, row, places)
     if row is None:
-        _draw_nodes(canvas, picture, {} if places else beside, images, {})
+        _draw_nodes(canvas, picture, {} if places else beside, images, {}, direction)
     else:
-        _draw_nodes(canvas, _row(picture, row.number), beside, images, row.gates)
+        _draw_nodes(canvas, _row(picture, row.number), beside, images, row.gates, direction)
     nodes = {node.id: node for node in picture.nodes}
     largest = max((e.norm for e in picture.edges if e.norm is not None and math.isfinite(e.norm)), default=0.0)
     for number, edge in enumerate(picture.edges):
@@ -227,7 +227,14 @@ def _legend(picture: Picture) -> str:
     return legend([k for k in KINDS if k in kinds], stopped, repeats, picture.notes)
 
 
-def _draw_nodes(canvas: _Canvas, picture: Picture, beside: Mapping[str, str], images: Images, gates: Gates) -> None:
+def _draw_nodes(
+    canvas: _Canvas,
+    picture: Picture,
+    beside: Mapping[str, str],
+    images: Images,
+    gates: Gates,
+    direction: Direction,
+) -> None:
     """All nodes, each in the frame of its cluster, leaves together with the operation they are docked `beside`.
 
     `gates` are points, each in a frame and at an end of the row, for the lines from and to other rows.
@@ -247,7 +254,7 @@ def _draw_nodes(canvas: _Canvas, picture: Picture, beside: Mapping[str, str], im
             f"cluster_{cluster.id}",
             graph_attr={
                 "id": cluster.id,
-                "label": cluster_label(cluster),
+                "label": cluster_label(cluster, twice=canvas.row is not None and direction in ("TB", "BT")),
                 "tooltip": graphviz.nohtml(tooltip(f"{cluster.path} {cluster.label}".strip())),
                 "labelloc": "t",
                 "style": "rounded,filled",
@@ -361,10 +368,11 @@ def _draw_edge(
     back = head.backward and tail.backward
     if head.backward and not tail.backward:
         attributes["constraint"] = "false"
-    if not head.commutative and len(head.operands) > 1 and head.operands[edge.operand]:
-        name = head.operands[edge.operand]
+    name = head.operands[edge.operand] if not head.commutative and len(head.operands) > 1 else ""
+    if name and not (tail.kind in LEAVES and tail.title.split(".")[-1] == name):  # which says it already
         horizontal = (direction in ("LR", "RL")) != across
-        if horizontal and len(name) > LONGEST_BESIDE and not back and "label" not in attributes:
+        tight = horizontal or tail.cluster != head.cluster  # with a node or the border of a frame right behind
+        if tight and len(name) > LONGEST_BESIDE and not back and "label" not in attributes:
             attributes["label"] = operand_label(name)  # which has room of its own
         else:
             attributes |= {"taillabel" if back else "headlabel": operand_label(name)}

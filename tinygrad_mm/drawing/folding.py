@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TypeAlias
 
 from tinygrad_mm.drawing.order import columns
@@ -71,8 +72,13 @@ def without_checks(picture: Picture) -> Picture:
             edge = replace(edge, tail=before.tail, label=before.label or edge.label)
         return edge
 
+    def given(frame: PictureCluster) -> PictureCluster:
+        edges = [(origin(PictureEdge(tail, "", label=label)), name) for tail, label, name in frame.arguments]
+        return replace(frame, arguments=tuple((edge.tail, edge.label, name) for edge, name in edges))
+
     nodes = tuple(node for node in picture.nodes if node.id not in source)
-    return replace(picture, nodes=nodes, edges=tuple(origin(e) for e in picture.edges if e.head not in source))
+    edges = tuple(origin(e) for e in picture.edges if e.head not in source)
+    return replace(picture, nodes=nodes, edges=edges, clusters=tuple(map(given, picture.clusters)))
 
 
 def _noted(picture: Picture, what: str) -> Picture:
@@ -166,10 +172,11 @@ def folded(picture: Picture, chosen: set[str]) -> Picture:
         notes += [f"{group.operations} operation{'s' if group.operations > 1 else ''}"]
         notes += [f"{parameters:,} parameters"] if parameters else []
         node = group.node(frame.label, frame.path or None, frame.parent, tuple(notes))
-        return replace(node, kind="function") if frame.function else node
+        return replace(node, kind="function", options=frame.options, commutative=False) if frame.function else node
 
     left = tuple(cluster for cluster in picture.clusters if cluster.id not in into)
-    return _merged(picture, groups, left, module)
+    names = {(id, *argument[:2]): argument[2] for id, frame in frames.items() for argument in frame.arguments}
+    return _merged(picture, groups, left, module, names)
 
 
 def _in_pieces(picture: Picture, into: Mapping[str | None, str]) -> tuple[dict[str, str], dict[str, PictureCluster]]:
@@ -275,11 +282,13 @@ def _merged(
     groups: Mapping[str, str],
     clusters: Sequence[PictureCluster],
     draw: Callable[[_Group], PictureNode],
+    names: Mapping[tuple[str, str, str], str] = MappingProxyType({}),
 ) -> Picture:
     """The picture with the nodes of each group (given by node id) as one node, which `draw` makes.
 
-    The operations of a group follow each other in time, so no circle can arise. The node stands where the last of them
-    stood; a group without any is left as it is.
+    `names` are those of operands, by the group and the tail and label of an edge that leads there. The operations of a
+    group follow each other in time, so no circle can arise. The node stands where the last of them stood; a group
+    without any is left as it is.
     """
     computed = {groups[node.id] for node in picture.nodes if node.computed and node.id in groups}
     groups = {node: group for node, group in groups.items() if group in computed}
@@ -303,12 +312,12 @@ def _merged(
     ]
     edges: list[PictureEdge] = []
     met: dict[tuple[str, str, str, str], int] = {}  # what leads into a group, by its ends -> place among the edges
-    operands: Counter[str] = Counter()
+    operands: dict[str, list[str]] = {group: [] for group in found}
     for edge in picture.edges:
         tail, head = groups.get(edge.tail, edge.tail), groups.get(edge.head, edge.head)
         if tail == head and edge.tail in groups:
             continue
-        label = edge.label
+        name, label = names.get((head, edge.tail, edge.label), ""), edge.label
         if edge.tail in groups and len(found[tail].results) > 1 and not label:
             label = str(nodes[edge.tail].shape)
         edge = replace(edge, tail=tail, head=head, label=label)
@@ -318,10 +327,10 @@ def _merged(
                 edges[met[key]] = replace(edges[met[key]], norm=None, axes=())
                 continue
             met[key] = len(edges)
-            edge = replace(edge, operand=operands[head])
-            operands[head] += 1
+            edge = replace(edge, operand=len(operands[head]))
+            operands[head].append(name)
         edges.append(edge)
-    drawn = [replace(n, operands=("",) * operands[n.id]) if n.id in found else n for n in drawn]
+    drawn = [replace(n, operands=tuple(operands[n.id])) if n.id in found else n for n in drawn]
     return replace(picture, nodes=tuple(drawn), edges=tuple(edges), clusters=tuple(clusters))
 
 

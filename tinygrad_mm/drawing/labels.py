@@ -5,6 +5,7 @@ Whatever comes from outside goes through `markup`, which escapes it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import textwrap
@@ -33,6 +34,7 @@ __all__ = [
     "size_of",
     "tooltip",
     "view_rows",
+    "width_of",
 ]
 
 ESCAPES = str.maketrans(
@@ -121,7 +123,7 @@ def _heat_map(view: ArrayView, images: Images) -> str:
 
 
 LEAST_WIDTH = 0.3  # inches
-LONGEST_OPERAND = 9  # characters of the name of an operand
+LONGEST_OPERAND = 12  # characters of the name of an operand
 WIDEST = 34  # characters of a line of options
 MOST_LINES = 8  # of a note
 
@@ -143,7 +145,8 @@ def least_width(node: PictureNode) -> float:
 NARROW, WIDE = frozenset(" ()[]{},.:;'|!ijltfr-"), frozenset("mwMWABCDEFGHKNOQRSUVXYZ×…")
 
 
-def _width(text: str, size: float) -> float:
+@functools.lru_cache(maxsize=8192)
+def width_of(text: str, size: float) -> float:
     """About how wide a text is, in the unit of the size of its letters."""
     return size * sum(0.3 if c in NARROW else 0.75 if c in WIDE else 0.56 if c.isascii() else 0.9 for c in text)
 
@@ -156,26 +159,26 @@ def size_of(node: PictureNode) -> tuple[float, float]:
     (True, True)
     """
     if node.chip or node.kind == "sum":
-        return _width(shortened(node.title, LONGEST), 9) + 9, 17.0
+        return width_of(shortened(node.title, LONGEST), 9) + 9, 17.0
     lines = [line for note in node.notes for line in _wrapped(note)] if node.kind == "error" else _lines(node)
-    width = max(1.05 * _width(_plain_title(node), 11), *(_width(line, 9) for line in lines), 14.0)
+    width = max(1.05 * width_of(_plain_title(node), 11), *(width_of(line, 9) for line in lines), 14.0)
     height = 13.0 + 11.0 * len(lines)
     for what, view in node.views:
         cell = side(view.cells) if view.cells else 0
         texts = [f"{what}: {view.missing}" if view.missing else what]
         if view.single:
-            width, height = max(width, _width(f"{what} {view.numbers[0][0]}", 9)), height + 14.0
+            width, height = max(width, width_of(f"{what} {view.numbers[0][0]}", 9)), height + 14.0
             continue
         colours = f"colours: 0 ± {view.scale:.3g}" if view.scale else ""
         texts += [text for text in (colours, *textwrap.wrap(view.statistics, STATISTICS), view.alarm) if text]
         if view.numbers:
-            widest = max(_width(number, 9) for row in view.numbers for number in row)
+            widest = max(width_of(number, 9) for row in view.numbers for number in row)
             width = max(width, len(view.numbers[0]) * (widest + 6) + 6)
             height += 16.0 * len(view.numbers) + 4
         elif cell:
             width = max(width, cell * len(view.cells[0]) + 6.0)
             height += cell * len(view.cells) + 8.0
-        width = max(width, *(_width(text, 9) for text in texts))
+        width = max(width, *(width_of(text, 9) for text in texts))
         height += 14.0 * len(texts)
     look = LOOKS[node.kind]
     if look.shape == "cylinder" and node.views:
@@ -253,12 +256,20 @@ def edge_label(text: str) -> str:
     return f"<{markup(text)}>"
 
 
-def cluster_label(cluster: PictureCluster) -> str:
-    """The module's path and class, and which call of it this is, where there are several."""
+def cluster_label(cluster: PictureCluster, twice: bool = False) -> str:
+    """The module's path and class, and which call of it this is, where there are several.
+
+    `twice`: with as much room again to its right, for a line that comes from above.
+    """
     call = f" · call {cluster.call} of {cluster.calls}" if cluster.calls > 1 else ""
     times = f" <b>×{cluster.repeats}</b>, the first is drawn" if cluster.repeats > 1 else ""
     label = f"<b>{markup(cluster.path)}</b> " if cluster.path else ""
-    return f'<{label}<font color="{QUIET}">{markup(cluster.label + call)}{times}</font>>'
+    title = f'{label}<font color="{QUIET}">{markup(cluster.label + call)}{times}</font>'
+    if not twice:
+        return f"<{title}>"
+    said = f"{cluster.path} {cluster.label}{call}" + (" ×2, the first is drawn" if times else "")
+    cells = f'<td>{title}</td><td width="{width_of(said, 10):.0f}"></td>'
+    return f"<{_row(cells, 0)}>"
 
 
 def legend(kinds: Iterable[Kind], stopped: bool, repeats: bool, notes: Iterable[str] = ()) -> str:
@@ -280,8 +291,8 @@ def legend(kinds: Iterable[Kind], stopped: bool, repeats: bool, notes: Iterable[
     return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="0">{"".join(rows)}</table>>'
 
 
-def _row(cells: str) -> str:
-    return f'<table border="0" cellborder="0" cellspacing="2" cellpadding="1"><tr>{cells}</tr></table>'
+def _row(cells: str, spacing: int = 2) -> str:
+    return f'<table border="0" cellborder="0" cellspacing="{spacing}" cellpadding="1"><tr>{cells}</tr></table>'
 
 
 def _box(content: str, style: str, border: str, fill: str = "#ffffff", padding: int = 3) -> str:

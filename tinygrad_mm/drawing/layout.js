@@ -156,11 +156,13 @@ class Layout {
   measure(frame, items, layers, routes) {
     const all = layers.flat();
     const left = Math.min(0, ...all.map((item) => item.x)), title = frame === null ? 0 : this.graph.titleWidth(frame);
+    const entering = all.filter((item) => item.port === "in").map((item) => item.x + item.w / 2 + MARGIN - left);
+    const beside = frame === null || !entering.length ? 0 : Math.max(0, title - Math.min(...entering));  // of the title
     let right = 0, y = frame === null ? 0 : HEADER;
     for (const layer of layers) {
       const height = Math.max(0, ...layer.map((item) => item.h));
       for (const item of layer) {
-        item.x += MARGIN - left;
+        item.x += MARGIN - left + beside;
         item.y = y + (item.port ? 0 : item.last ? height - item.h : (height - item.h) / 2);
         if (item.lane) [item.y, item.bottom] = [y, y + height];  // straight through
         right = Math.max(right, item.x + item.w);
@@ -191,6 +193,7 @@ class Layout {
       const { x, y } = frame === null ? { x: 0, y: 0 } : this.absolute.get(frame);
       for (const item of this.frames.get(frame).routes.get(`${tail} ${head}`) || []) {
         if (item.lane || item.port) points.push([x + item.x + item.w / 2, y + item.y]);
+        if (item.port === "in") points.push([x + item.x + item.w / 2, y + HEADER]);  // straight past the title
         if (item.bottom > item.y) points.push([x + item.x + item.w / 2, y + item.bottom]);
       }
     }

@@ -1,23 +1,28 @@
 """Draws a picture: one that is wrapped row by row, which are then put together.
 
 Layout programs know nothing of rows. Each row is laid out by itself; then the program draws all of them at once, with
-everything in the place that it is given here. Lines from one row to the next run along the margins.
+everything in the place that it is given here. Lines from one row to the next run along the margins, titles and the
+names of operands stand where nothing is in their way.
 """
 
 from __future__ import annotations
 
+import html
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tinygrad_mm.drawing.dot import Direction, Places, digraph, rows_of
+from tinygrad_mm.drawing.clearing import Box, Label, cleared, curve
+from tinygrad_mm.drawing.dot import MOST_RANKED, Direction, Places, digraph, rows_of
+from tinygrad_mm.drawing.labels import width_of
 from tinygrad_mm.drawing.picture import Picture
 from tinygrad_mm.drawing.renderer import laid_out, render
-from tinygrad_mm.drawing.rows import PAGE, Plan, wrapped
+from tinygrad_mm.drawing.rows import PAGE, WIDEST, Plan, wrapped
 from tinygrad_mm.drawing.theme import in_the_dark
 
-__all__ = ["drawn"]
+__all__ = ["drawn", "in_rows"]
 
 Point: TypeAlias = "tuple[float, float]"
 
@@ -40,6 +45,15 @@ def drawn(picture: Picture, direction: Direction, form: str) -> bytes:
     return _with_dark_colours(image) if form == "svg" else image
 
 
+def in_rows(picture: Picture, length: float) -> tuple[Picture, bytes]:
+    """The picture in rows from left to right, each of so many points at most, and its SVG in light colours.
+
+    Raises RuntimeError where there is no layout program, or where it fails.
+    """
+    wrapping, places = _arranged(picture, "LR", length, math.inf)
+    return wrapping, render(digraph(wrapping, places=places).source, "svg", fixed=places is not None)
+
+
 def _with_dark_colours(svg: bytes) -> bytes:
     """An SVG that turns dark where its reader prefers that; on paper it is light."""
     text = svg.decode().replace('fill="white"', 'fill="#ffffff"').replace('stroke="black"', 'stroke="#000000"')
@@ -55,23 +69,26 @@ def _with_dark_colours(svg: bytes) -> bytes:
     return f'{head}{tag}class="graph-picture" {opening}{end}{style}{rest}'.encode()
 
 
-def _arranged(picture: Picture, direction: Direction) -> tuple[Picture, Places | None]:
-    """The picture in rows, and where everything stands; None where one row will do, which a program places by itself.
+def _arranged(
+    picture: Picture, direction: Direction, length: float | None = None, widest: float = WIDEST
+) -> tuple[Picture, Places | None]:
+    """The picture in rows, and where everything stands; None for one so large that a program places it by itself.
 
     What a row needs is estimated first: where it turns out to be longer than a page, rows are made shorter.
     """
     horizontal = direction in ("LR", "RL")
-    page = longest = PAGE[0 if horizontal else 1]
+    page = longest = length or PAGE[0 if horizontal else 1]
     for _ in range(TRIES):
-        wrapping = wrapped(picture, horizontal, longest)
+        wrapping = wrapped(picture, horizontal, longest, widest)
         rows = 1 + max((node.row for node in wrapping.nodes), default=0)
-        if rows == 1 and Plan(picture, horizontal).size()[0 if horizontal else 1] < SURE * page:
+        if rows == 1 and len(picture.nodes) > MOST_RANKED:
             return wrapping, None
         places = _places(wrapping, direction)
-        if places.length <= page or rows == len({*Plan(picture).columns.values()}):
+        short = rows == 1 and Plan(picture, horizontal).size()[0 if horizontal else 1] < SURE * page
+        if short or places.length <= page or rows == len({*Plan(picture).columns.values()}):
             break
         longest *= 0.98 * page / places.length
-    return wrapping, places if rows > 1 else None
+    return wrapping, places
 
 
 def _places(picture: Picture, direction: Direction) -> Places:
@@ -104,17 +121,27 @@ FROM_SHEET: dict[Direction, Callable[[float, float], Point]] = {
 }
 
 
+LABELS = {"lp": "label", "head_lp": "headlabel", "tail_lp": "taillabel"}  # the place of a label, and what it says
+
+
 @dataclass(frozen=True)
 class _Line:
     """The way of an edge: control points of cubic curves, the tips of arrows at its ends, where its labels stand."""
 
     points: list[Point]
     tips: dict[str, Point]
-    labels: dict[str, Point]
+    labels: dict[str, tuple[Point, str]]  # where each stands, and what it says
 
     def moved(self, move: Callable[[Point], Point]) -> _Line:
         tips = {end: move(tip) for end, tip in self.tips.items()}
-        return _Line([move(p) for p in self.points], tips, {name: move(at) for name, at in self.labels.items()})
+        labels = {name: (move(at), text) for name, (at, text) in self.labels.items()}
+        return _Line([move(p) for p in self.points], tips, labels)
+
+    @property
+    def way(self) -> list[Point]:
+        """Points along it, from its beginning to its end."""
+        start, end = ([self.tips[name]] if name in self.tips else [] for name in "se")
+        return [*start, *curve(self.points), *end]
 
 
 class _Row:
@@ -127,12 +154,17 @@ class _Row:
         corners = seen(left, bottom), seen(right, top)
         self.start = min(along for along, _ in corners), min(across for _, across in corners)
         self.end = max(along for along, _ in corners), max(across for _, across in corners)
-        self.nodes = {o["name"]: seen(*_numbers(o["pos"])) for o in objects.values() if "pos" in o}
-        self.frames = {
-            o["id"]: (_corners(o["bb"], seen), seen(*_numbers(o["lp"])))
-            for o in objects.values()
-            if "bb" in o and "lp" in o and "id" in o
-        }
+        nodes = [o for o in objects.values() if "pos" in o]
+        frames = [o for o in objects.values() if "bb" in o and "lp" in o and "id" in o]
+        self.nodes = {o["name"]: seen(*_numbers(o["pos"])) for o in nodes}
+        shares = 2 if direction in ("TB", "BT") else 1  # of its room, a title takes the left one
+        self.frames = {}
+        for o in frames:
+            (x, y), width = _numbers(o["lp"]), 72 * float(o["lwidth"])
+            self.frames[o["id"]] = _corners(o["bb"], seen), seen(x - width / 2 + width / shares / 2, y)
+        # Width and height in points, whatever the direction: of nodes, and of the titles of frames.
+        self.sizes = {o["name"]: (72 * float(o["width"]), 72 * float(o["height"])) for o in nodes}
+        self.sizes |= {o["id"]: (72 * float(o["lwidth"]) / shares, 72 * float(o["lheight"])) for o in frames}
         self.lines: dict[str, _Line] = {}
         self.tails: dict[str, str] = {}  # of the edges that come in from the row before
         for edge in document.get("edges", ()):
@@ -159,7 +191,11 @@ def _line(edge: Mapping[str, Any], seen: Callable[[float, float], Point]) -> _Li
             tips[part[0]] = seen(*_numbers(part[2:]))
         else:
             points.append(seen(*_numbers(part)))
-    labels = {name: seen(*_numbers(edge[name])) for name in ("lp", "head_lp", "tail_lp") if name in edge}
+    labels = {
+        place: (seen(*_numbers(edge[place])), html.unescape(edge[label]))
+        for place, label in LABELS.items()
+        if place in edge
+    }
     return _Line(points, tips, labels)
 
 
@@ -171,6 +207,7 @@ class _Sheet:
         self.nodes: dict[str, Point] = {}
         self.frames: dict[str, tuple[tuple[Point, Point], Point]] = {}
         self.lines: dict[str, _Line] = {}
+        self.sizes: dict[str, Point] = {}
         self.start, self.end = 0.0, 0.0  # of the longest row, along
         self.height = 0.0  # of all rows so far
         self.last = 0.0  # the end of the last row, along
@@ -184,6 +221,7 @@ class _Sheet:
         def moved(point: Point) -> Point:
             return point[0] - row.start[0], point[1] - row.start[1] + top
 
+        self.sizes |= row.sizes
         self.nodes |= {name: moved(point) for name, point in row.nodes.items()}
         for name, ((one, other), title) in row.frames.items():
             self.frames[name] = (moved(one), moved(other)), moved(title)
@@ -227,22 +265,40 @@ class _Sheet:
         def at(point: Point) -> str:
             return text(to_points(*point))
 
-        def box(one: Point, other: Point) -> str:
+        frames = {}
+        for name, ((one, other), title) in self.frames.items():
             (a, b), (c, d) = to_points(*one), to_points(*other)
-            return text((min(a, c), min(b, d)), (max(a, c), max(b, d)))
-
+            box = (min(a, c), min(b, d)), (max(a, c), max(b, d))
+            frames[name] = box, to_points(*title), self.sizes[name]
+        titles, names = self._cleared(frames)
         edges = {}
         for name, line in self.lines.items():
             way = [*(f"{end},{at(tip)}" for end, tip in line.tips.items()), *map(at, line.points)]
-            edges[name] = {"pos": " ".join(way), **{label: at(point) for label, point in line.labels.items()}}
+            edges[name] = {"pos": " ".join(way), **{label: text(names[f"{name} {label}"]) for label in line.labels}}
         whole = text((left, bottom - height - MARGIN / 2), (max(right, left + width), top))
         return Places(
             {name: {"pos": at(point)} for name, point in self.nodes.items()},
             edges,
-            {name: {"bb": box(*corners), "lp": at(title)} for name, (corners, title) in self.frames.items()},
+            {name: {"bb": text(*box), "lp": text(titles[name])} for name, (box, _, _) in frames.items()},
             {"bb": whole, "lp": text(legend), "lwidth": f"{width / 72:.2f}", "lheight": f"{height / 72:.2f}"},
             self.end - self.start,
         )
+
+    def _cleared(self, frames: Mapping[str, tuple[Box, Point, Point]]) -> tuple[dict[str, Point], dict[str, Point]]:
+        """Where the titles of frames stand (by id), and the labels of lines (by id and which of them)."""
+        to_points = FROM_SHEET[self.direction]
+        nodes: list[Box] = []
+        for name, point in self.nodes.items():
+            (x, y), (width, height) = to_points(*point), self.sizes[name]
+            if width > 1:  # not one of the points through which lines leave a row
+                nodes.append(((x - width / 2, y - height / 2), (x + width / 2, y + height / 2)))
+        lines = {name: line.moved(lambda point: to_points(*point)) for name, line in self.lines.items()}
+        labels = {
+            f"{name} {place}": Label(name, at, (width_of(said, 9), 10.0), place.removesuffix("lp").rstrip("_"))
+            for name, line in lines.items()
+            for place, (at, said) in line.labels.items()
+        }
+        return cleared(nodes, frames, {name: line.way for name, line in lines.items()}, labels)
 
 
 def _rounded(corners: list[Point]) -> list[Point]:

@@ -46,8 +46,9 @@ def columns(picture: Picture) -> dict[str, int]:
 def docked(picture: Picture) -> dict[str, str]:
     """Leaves that stand directly beside the one operation that uses them, as {leaf: operation}.
 
-    Weights, buffers, constants and chips of any kind can be docked, the inputs of the whole computation not. Each
-    operation has room for one, and one of its operands always stays on the way that data take.
+    Weights, buffers, constants and chips of any kind can be docked; inputs only beside an operation in the same frame
+    with an operand that was computed, as labels beside a loss. Each operation has room for one, and one of its operands
+    always stays on the way that data take.
     """
     nodes = {node.id: node for node in picture.nodes}
     edges = [edge for edge in picture.edges if edge.kind != "backward"]
@@ -59,7 +60,8 @@ def docked(picture: Picture) -> dict[str, str]:
     for head, tails in into.items():
         if not nodes[head].computed:
             continue
-        leaves = [leaf for leaf in tails if _can_dock(leaf) and uses[leaf.id] == 1]
+        on_the_way = any(tail.computed for tail in tails)
+        leaves = [leaf for leaf in tails if _can_dock(leaf, nodes[head], on_the_way) and uses[leaf.id] == 1]
         if len(leaves) == len(tails):  # then rather a constant than a weight
             leaves = [leaf for leaf in leaves if leaf.kind == "constant"] or leaves
         if leaves and len(tails) > 1:
@@ -67,8 +69,9 @@ def docked(picture: Picture) -> dict[str, str]:
     return found
 
 
-def _can_dock(node: PictureNode) -> bool:
-    return node.chip or node.kind in ("parameter", "buffer", "constant")
+def _can_dock(node: PictureNode, operation: PictureNode, on_the_way: bool) -> bool:
+    late = node.kind == "input" and on_the_way and not node.gradient and node.cluster == operation.cluster
+    return node.chip or late or node.kind in ("parameter", "buffer", "constant")
 
 
 def sequence(picture: Picture, beside: Mapping[str, str]) -> Iterator[tuple[str, str]]:

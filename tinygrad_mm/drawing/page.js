@@ -50,7 +50,7 @@ const titleOf = (id) => {
 const linesOf = (id) => {
   if (!nodes.has(id)) {
     const frame = frames.get(id);
-    const lines = [`${frame.operations} operation${frame.operations === 1 ? "" : "s"}`];
+    const lines = [...(frame.options || []), `${frame.operations} operation${frame.operations === 1 ? "" : "s"}`];
     return frame.parameters ? [...lines, `${frame.parameters.toLocaleString("en")} parameters`] : lines;
   }
   const node = nodes.get(id);
@@ -97,7 +97,7 @@ function draw() {
       const chip = nodes.has(id) && nodes.get(id).chip;
       return [Math.max(title, 0, ...lines) + (ROUND.has(kindOf(id)) || !nodes.has(id) ? 40 : 20), chip ? 22 : 26 + 14 * lines.length];
     },
-    titleWidth: (frame) => widthOf(short(titleOf(frame)), FONT) + 44,
+    titleWidth: (frame) => widthOf(short(titleOf(frame)), FONT) + 34,
   }, [...seen.values()].map((one) => [one.tail, one.head]));
   const parts = [];
   for (const [id, place] of [...layout.absolute].sort((a, b) => holding.has(b[0]) - holding.has(a[0]))) {
@@ -211,12 +211,17 @@ function tell(id) {
   if (node) {
     note("shape", node.results > 1 ? `${node.results} results` : shape(node));
     note("options", (node.options || []).join(", "));
+    const operands = node.operands || [];
+    const named = operands.length > 1 && !node.commutative && operands.some(Boolean);
+    const into = named ? data.edges.filter((edge) => edge.head === id && edge.kind === "forward") : [];
+    note("takes", into.map((edge) => `${operands[edge.operand || 0]} = ${titleOf(edge.tail)}`).join(", "));
     note("gradient", node.computed && !node.gradient ? "none comes through" : "");
     for (const text of node.notes || []) note(/^[^ ]+\.py:\d+$/.test(text) ? "source" : "note", text);
     for (const [what, one] of node.views || []) show(what, one);
     if (!data.numbers && node.kind !== "output") note("numbers", "drawn with show=\"numbers\", a node has its value and gradient here");
   } else {
     for (const text of linesOf(id)) note("holds", text);
+    note("takes", (frames.get(id).arguments || []).map(([tail, , name]) => `${name} = ${titleOf(tail)}`).join(", "));
   }
   const buttons = html("div", "", { class: "buttons" });
   for (const [label, way] of [["ancestors", 1], ["descendants", 2], ["both", 3]]) {

@@ -9,12 +9,12 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
-from tinygrad_mm.drawing.picture import Picture, PictureNode, finite
+from tinygrad_mm.drawing.picture import Picture, PictureCluster, PictureNode, finite
 from tinygrad_mm.drawing.text import printable
 from tinygrad_mm.drawing.theme import LOOKS
 
@@ -47,17 +47,23 @@ def page(whole: Picture, at_first: Picture, svg: str = "") -> str:
 
 def _content(whole: Picture, at_first: Picture) -> dict[str, Any]:
     """What the page draws: names on one line, with everything that cannot be printed escaped."""
+    chips = {node.id for node in whole.nodes if node.chip}
     return {
         "nodes": [_node(node) for node in whole.nodes],
         "edges": [
             _lean(asdict(edge) | {"label": printable(edge.label)}) for edge in whole.edges if edge.kind != "backward"
         ],
-        "clusters": [
-            _lean(asdict(c) | {"label": printable(c.label), "path": printable(c.path)}) for c in whole.clusters
-        ],
+        "clusters": [_frame(cluster, chips) for cluster in whole.clusters],
         "open": [cluster.id for cluster in at_first.clusters],
         "numbers": any(node.views for node in whole.nodes),
     }
+
+
+def _frame(frame: PictureCluster, chips: Set[str]) -> dict[str, Any]:
+    """A frame; what a function was given is named once, however many chips of it there are."""
+    found = {"label": printable(frame.label), "path": printable(frame.path)}
+    given = [argument for argument in frame.arguments if argument[0] not in chips]
+    return _lean(asdict(frame) | found | {"arguments": given, "options": list(map(printable, frame.options))})
 
 
 def _node(node: PictureNode) -> dict[str, Any]:

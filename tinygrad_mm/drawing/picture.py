@@ -127,6 +127,9 @@ class PictureCluster:
     `path` is the attribute path of the module in the model ("" where it is not known), `label` its class, `call` and
     `calls` say which of how many calls of this module it is. `parent` is the cluster around it. `repeats` counts the
     equal ones in a row that it stands for. The part of a recorded backward pass says `backward`.
+
+    Of a function, `arguments` are what it was given: the node and the label of an edge that brings it, and the
+    parameter; `options` its other arguments, written out.
     """
 
     id: str
@@ -138,6 +141,8 @@ class PictureCluster:
     repeats: int = 1
     backward: bool = False
     function: bool = False
+    arguments: tuple[tuple[str, str, str], ...] = ()
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,28 +9,30 @@ from __future__ import annotations
 import linecache
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
-from tinygrad_mm.cost import Memory, bytes_text, count_text, multiply_adds_of, owner_of
+from tinygrad_mm.cost import Memory, bytes_text, count_text, multiply_adds_of
 from tinygrad_mm.drawing.arrays import ArrayView, view_of
 from tinygrad_mm.drawing.backward import BackwardPass
-from tinygrad_mm.drawing.call import is_array, is_commutative, lets_through, operands_and_options, title_of
+from tinygrad_mm.drawing.call import (
+    given_arrays,
+    is_array,
+    is_commutative,
+    lets_through,
+    operands_and_options,
+    options_of,
+    title_of,
+)
+from tinygrad_mm.drawing.leaves import Leaf, Leaves
 from tinygrad_mm.drawing.picture import Kind, Picture, PictureCluster, PictureEdge, PictureNode
 from tinygrad_mm.drawing.text import number_text, shortened
 from tinygrad_mm.graph import Scope, Vertex, select, topological
-from tinygrad_mm.names import Names, Place, is_made_on_the_way, names_in, place_of
-from tinygrad_mm.tensor import Buffer, Parameter
+from tinygrad_mm.names import Names, names_in
 
 __all__ = ["Failure", "Names", "Reading", "names_in", "read", "reading"]
 
-# A leaf that more operations use than this is drawn once in full and as a small chip at each further use: a hub with
-# hundreds of edges hides the graph, and layout programs need ages for it. So is what several calls of modules share,
-# such as a recurrent weight.
-MOST_EDGES = 4
 LONGEST_LINE = 60  # characters of a line of source
 
 
@@ -87,10 +89,10 @@ def reading(
     for vertex in computed:
         reader.meet(vertex)
     for output in drawn:
-        reader.meet_leaf(output, None, False)
+        reader.leaves.meet(output, None, False)
     if failure is not None:
         reader.meet_failure(failure)
-    reader.entitle()
+    reader.leaves.entitle()
     for vertex in computed:
         reader.draw(vertex)
     if failure is not None:
@@ -98,26 +100,6 @@ def reading(
     for number, output in enumerate(drawn, 1):
         reader.draw_output(output, f"output {number}" if len(drawn) > 1 else "output")
     return Reading(reader.picture(), {key: source.node for key, source in reader.sources.items()})
-
-
-@dataclass
-class _Leaf:
-    """What is known of a leaf before it is drawn: how many operations use it, and in which module calls."""
-
-    array: Any
-    kind: Kind
-    title: str | None
-    made: bool  # in the function or module that uses it: nobody calls it by a name
-    scope: Scope | None  # of the first use
-    backward: bool  # of the first use
-    uses: int = 0
-    shared: bool = False  # between module calls, or between forward and backward
-    node: PictureNode | None = None
-    chips: dict[int, str] = field(default_factory=dict)  # id of a user -> id of the node it takes the leaf from
-
-    @property
-    def chipped(self) -> bool:
-        return self.uses > MOST_EDGES or self.shared
 
 
 @dataclass(frozen=True)
@@ -146,15 +128,14 @@ class _Reader:
         self.outputs = {id(output) for output in outputs}  # named at their own nodes, not also at their operations
         self.nodes: list[PictureNode] = []
         self.edges: list[PictureEdge] = []
-        self.same: dict[Place, Any] = {}  # what is met first of the Tensors and arrays that are one array
-        self.leaves: dict[int, _Leaf] = {}  # id of a tensor or array -> what is known of it
-        self.owners: dict[int, Vertex] = {}  # id of an array -> the vertex with a gradient that holds it
+        self.memory = Memory()
+        self.leaves = Leaves(names, self.memory)
         self.sources: dict[int, _Source] = {}  # id of a vertex -> where it comes from
         self.clusters: dict[tuple[int, bool], PictureCluster] = {}  # id of a scope, and pass -> its frame
         self.passes: dict[bool, PictureCluster] = {}  # the frames around a whole forward and a whole backward pass
         self.tokens: dict[str, tuple[object, bool]] = {}  # id of a cluster -> token of its module, and pass
         self.calls: Counter[tuple[object, bool]] = Counter()  # token of a module, and pass -> how often it was called
-        self.memory = Memory()
+        self.functions: dict[str, Scope] = {}  # id of a cluster -> the call of a function
         self.kept = 0  # bytes, for the backward pass
 
     # -- first round: what there is
@@ -165,81 +146,18 @@ class _Reader:
         assert node is not None
         assert node.args is not None
         self.cluster(node.scope, self.is_backward(vertex))
-        self.owners.setdefault(id(vertex.value), vertex)
-        for leaf in {id(a): a for a in map(self.one, node.args) if is_array(a)}.values():
-            self.meet_leaf(leaf, node.scope, self.is_backward(vertex), node.args)
+        self.leaves.owners.setdefault(id(vertex.value), vertex)
+        for leaf in {id(a): a for a in map(self.leaves.one, node.args) if is_array(a)}.values():
+            self.leaves.meet(leaf, node.scope, self.is_backward(vertex), node.args)
 
     def meet_failure(self, failure: Failure) -> None:
         self.cluster(failure.scope, False)
-        for leaf in {id(a): a for a in (self.one(a) for _, a in failure.operands) if is_array(a)}.values():
-            self.meet_leaf(leaf, failure.scope, False)
-
-    def one(self, a: Any) -> Any:
-        """The Tensor or array that stands for all that are the same array in memory."""
-        place = place_of(a) if is_array(a) else None
-        return a if place is None else self.same.setdefault(place, a)
-
-    def meet_leaf(self, a: Any, scope: Scope | None, backward: bool, beside: Sequence[Any] = ()) -> None:
-        """Note one more use of a leaf, made in a scope, together with what stands `beside` it in the call."""
-        if isinstance(a, Vertex) and a.node is not None:
-            return
-        leaf = self.leaves.get(id(a))
-        if leaf is None:
-            title = self.title(a)
-            kind: Kind = "constant" if title is None and scope and is_made_on_the_way(a, beside) else self.kind(a)
-            leaf = self.leaves[id(a)] = _Leaf(a, kind, title, title is None, scope, backward)
-            self.memory.new(a.value if isinstance(a, Vertex) else a)
-            if isinstance(a, Vertex) and a.requires_grad:
-                self.owners.setdefault(id(a.value), a)
-        leaf.uses += 1
-        elsewhere = scope is not leaf.scope and leaf.kind not in ("input", "detached")
-        leaf.shared = leaf.shared or elsewhere or backward is not leaf.backward
+        for leaf in {id(a): a for a in (self.leaves.one(a) for _, a in failure.operands) if is_array(a)}.values():
+            self.leaves.meet(leaf, failure.scope, False)
 
     def is_backward(self, vertex: Vertex) -> bool:
         """Whether a vertex belongs to a recorded backward pass."""
         return bool(self.forward) and id(vertex) not in self.forward
-
-    def kind(self, a: Any) -> Kind:
-        if not isinstance(a, Vertex):
-            return "constant"
-        if isinstance(a, Parameter) or (id(a) in self.names.tensors and a.requires_grad):
-            return "parameter"
-        if isinstance(a, Buffer):
-            return "buffer"
-        # detach() leaves no record, but its result holds the very array of the tensor it was called on before.
-        owner = None if a.requires_grad else self.owners.get(id(a.value))
-        return "detached" if owner is not None and owner.version < a.version else "input"
-
-    def title(self, a: Any) -> str | None:
-        name = self.names.of(a)
-        if name is None and not isinstance(a, Vertex) and a.ndim == 0:
-            return number_text(a.item())
-        return name
-
-    def entitle(self) -> None:
-        """Give leaves without a name one: "view of x", or "input", or "input 1", "input 2" where there are several."""
-        titles = dict(self.names.memory)
-        titles |= {id(owner_of(leaf.array)): leaf.title for leaf in self.leaves.values() if leaf.title is not None}
-        for leaf in self.leaves.values():
-            origin = titles.get(id(owner_of(leaf.array)))
-            if leaf.title is None and origin is not None:
-                leaf.title = self.part_text(leaf.array, origin)
-                leaf.made = False
-        untitled = [leaf for leaf in self.leaves.values() if leaf.title is None]
-        total, met = Counter(leaf.kind for leaf in untitled), Counter[Kind]()
-        for leaf in untitled:
-            met[leaf.kind] += 1
-            leaf.title = f"{leaf.kind} {met[leaf.kind]}" if total[leaf.kind] > 1 else leaf.kind
-
-    def part_text(self, a: Any, origin: str) -> str:
-        """What a view of an array is called: `x[2]` if it is one of the parts along the first axis."""
-        part, whole = a.value if isinstance(a, Vertex) else a, owner_of(a)
-        named = self.names.variables.get(id(whole)) == origin and isinstance(whole, np.ndarray) and whole.ndim > 0
-        if named and part.size and (part.shape, part.strides) == (whole.shape[1:], whole.strides[1:]):
-            start = part.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-            if start % whole.strides[0] == 0:
-                return f"{origin}[{start // whole.strides[0]}]"
-        return f"view of {origin}"
 
     # -- second round: nodes and edges
 
@@ -315,8 +233,8 @@ class _Reader:
 
     def source(self, a: Any, user: Vertex | None, cluster: str | None, backward: bool) -> _Source:
         """Where an operand comes from: a computed node, a number drawn for this use, or a leaf."""
-        a = self.one(a)
-        leaf = self.leaves.get(id(a))
+        a = self.leaves.one(a)
+        leaf = self.leaves.found.get(id(a))
         if leaf is None and id(a) in self.sources:
             return self.sources[id(a)]
         if leaf is None:
@@ -334,13 +252,13 @@ class _Reader:
             leaf.chips[id(user)] = chip.id
         return _Source(leaf.chips[id(user)])
 
-    def draw_leaf(self, leaf: _Leaf) -> PictureNode:
+    def draw_leaf(self, leaf: Leaf) -> PictureNode:
         """A leaf in full. What a layer owns stands in the layer; what comes in from outside stands outside."""
         array = leaf.array
         value = array.value if isinstance(array, Vertex) else array
         origin = None
         if leaf.kind == "detached":
-            origin = self.source(self.owners[id(value)], None, None, False)
+            origin = self.source(self.leaves.owners[id(value)], None, None, False)
         node = self.add(
             leaf.kind,
             leaf.title or leaf.kind,
@@ -356,7 +274,7 @@ class _Reader:
             self.edges.append(PictureEdge(origin.node, node.id, 0, origin.label, gradient=False, kind="detached"))
         return node
 
-    def home(self, leaf: _Leaf) -> str | None:
+    def home(self, leaf: Leaf) -> str | None:
         """The frame around a leaf: what comes from outside stands outside, also of a function that is given it."""
         if leaf.kind in ("input", "detached"):
             return None
@@ -429,8 +347,22 @@ class _Reader:
             frame = self.add_frame(frame)
             self.clusters[id(inner), backward] = frame
             self.tokens[frame.id] = key
+            if function:
+                self.functions[frame.id] = inner
             parent = frame.id
         return parent
+
+    def arguments(self, frame: PictureCluster) -> tuple[tuple[str, str, str], ...]:
+        """What a function was given: the node and the result of it that an edge comes from, and the parameter."""
+        found = []
+        for name, a in given_arrays(self.functions[frame.id]):
+            leaf = self.leaves.found.get(id(self.leaves.one(a)))
+            source = self.sources.get(id(a))
+            nodes = [] if source is None else [source]
+            if leaf is not None and leaf.node is not None:
+                nodes = [_Source(node) for node in {leaf.node.id: 0, **dict.fromkeys(leaf.chips.values())}]
+            found += [(one.node, one.label, str(name)) for one in nodes]
+        return tuple(found)
 
     def frame_of_pass(self, backward: bool) -> str | None:
         """The frame around the forward pass, or around the backward pass, where both are drawn."""
@@ -448,7 +380,12 @@ class _Reader:
         """All that was drawn; only now it is known how often each module was called."""
         frames = sorted((*self.passes.values(), *self.clusters.values()), key=lambda frame: int(frame.id[1:]))
         clusters = [replace(c, calls=self.calls[self.tokens[c.id]]) if c.id in self.tokens else c for c in frames]
-        clusters = [replace(c, call=1, calls=1) if c.function else c for c in clusters]
+        clusters = [
+            replace(c, call=1, calls=1, arguments=self.arguments(c), options=options_of(self.functions[c.id]))
+            if c.function
+            else c
+            for c in clusters
+        ]
         notes = [f"kept for the backward pass: {bytes_text(self.kept)}"] if "memory" in self.show else []
         return _without_small_frames(Picture(tuple(self.nodes), tuple(self.edges), tuple(clusters), tuple(notes)))
 

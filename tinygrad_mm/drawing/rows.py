@@ -15,7 +15,7 @@ from tinygrad_mm.drawing.labels import size_of
 from tinygrad_mm.drawing.order import columns
 from tinygrad_mm.drawing.picture import LEAVES, Picture, PictureCluster, PictureEdge, PictureNode
 
-__all__ = ["PAGE", "Plan", "reaching", "referring", "wrapped"]
+__all__ = ["PAGE", "WIDEST", "Plan", "reaching", "referring", "wrapped"]
 
 # A page is A4. A picture that is shown as wide as one, 794 pixels, is as many points wide at most, so that its
 # letters of 9 points are 9 pixels high.
@@ -31,16 +31,16 @@ BETWEEN_ROWS = 28.0  # for the lines that lead from one row to the next
 LEGEND = 45.0
 
 
-def wrapped(picture: Picture, horizontal: bool = True, longest: float | None = None) -> Picture:
+def wrapped(picture: Picture, horizontal: bool = True, longest: float | None = None, widest: float = WIDEST) -> Picture:
     """The picture with a row for each node, so that no row is longer than a page and the whole not too wide.
 
-    `longest` is the length of a row, in points, where a page turned out to be too long.
+    `longest` is the length of a row, in points, where that is not to be a page's, and `widest` width to height.
 
     Frames that lie in several rows are drawn in pieces. What is used further on than the next row, and every leaf that
     is used in another row, has a chip there. A picture that is not `horizontal` goes from the top down, and its rows
     stand side by side.
     """
-    rows = Plan(picture, horizontal, longest).rows()
+    rows = Plan(picture, horizontal, longest, widest).rows()
     if not any(rows.values()):
         return picture
     picture = replace(picture, nodes=tuple(replace(node, row=rows[node.id]) for node in picture.nodes))
@@ -132,6 +132,7 @@ class Plan:
     picture: Picture
     horizontal: bool = True
     longest: float | None = None  # of a row; by default that of a page
+    widest: float = WIDEST  # width to height
 
     @cached_property
     def columns(self) -> dict[str, int]:
@@ -234,7 +235,7 @@ class Plan:
             cuts = self._cuts(longest)
             extents = list(self._extents(cuts))
             length, height = max(e[0] for e in extents), sum(e[1] + BETWEEN_ROWS for e in extents) + LEGEND
-            if not self.horizontal or length <= WIDEST * height or longest <= NARROW:
+            if not self.horizontal or length <= self.widest * height or longest <= NARROW:
                 outputs = {self.columns[node.id] for node in self.picture.nodes if node.kind == "output"}
                 alone = len(cuts) == 1 and set(range(cuts[0], len(self.lengths))) <= outputs
                 return [] if alone and total <= page else cuts

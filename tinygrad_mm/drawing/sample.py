@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias
@@ -27,8 +28,11 @@ def outputs_of(model: Callable[..., Any], input_size: Sizes, dtype: Any = np.flo
     (2, 3)
     """
     inputs = [Tensor(np.zeros(shape, dtype)) for shape in _shapes(input_size)]
-    for i, x in enumerate(inputs, 1):
-        x.name = "input" if len(inputs) == 1 else f"input {i}"
+    code = getattr(getattr(type(model), "forward", model), "__code__", None)
+    first = 0 if inspect.isfunction(model) else 1  # after self
+    names = () if code is None else code.co_varnames[first : code.co_argcount]
+    for i, x in enumerate(inputs):
+        x.name = "input" if len(inputs) == 1 else names[i] if i < len(names) else f"input {i + 1}"
     named = getattr(model, "named_generators", None)
     with ExitStack() as stack:
         for _, generator in named() if named is not None else ():

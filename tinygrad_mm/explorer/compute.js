@@ -305,10 +305,11 @@ class Computation {
     Object.assign(this, { program, values, loss, recorded });
   }
 
-  /** Forward: the arrays of all values, with `leaves` (a map by id) in place of recorded ones. */
-  forward(leaves) {
-    const arrays = this.values.map((value) => (value.operation ? null : leaves.get(value.id) || this.recorded(value.id)));
+  /** Forward: the arrays of all values, with `given` (a map by id) in place of recorded leaves and of results. */
+  forward(given) {
+    const arrays = this.values.map((value) => given.get(value.id) || (value.operation ? null : this.recorded(value.id)));
     for (const call of this.program.calls) {
+      if (given.has(call.value)) continue;
       arrays[call.value] = call.op === "kept" ? this.recorded(call.value)
         : OPERATIONS[call.op].forward(this.inputs(call, arrays), call.options, call.shape);
     }
@@ -342,7 +343,7 @@ class Computation {
     return { gradients, sent };
   }
 
-  lossOf(leaves) {
-    return this.forward(leaves)[this.loss].numbers.reduce((sum, value) => sum + value, 0);
+  lossOf(given) {
+    return this.forward(given)[this.loss].numbers.reduce((sum, value) => sum + value, 0);
   }
 }

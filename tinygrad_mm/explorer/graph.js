@@ -43,7 +43,7 @@ class Graph {
     if (!this.svg) return;
     const across = (this.pane.clientWidth - 16) / this.box.width;
     const down = (parseFloat(getComputedStyle(this.pane).maxHeight) - 16) / this.box.height;
-    this.resize(Math.max(LEAST_SCALE, Math.min(across, down, 1.2)));
+    this.resize(Math.max(LEAST_SCALE, Math.min(across, 1), Math.min(across, down, 1.2)));  // rows are moved through
   }
 
   resize(scale) {
@@ -122,9 +122,14 @@ class Graph {
     return layer && this.svg.querySelector(`.cover[data-fold="${layer}"]`);
   }
 
+  /** Fold or unfold a layer, with its pieces in other rows. */
   fold(layer) {
-    if (this.hidden.has(layer)) this.hidden.delete(layer);
-    else this.hidden.add(layer);
+    const [own] = layer.split("_");
+    const hide = !this.hidden.has(layer);
+    for (const id of Object.keys(this.layers).filter((one) => one.split("_")[0] === own)) {
+      if (hide) this.hidden.add(id);
+      else this.hidden.delete(id);
+    }
     this.refold();
   }
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tinygrad_mm.drawing.call import operands_and_options
-from tinygrad_mm.drawing.dot import digraph
 from tinygrad_mm.drawing.folding import fitted, with_references
+from tinygrad_mm.drawing.labels import width_of
+from tinygrad_mm.drawing.layout import in_rows
 from tinygrad_mm.drawing.picture import Picture, PictureCluster, PictureNode
-from tinygrad_mm.drawing.renderer import render
 from tinygrad_mm.drawing.theme import in_the_dark
 from tinygrad_mm.explorer.calls import Ref
 from tinygrad_mm.explorer.story import Story
@@ -29,10 +29,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 TOOLTIP = "{http://www.w3.org/1999/xlink}title"
 HEX = re.compile(r"#[0-9a-f]{6}")
 NAMED = {"white": "#ffffff", "black": "#000000"}
-# Layout programs need seconds for a few hundred nodes whose edges cross, unless they may rank each frame by itself. The
-# bounds are in nodes, not in seconds, so that the same program gives the same page.
-MOST_RANKED_TOGETHER = 150
+# A bound in nodes, not in seconds, so that the same program gives the same page.
 MOST_NODES = 400
+ROW = 1200.0  # points: as long as a page of 1280 pixels has room for
 
 
 @dataclass(frozen=True)
@@ -57,17 +56,14 @@ def scene(story: Story, picture: Picture) -> Scene:
     nodes = {value: tuple(node for node in own if node in drawn) for value, own in nodes.items()}
     if len(drawn) > MOST_NODES:
         return Scene("", "", {}, {}, f"A graph of {len(drawn)} nodes is too large to be drawn here; see tg.draw.")
-    named = _with_names(story, picture, nodes)
-    graph = digraph(named)
-    if len(drawn) > MOST_RANKED_TOGETHER:
-        graph.graph_attr["newrank"] = "false"
     try:
-        svg = render(graph.source, "svg")
+        picture, svg = in_rows(_with_names(story, picture, nodes), ROW)
     except RuntimeError as error:  # there is no layout program: the steps can do without the picture
         return Scene("", "", {}, {}, f"The graph is not drawn: {error}.")
     root = ET.fromstring(svg)
     layers = layers_of(picture)
-    colours = _prepare(root, named, layers)
+    colours = _prepare(root, picture, layers)
+    nodes = _with_chips(picture, nodes)
     return Scene(ET.tostring(root, encoding="unicode"), shades(colours), nodes, layers)
 
 
@@ -125,6 +121,15 @@ def _with_names(story: Story, picture: Picture, nodes: Mapping[int, tuple[str, .
         return replace(node, title=label)
 
     return replace(picture, nodes=tuple(map(named, picture.nodes)))
+
+
+def _with_chips(picture: Picture, nodes: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
+    """The nodes of each value, with the chips that stand for them in other rows."""
+    chips: dict[str, list[str]] = {}
+    for node in picture.nodes:
+        if node.chip and "_" in node.id:  # as `referring` calls them: by what they stand for and where
+            chips.setdefault(node.id.partition("_")[0], []).append(node.id)
+    return {value: (*own, *(chip for node in own for chip in chips.get(node, ()))) for value, own in nodes.items()}
 
 
 def layers_of(picture: Picture) -> dict[str, dict[str, Any]]:
@@ -230,9 +235,10 @@ def _make_foldable(group: ET.Element, layer: str, layers: Mapping[str, Any]) -> 
 
 
 def _after(texts: Iterable[ET.Element]) -> str:
-    """Where the text after these begins: a letter is about half as wide as it is high."""
+    """Where the text after these begins."""
     ends = [
-        float(text.get("x", "0")) + len(text.text or "") * 0.56 * float(text.get("font-size", "10")) for text in texts
+        float(text.get("x", "0")) + 1.1 * width_of(text.text or "", float(text.get("font-size", "10")))
+        for text in texts
     ]
     return f"{max(ends) + 3:.2f}"
 

@@ -10,10 +10,13 @@ import itertools
 import operator
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ContextDecorator
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 __all__ = [
     "NO_KWARGS",
@@ -89,15 +92,19 @@ class Scope:
     """One call of a module or of a `named_call` function, which operations are recorded in; `parent` is the one around.
 
     `token` identifies the module without holding it (a graph must not keep a model alive); `label` is its class name.
-    For a function `token` is the function itself.
+    For a function `token` is the function itself. `given` is what it was called with, by name: arrays by weak
+    references, other values that are as small as a number; nothing else. `start` is the time at which the outermost of
+    the calls around began.
     """
 
-    __slots__ = ("label", "parent", "token")
+    __slots__ = ("given", "label", "parent", "start", "token")
 
-    def __init__(self, token: object, label: str, parent: Scope | None) -> None:
+    def __init__(self, token: object, label: str, parent: Scope | None, given: Mapping[str, Any] = NO_KWARGS) -> None:
         self.token = token
         self.label = label
         self.parent = parent
+        self.start: int = tick() if parent is None else parent.start
+        self.given = {name: noted for name, a in given.items() if (noted := _noted(a)) is not None}
 
     def __repr__(self) -> str:
         return f"{self.parent!r}.{self.label}" if self.parent else self.label
@@ -109,6 +116,15 @@ class Scope:
         while scope is not None and callable(scope.token):  # a function
             scope = scope.parent
         return scope
+
+
+def _noted(a: Any) -> Any:
+    """What a scope notes of an argument; None where that is nothing."""
+    if isinstance(a, (bool, int, float, str)):
+        return a
+    if isinstance(a, tuple):
+        return a if all(isinstance(one, (int, float)) for one in a) else None
+    return weakref.ref(a) if isinstance(a, (Vertex, np.ndarray)) else None
 
 
 class Monitor:

@@ -236,12 +236,14 @@ def named_call(fun: Function) -> Function:
     >>> hypotenuse(3.0, 4.0)
     np.float64(5.0)
     """
+    names = tuple(inspect.signature(fun).parameters)
 
     @functools.wraps(fun)
     def call(*args: Any, **kwargs: Any) -> Any:
         outer, complete = state.scope, state.complete
-        state.scope = Scope(call, name_of(fun), outer)
         needed = any(isinstance(a, Vertex) and a.requires_grad for a in (*args, *kwargs.values()))
+        given = {**dict(zip(names, args, strict=False)), **kwargs} if needed or complete else {}
+        state.scope = Scope(call, name_of(fun), outer, given)
         state.complete = complete or (needed and state.recording)
         try:
             return fun(*args, **kwargs)

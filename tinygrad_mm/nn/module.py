@@ -83,12 +83,18 @@ class Module:
         def __call__(self, *args, **kwargs):
             """`forward(...)`, recorded as a call of this module, with the hooks before and after it."""
             outer = state.scope
-            state.scope = Scope(self.token, type(self).__name__, outer)
+            state.scope = Scope(self.token, type(self).__name__, outer, {} if outer else self._given(args, kwargs))
             try:
                 args = self._run_pre_hooks(args)
                 return self._run_hooks(args, self.forward(*args, **kwargs))
             finally:
                 state.scope = outer
+
+    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of `forward` by their names, as far as it has names for them."""
+        code = getattr(type(self).forward, "__code__", None)
+        names = () if code is None else code.co_varnames[1 : code.co_argcount]
+        return {**dict(zip(names, args, strict=False)), **kwargs}
 
     @property
     def token(self) -> object:
