@@ -1,6 +1,6 @@
 """Where the graph of one call of a function ends: at leaves, and at results that were there before the call.
 
-Floor 1. Beyond the leaves lies, for those who show a graph, what modules have made of data.
+Floor 1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from tinygrad_mm.graph import Vertex
 
-__all__ = ["as_leaves", "boundary", "with_origins"]
+__all__ = ["as_leaves", "boundary"]
 
 
 def boundary(roots: Sequence[Vertex], start: int) -> list[Vertex]:
@@ -46,32 +46,3 @@ def as_leaves(vertices: Sequence[Vertex]) -> Iterator[None]:
     finally:
         for vertex, node in zip(vertices, nodes, strict=True):
             vertex.node = node
-
-
-@contextmanager
-def with_origins(roots: Sequence[Vertex]) -> Iterator[None]:
-    """Let what modules made of data alone be computed, too, for the length of a `with` block.
-
-    No gradient comes there, so it is no part of the graph that is differentiated; a picture is to begin with what was
-    given, not with what became of it.
-    """
-    found: list[Vertex] = []
-    seen: set[int] = set()
-    waiting = list(roots)
-    try:
-        while waiting:
-            vertex = waiting.pop()
-            if id(vertex) in seen:
-                continue
-            seen.add(id(vertex))
-            if vertex.node is None and not vertex.requires_grad and vertex.extra:
-                node, version = vertex.extra.get("origin", (None, 0))
-                if version == vertex.version:  # else it was given other data since
-                    vertex.node = node
-                    found.append(vertex)
-            if vertex.node is not None:
-                waiting.extend(a for a in vertex.node.args or () if isinstance(a, Vertex))
-        yield
-    finally:
-        for vertex in found:
-            vertex.node = None

@@ -27,7 +27,6 @@ __all__ = ["Buffer", "Parameter", "Tensor", "apply", "from_dlpack", "result"]
 
 TensorLike: TypeAlias = "Tensor | np.ndarray[Any, Any] | float | int | bool | Sequence[Any]"
 ITSELF = "use t itself (t.copy(), t.astype(dtype))"
-_ITS_OWN = ("hooks", "origin")  # what no copy has
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A call and its record
@@ -56,25 +55,9 @@ def apply(fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
         y.node = Node(fun, _as_assigned(args) if state.assigned else args, kwargs, state.scope, line)
         several = isinstance(y.value, tuple)
         y.requires_grad = needed and rule.differentiable and (several or y.value.dtype.kind == "f")
-    elif state.recording and state.scope is not None:
-        _note_origin(y, fun, args, kwargs)
     if state.monitor is not None:
         state.monitor.result(y, fun, args, kwargs)
     return _outputs(y, value) if isinstance(y.value, tuple) else y
-
-
-def _note_origin(y: Tensor, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Note how a module made something of its data alone, so that a picture can begin with what the module was given.
-
-    No gradient comes here, so the result is a leaf all the same. What an earlier call made is taken as it is, without
-    where it came from: what is handed on from call to call does not grow.
-    """
-    # A frozen network would keep all of its results, a mask the numbers that were drawn for it.
-    if any(isinstance(a, (Parameter, Buffer)) or (isinstance(a, Tensor) and a.node is not None) for a in args):
-        return
-    start = state.scope.start if state.scope is not None else 0
-    known = (result(a.value) if isinstance(a, Tensor) and a.extra and a.version < start else a for a in args)
-    y.extra = {"origin": (Node(fun, tuple(known), kwargs, state.scope, caller() if state.lines else None), y.version)}
 
 
 def result(value: Any) -> Tensor:
@@ -358,8 +341,8 @@ class Tensor(ArrayMethods, Vertex):
         return copy
 
     def _extra_of_a_copy(self) -> dict[str, Any] | None:
-        """What a copy has besides the array: hooks, as those of modules, and its origin stay behind."""
-        return {key: value for key, value in (self.extra or {}).items() if key not in _ITS_OWN} or None
+        """What a copy has besides the array: hooks stay with the original, as those of modules do."""
+        return {key: value for key, value in (self.extra or {}).items() if key != "hooks"} or None
 
     # -- operators
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygrad_mm.boundary import with_origins
 from tinygrad_mm.drawing.backward import backward_pass, joined, with_backward
 from tinygrad_mm.drawing.call import shown_name
 from tinygrad_mm.drawing.dot import DIRECTIONS, Direction, digraph
@@ -151,19 +150,18 @@ def draw(
         raise ValueError(f"draw: depth={depth!r}; it is a number from 0 on, or None to fold nothing")
     words = shown(show)
     names = names_in(model, variables_of(sys._getframe(1)))
-    with with_origins(tensors):
-        everything = topological(tensors, everything=True)
-        if focus is not None and not any(vertex is focus for vertex in everything):
-            raise ValueError("draw: focus= is no tensor that the outputs were computed from")
-        if "lines" in words and not any(v.node is not None and v.node.line is not None for v in everything):
-            raise ValueError(
-                "draw: show='lines' needs recorded lines; compute the outputs inside `with tg.record_lines():`"
-            )
-        forward: list[Vertex] = []
-        if "joint" in words:
-            tensors, forward, names = joined(tensors, names)
-        backward = backward_pass(tensors) if words & {"backward", "numbers"} else None
-        found = reading(tensors, names, words, focus=focus, backward=backward, forward=forward)
+    everything = topological(tensors, everything=True)
+    if focus is not None and not any(vertex is focus for vertex in everything):
+        raise ValueError("draw: focus= is no tensor that the outputs were computed from")
+    if "lines" in words and not any(v.node is not None and v.node.line is not None for v in everything):
+        raise ValueError(
+            "draw: show='lines' needs recorded lines; compute the outputs inside `with tg.record_lines():`"
+        )
+    forward: list[Vertex] = []
+    if "joint" in words:
+        tensors, forward, names = joined(tensors, names)
+    backward = backward_pass(tensors) if words & {"backward", "numbers"} else None
+    found = reading(tensors, names, words, focus=focus, backward=backward, forward=forward)
     picture = whole = without_checks(found.picture)
     if fold is not None:
         picture = fitted(with_chosen_folded(picture, fold))
@@ -327,8 +325,7 @@ def draw_error(
         if not _ours(frame):
             variables |= variables_of(frame)
     failure = Failure(title, operands, f"{type(error).__name__}: {error}", _scope(frames, operands))
-    with with_origins([a for _, a in operands if isinstance(a, Vertex)]):
-        picture = reading((), names_in(model, variables), failure=failure).picture
+    picture = reading((), names_in(model, variables), failure=failure).picture
     return Drawing(with_references(fitted(picture, depth)), direction)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mm.backprop import backpropagate, unbroadcast
-from tinygrad_mm.boundary import with_origins
 from tinygrad_mm.drawing.text import index_text, printable, shortened, value_text
 from tinygrad_mm.explorer.calls import Call, Ref
 from tinygrad_mm.explorer.learning import learn
@@ -71,14 +70,13 @@ def record(
             f"the loss has shape {loss.value.shape}; a backward pass starts from one number: use np.sum or np.mean"
         )
     names = names_in(model, variables_of_caller() if variables is None else variables)
-    with with_origins([loss]):
-        reader = _Reader(loss, names)
-        watch = _Watch(reader.ids, reader.computed)
-        with (
-            _without_hooks(reader.computed + reader.leaves) as hooked,
-            entered(monitor=watch, recording=False, lines=False),
-        ):
-            backpropagate([loss], [np.ones_like(loss.value)], release=False)
+    reader = _Reader(loss, names)
+    watch = _Watch(reader.ids, reader.computed)
+    with (
+        _without_hooks(reader.computed + reader.leaves) as hooked,
+        entered(monitor=watch, recording=False, lines=False),
+    ):
+        backpropagate([loss], [np.ones_like(loss.value)], release=False)
     story = Story(reader.values, reader.forward, watch.steps(), reader.ids[id(loss)], calls=reader.calls)
     if hooked:
         story.notes.append(

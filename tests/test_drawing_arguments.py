@@ -1,11 +1,8 @@
-"""A picture begins with what a model was given, whatever the model makes of it before the first parameter."""
+"""What calls of modules and functions were given, and what they make of their own, in pictures."""
 
 from __future__ import annotations
 
-import copy
-import gc
 import inspect
-import pickle
 import weakref
 from typing import Any
 
@@ -15,86 +12,6 @@ from drawn import by_title
 
 import tinygrad_mm as tg
 from tinygrad_mm import nn
-from tinygrad_mm.drawing import Picture
-from tinygrad_mm.explorer import record
-
-IMAGES = np.random.default_rng(0).integers(0, 255, (5, 1, 4, 4)).astype(np.uint8)
-
-
-class Prepared(nn.Module):
-    """Some preparation, then a layer."""
-
-    def __init__(self, prepare: Any, features: int = 16) -> None:
-        self.prepare = prepare
-        self.read = nn.Dense(features, 3, rng=0)
-
-    def forward(self, x: Any) -> tg.Tensor:
-        return self.read(self.prepare(x))
-
-
-PREPARATIONS: dict[str, tuple[Any, list[str]]] = {
-    "cast and scale": (lambda x: x.reshape(-1, 16).astype(np.float32) / 255, ["reshape", "astype", "divide"]),
-    "flatten": (lambda x: nn.Flatten()(x.astype(np.float32)), ["astype", "reshape"]),
-    "dropout": (
-        lambda x: tg.dropout(x.reshape(-1, 16).astype(np.float32), 0.5, np.random.default_rng(0)),
-        ["reshape", "astype", "uniform_like", "greater_equal", "multiply", "multiply"],
-    ),
-    "standardized": (
-        lambda x: (x.reshape(-1, 16) - np.mean(x, dtype=np.float32)) * np.float32(0.1),
-        ["reshape", "mean", "subtract", "multiply"],
-    ),
-    "in two parts": (
-        lambda x: np.concatenate(np.split(x.reshape(-1, 16).astype(np.float32), 2, axis=1), axis=1),
-        ["reshape", "astype", "getitem", "getitem", "concatenate"],
-    ),
-}
-
-
-def sources(picture: Picture) -> list[str]:
-    """What the picture begins with, but for parameters and numbers."""
-    return [n.title for n in picture.nodes if n.kind in ("input", "constant") and n.shape is not None and not n.chip]
-
-
-@pytest.mark.parametrize("name", PREPARATIONS)
-@pytest.mark.parametrize("given", ["array", "tensor"])
-def test_the_picture_begins_with_what_was_given_once_and_under_its_name(name: str, given: str) -> None:
-    prepare, operations = PREPARATIONS[name]
-    model = Prepared(lambda x: prepare(tg.Tensor(x) if given == "array" else x))
-    images: Any = IMAGES if given == "array" else tg.Tensor(IMAGES)
-    labels = np.zeros(5, np.int64)
-    loss = tg.cross_entropy(model(images), labels)
-    whole = tg.draw(loss, model=model).whole
-    assert sources(whole) == ["images", "labels"]
-    assert by_title(whole, "images").shape == (5, 1, 4, 4)
-    found = [n.title for n in whole.nodes if n.kind == "operation"]
-    assert found == [*operations, "matmul", "add", "cross_entropy"]
-    story = record(loss, model, {"images": images, "labels": labels})
-    assert [v.operation for v in story.values if v.operation and v.operation != "select"][
-        : len(operations)
-    ] == operations
-    assert [v.label for v in story.values if v.is_leaf and v.kind in ("input", "constant")] == ["images", "labels"]
-
-
-@pytest.mark.parametrize("name", PREPARATIONS)
-def test_gradients_and_leaves_are_what_they_were(name: str) -> None:
-    prepare, _ = PREPARATIONS[name]
-    kept: list[Any] = []
-    model = Prepared(lambda x: kept.append(prepare(x)) or kept[-1])
-    x = tg.Tensor(IMAGES)
-    np.sum(np.tanh(model(x))).backward()
-    (data,) = kept
-    outside = prepare(x)
-    assert data.is_leaf
-    assert not data.requires_grad
-    np.testing.assert_array_equal(data.data, outside.data)
-    expected = Prepared(lambda x: x)
-    np.sum(np.tanh(expected(tg.Tensor(outside.data)))).backward()
-    np.testing.assert_array_equal(model.read.weight.grad, expected.read.weight.grad)
-    for twin in (copy.copy(data), copy.deepcopy(data), pickle.loads(pickle.dumps(data)), tg.Tensor(data)):
-        assert not twin.extra
-    data.data = outside.data * 2  # other data than what was made
-    loss = np.sum(np.tanh(Prepared(lambda x: x)(data)))
-    assert sources(tg.draw(loss).whole) == ["data"]
 
 
 def test_an_array_of_the_modules_own_is_no_input() -> None:
@@ -114,27 +31,6 @@ def test_an_array_of_the_modules_own_is_no_input() -> None:
     assert own.cluster is not None
     unnamed = tg.draw(np.sum(model(np.ones((2, 6), np.int64)))).whole
     assert [(n.kind, n.shape) for n in unnamed.nodes if n.title.startswith("input")] == [("input", (2, 6))]
-
-
-def test_what_is_handed_on_from_call_to_call_keeps_one_step_of_it() -> None:
-    """A running mean of data, which nobody detaches, does not remember every batch."""
-
-    class Running(nn.Module):
-        def __init__(self) -> None:
-            self.mean: Any = tg.Tensor(np.zeros(3, np.float32))
-            self.read = nn.Dense(3, 2, rng=0)
-
-        def forward(self, x: Any) -> tg.Tensor:
-            self.mean = self.mean * 0.9 + np.mean(x, axis=0) * 0.1
-            return self.read(x - self.mean)
-
-    model = Running()
-    batches = [tg.Tensor(np.full((4, 3), i, np.float32)) for i in range(5)]
-    alive = [weakref.ref(batch) for batch in batches]
-    while batches:
-        model(batches.pop(0))
-    gc.collect()
-    assert sum(one() is not None for one in alive) <= 1
 
 
 def test_a_frozen_network_keeps_none_of_its_results() -> None:
