@@ -64,7 +64,9 @@ def pyright(file: Path, mode: str) -> list[tuple[int, str]]:
 
 def pyright_on(folder: Path, files: list[str], mode: str) -> list[tuple[int, str]]:
     """The errors of files in a folder: (line, message)."""
-    (folder / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": mode, "extraPaths": [str(TOP)]}))
+    (folder / "pyrightconfig.json").write_text(
+        json.dumps({"typeCheckingMode": mode, "extraPaths": [str(TOP), str(TOP / "examples")]})
+    )
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, *files]
     run = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if not run.stdout.startswith("{"):
