@@ -43,6 +43,7 @@ def array(rows: Any, dtype: Any = None) -> Any:
 
 
 KNOWN: dict[str, Any] = {
+    **{name_of(fun): fun for fun in RULES if isinstance(fun, np.ufunc)},  # those of SciPy too
     **{name: getattr(np.linalg, name) for name in dir(np.linalg) if not name.startswith("_")},
     **{name: getattr(np, name) for name in dir(np) if callable(getattr(np, name)) and not name.startswith("_")},
     **{name_of(fun): fun for fun in RULES if hasattr(fun, "forward")},
@@ -209,12 +210,17 @@ def check_row(row: Row, data: st.DataObject) -> set[tuple[Any, int]]:
     return check_formulas(record(loss, variables=names))
 
 
+def has_formula(vjp: Any) -> bool:
+    """Not where the gradient stops, or is refused, as there is no closed form."""
+    return vjp is not None and "unknown" not in vjp.__code__.co_names
+
+
 @settings(max_examples=1, derandomize=True, database=None, phases=[Phase.generate])
 @given(data=st.data())
 def test_no_rule_is_left_out(data: st.DataObject) -> None:
     """The formula of every argument of every rule is among those that the test above computes."""
     done = set().union(*(check_row(row, data) for row in ROWS))
-    expected = {(fun, i) for fun, rule in CALCULUS.items() for i, vjp in enumerate(rule.vjps) if vjp is not None}
+    expected = {(fun, i) for fun, rule in CALCULUS.items() for i, vjp in enumerate(rule.vjps) if has_formula(vjp)}
     assert expected - done == set()
     assert {fun for fun, rule in CALCULUS.items() if rule.each is not None} <= {fun for fun, _ in done}
 
