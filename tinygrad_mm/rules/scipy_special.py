@@ -42,7 +42,7 @@ defvjp(special.logit,        lambda g, y, x: g / (x * (1 - x)))
 defvjp(special.log_expit,    lambda g, y, x: g * special.expit(-x))
 defvjp(special.xlogy,        lambda g, y, a, b: g * _log_where_used(a, like(b, a)),
                              lambda g, y, a, b: g * _share(like(a, b), b))
-defvjp(special.xlog1py,      lambda g, y, a, b: g * _log_where_used(a, 1 + like(b, a)),
+defvjp(special.xlog1py,      lambda g, y, a, b: g * _log_where_used(a, like(1 + b, a)),
                              lambda g, y, a, b: g * _share(like(a, b), 1 + b))
 defvjp(special.entr,         lambda g, y, x: -g * (np.log(x) + 1))
 defvjp(special.rel_entr,     lambda g, y, a, b: g * (np.log(a / b) + 1),
