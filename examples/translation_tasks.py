@@ -67,7 +67,7 @@ def own(path, rng):
     for line, pair in zip(lines, pairs, strict=True):
         if len(pair) != 2 or not all(pair):
             raise SystemExit(f"translate.py: {line!r} in {path} is no pair; write source, one tab, translation")
-    pairs = list(dict(pairs).items())  # no source twice: what is tested on must not be learned
+    pairs = [list(pair) for pair in dict(pairs).items()]  # no source twice: what is tested on must not be learned
     if len(pairs) < 20:
         raise SystemExit(f"translate.py: {path} holds {len(pairs)} pairs; 20 are the least, some thousand are better")
     rng.shuffle(pairs)

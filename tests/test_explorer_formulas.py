@@ -230,7 +230,9 @@ PROGRAMS = ("tinygrad_mm.compiler", "tinygrad_mm.transforms")
 CALCULUS = {
     fun: rule
     for fun, rule in RULES.items()
-    if rule.differentiable and not (getattr(fun, "__module__", None) or "").startswith(PROGRAMS)
+    if rule.differentiable
+    and (getattr(fun, "__module__", None) or "numpy").startswith(("numpy", "scipy", "tinygrad_mm."))
+    and not (getattr(fun, "__module__", None) or "").startswith(PROGRAMS)
 }
 
 
