@@ -63,11 +63,11 @@ def own(path, rng):
         lines = [line for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeError) as error:
         raise SystemExit(f"translate.py: {path} cannot be read as text: {error}") from error
-    pairs = [[part.strip() for part in line.split("\t")[:2]] for line in lines]
-    for line, pair in zip(lines, pairs, strict=True):
+    found = [[part.strip() for part in line.split("\t")[:2]] for line in lines]
+    for line, pair in zip(lines, found, strict=True):
         if len(pair) != 2 or not all(pair):
             raise SystemExit(f"translate.py: {line!r} in {path} is no pair; write source, one tab, translation")
-    pairs = [list(pair) for pair in dict(pairs).items()]  # no source twice: what is tested on must not be learned
+    pairs = list(dict(found).items())  # no source twice: what is tested on must not be learned
     if len(pairs) < 20:
         raise SystemExit(f"translate.py: {path} holds {len(pairs)} pairs; 20 are the least, some thousand are better")
     rng.shuffle(pairs)
