@@ -202,7 +202,7 @@ def _nan_to_num(x, copy=True, nan=0.0, posinf=None, neginf=None):
     if not copy:
         raise TypeError("nan_to_num: copy=False would write into a Tensor that the graph may need; leave it out")
     if not np.issubdtype(x.dtype, np.floating):
-        return x + np.zeros_like(x)
+        return np.copy(x)
     high = np.finfo(x.dtype).max if posinf is None else posinf
     low = np.finfo(x.dtype).min if neginf is None else neginf
     return np.where(np.isnan(x), nan, np.where(x == math.inf, high, np.where(x == -math.inf, low, x)))
